@@ -1,0 +1,41 @@
+# make demo: train a small GPT on Shakespeare, write text, export it and serve it.
+# make test: run every test.
+# Both make a virtual environment in .venv first and install what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The parity tests need torch on a CPU only; newer default builds bring several GB of CUDA along.
+TORCH ?= torch==2.13.0
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.examples
+	$(VENV)/bin/python examples/train_gpt.py
+
+test: $(VENV)/.tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.tests
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(VENV)/.examples: setup.py
+	@echo "Installing keras-tfm into $(VENV) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --editable .[examples]
+	@touch $@
+
+$(VENV)/.tests: setup.py
+	@echo "Installing keras-tfm and what its tests need into $(VENV) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)"
+	$(PIP) install --editable .[tests]
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs

@@ -1,0 +1,204 @@
+"""Byte pair encoding in megabytes per second: keras_tfm beside the Rust library `tokenizers`.
+
+Both read the same tokenizer, trained on the text itself, and encode the first megabyte of Shakespeare as lines and as
+one string. Run it with `python benchmarks/tokenize.py`; README.md beside this file tells the method.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# The checkout first, and never this folder, whose tokenize.py would hide the standard library's.
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import harness
+
+CORPUS = harness.ROOT / "examples" / "data" / "shakespeare.txt"
+
+
+def read_texts(case: dict[str, Any]) -> list[str]:
+    """The lines of the first `case["characters"]` characters, or these as one text."""
+    with open(case["corpus"], encoding="utf-8", newline="") as file:
+        text = file.read(case["characters"])
+    return text.splitlines(keepends=True) if case["texts"] == "lines" else [text]
+
+
+class Encoding:
+    """A contender: subclasses load the tokenizer and encode `self.texts`."""
+
+    def __init__(self, case: dict[str, Any]):
+        self.case = case
+        self.texts = read_texts(case)
+        self.load()
+
+    def load(self) -> None:
+        """Reads the tokenizer."""
+        raise NotImplementedError
+
+    def encode(self) -> Any:
+        """Encodes all texts, in whatever form the library gives."""
+        raise NotImplementedError
+
+    def ids(self, encoded: Any) -> list[list[int]]:
+        """What `encode` gave, as lists."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        self.encoded = self.encode()
+        return self.case["tokens"]
+
+    def verify(self) -> None:
+        import tokenizers
+
+        expected = tokenizers.Tokenizer.from_file(self.case["tokenizer"]).encode_batch(self.texts)
+        if self.ids(self.encoded) != [encoding.ids for encoding in expected]:
+            raise RuntimeError("Must give the ids of `tokenizers`. Received: others.")
+
+
+class KerasTfm(Encoding):
+    """To a RaggedTensor."""
+
+    def load(self):
+        from keras_tfm.tokenizers import BytePairTokenizer
+
+        self.tokenizer = BytePairTokenizer.from_file(self.case["tokenizer"])
+
+    def encode(self):
+        return self.tokenizer(self.texts)
+
+    def ids(self, encoded):
+        return encoded.to_list()
+
+
+class KerasTfmLists(KerasTfm):
+    """To Python lists."""
+
+    def encode(self):
+        return self.tokenizer.encode(self.texts)
+
+    def ids(self, encoded):
+        return encoded
+
+
+class Rust(Encoding):
+    """To the library's own objects, on all cores."""
+
+    parallel = True
+
+    def load(self):
+        os.environ["TOKENIZERS_PARALLELISM"] = str(self.parallel).lower()
+        import tokenizers
+
+        self.tokenizer = tokenizers.Tokenizer.from_file(self.case["tokenizer"])
+
+    def encode(self):
+        return self.tokenizer.encode_batch(self.texts)
+
+    def ids(self, encoded):
+        return [encoding.ids for encoding in encoded]
+
+
+class RustLists(Rust):
+    """To Python lists, on all cores."""
+
+    def encode(self):
+        return super().ids(super().encode())
+
+    def ids(self, encoded):
+        return encoded
+
+
+class RustOneThread(Rust):
+    """To the library's own objects, on one core."""
+
+    parallel = False
+
+
+CONTENDERS: dict[str, type[Encoding]] = {
+    "keras_tfm": KerasTfm,
+    "keras_tfm_lists": KerasTfmLists,
+    "tokenizers": Rust,
+    "tokenizers_lists": RustLists,
+    "tokenizers_one_thread": RustOneThread,
+}
+# Ours, and what it is compared to.
+PAIRS = (
+    ("keras_tfm", "tokenizers"),
+    ("keras_tfm", "tokenizers_one_thread"),
+    ("keras_tfm_lists", "tokenizers_lists"),
+)
+
+
+def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, Any]) -> str:
+    """Seconds, our time over theirs, then seconds of building and of the first call."""
+    seconds, ratios, details = [], [], []
+    for case in cases:
+        results, texts = case["contenders"], case["texts"]
+        medians = {
+            name: statistics.median(result["seconds"]) for name, result in results.items() if "seconds" in result
+        }
+        seconds.append([texts] + [f"{medians[name]:.3f}" if name in medians else "-" for name in names])
+        for ours, theirs in PAIRS:
+            if ours in medians and theirs in medians:
+                results[ours][f"time_over_{theirs}"] = round(medians[ours] / medians[theirs], 3)
+                ratios.append([texts, ours, theirs, f"**{medians[ours] / medians[theirs]:.2f}**"])
+        for title, key in (("reading the tokenizer, s", "build_seconds"), ("first call, s", "first_call_seconds")):
+            details.append([f"{texts}: {title}"] + [harness.cell(results[name], key, 2) for name in names])
+    return "\n\n".join(
+        [
+            f"Encoding of {cases[0]['bytes'] / 1e6:.2f} MB, {settings['vocabulary_size']:,} tokens in the vocabulary. "
+            f"Seconds, median of {settings['rounds']} interleaved runs (`lists`: ids as Python lists):",
+            harness.markdown_table(["texts", *names], seconds),
+            "Our time over theirs; below 1 is faster:",
+            harness.markdown_table(["texts", "ours", "theirs", "ratio"], ratios),
+            "The first call traces the graph:",
+            harness.markdown_table(["", *names], details),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="a text in UTF-8")
+    parser.add_argument("--characters", type=int, default=1_100_000, help="how much of it to encode")
+    parser.add_argument("--vocabulary-size", type=int, default=8192)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    harness.add_arguments(parser, "tokenize")
+    args = parser.parse_args()
+    if args.worker:
+        harness.serve(CONTENDERS[args.worker])
+        return 0
+    settings = {name: getattr(args, name) for name in ("characters", "vocabulary_size", "rounds")}
+    environment = harness.environment()
+    environment["versions"]["tokenizers"] = importlib.metadata.version("tokenizers")
+    report = {"benchmark": "tokenize", "environment": environment, "settings": settings, "cases": []}
+    with tempfile.TemporaryDirectory() as folder:
+        case = {"corpus": str(args.corpus.resolve()), "characters": args.characters}
+        case |= {"tokenizer": str(Path(folder) / "tokenizer.json"), "texts": "one string"}
+        from keras_tfm.tokenizers import BytePairTokenizer
+
+        (text,) = read_texts(case)
+        tokenizer = BytePairTokenizer.train(text, args.vocabulary_size)
+        tokenizer.save(folder)
+        for texts in ("lines", "one string"):
+            harness.say(texts)
+            tokens = sum(map(len, tokenizer.encode(read_texts(case | {"texts": texts}))))
+            results = harness.race(
+                "benchmarks.tokenize", case | {"texts": texts, "tokens": tokens}, args.contenders, args.rounds
+            )
+            size = len(text.encode())
+            report["cases"].append({"texts": texts, "bytes": size, "tokens": tokens, "contenders": results})
+    text = tables(report["cases"], args.contenders, settings)
+    harness.publish("tokenize", report, text, args.json, args.update_readme)
+    return harness.exit_status(report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

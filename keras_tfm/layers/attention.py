@@ -1,0 +1,303 @@
+"""Multi-head attention: over the sequence itself, and over a context."""
+
+import keras
+from keras import ops
+
+from keras_tfm import ops as tfm_ops
+from keras_tfm.layers.cache import ContextCache, KVCache
+from keras_tfm.layers.parts import check_positive, check_rank, check_rate, clone, revive, serialize
+
+
+class _MultiHeadAttention(keras.layers.Layer):
+    """What self- and cross-attention share: the four projections, and attending."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int | None = None,
+        num_key_value_heads: int | None = None,
+        scale: float | None = None,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        kernel_initializer="glorot_uniform",
+        output_kernel_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        num_key_value_heads = num_heads if num_key_value_heads is None else num_key_value_heads
+        check_positive(num_heads=num_heads, num_key_value_heads=num_key_value_heads)
+        if head_dim is not None:
+            check_positive(head_dim=head_dim)
+        check_rate(dropout=dropout)
+        if num_heads % num_key_value_heads:
+            raise ValueError(
+                f"`num_heads` must be a multiple of `num_key_value_heads`. "
+                f"Received: num_heads={num_heads}, num_key_value_heads={num_key_value_heads}."
+            )
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.num_key_value_heads = num_key_value_heads
+        self.scale = scale
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_kernel_initializer = keras.initializers.get(output_kernel_initializer or kernel_initializer)
+        self.supports_masking = True
+
+    def _build_projections(self, x_shape, context_shape):
+        hidden_dim = x_shape[-1]
+        if self.head_dim is None:
+            if hidden_dim % self.num_heads:
+                raise ValueError(
+                    f"The width of `x` must be a multiple of `num_heads` unless `head_dim` is given. "
+                    f"Received: width={hidden_dim}, num_heads={self.num_heads}."
+                )
+            self.head_dim = hidden_dim // self.num_heads
+        self.query_dense = self._dense("query", self.num_heads * self.head_dim, x_shape)
+        self.key_dense = self._dense("key", self.num_key_value_heads * self.head_dim, context_shape)
+        self.value_dense = self._dense("value", self.num_key_value_heads * self.head_dim, context_shape)
+        attended_shape = (*x_shape[:-1], self.num_heads * self.head_dim)
+        self.output_dense = self._dense("output", hidden_dim, attended_shape, self.output_kernel_initializer)
+        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+
+    def _dense(self, name, units, input_shape, kernel_initializer=None):
+        dense = keras.layers.Dense(
+            units,
+            use_bias=self.use_bias,
+            kernel_initializer=clone(kernel_initializer or self.kernel_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        dense.build(input_shape)
+        return dense
+
+    def _split_heads(self, x):
+        """(B, T, N*H) -> (B, N, T, H), whatever the number of heads."""
+        x = ops.reshape(x, (-1, ops.shape(x)[1], x.shape[-1] // self.head_dim, self.head_dim))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def _attend(self, query, memory, visible, bias, training, return_attention_scores):
+        """Attends and projects back: (y (B, T, D), scores (B, N, T, S) or None)."""
+        y = tfm_ops.scaled_dot_product_attention(
+            query,
+            memory.key,
+            memory.value,
+            visible,
+            bias=bias,
+            scale=self.scale,
+            dropout=(lambda w: self.dropout_layer(w, training=training)) if self.dropout and training else None,
+            return_attention_scores=return_attention_scores,
+        )
+        y, scores = y if return_attention_scores else (y, None)
+        y = ops.transpose(y, (0, 2, 1, 3))  # (B, T, N, H)
+        y = ops.reshape(y, (-1, ops.shape(y)[1], self.num_heads * self.head_dim))
+        return self.output_dense(y), scores
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "head_dim": self.head_dim,
+            "num_key_value_heads": self.num_key_value_heads,
+            "scale": self.scale,
+            "use_bias": self.use_bias,
+            "dropout": self.dropout,
+            "kernel_initializer": serialize(self.kernel_initializer),
+            "output_kernel_initializer": serialize(self.output_kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class MultiHeadSelfAttention(_MultiHeadAttention):
+    """Every position of a sequence gathers from the others: project, position, remember, attend, project.
+
+    Multi-head (the default), grouped-query (`num_key_value_heads` < `num_heads`) and multi-query (1) attention are one
+    path. `num_heads=1` is the textbook self-attention. It differs from the paper in that scores and softmax are
+    float32 whatever the dtype, and that a position which may see nothing gets exactly 0 before the output projection.
+
+    Args:
+        num_heads: int, query heads N.
+        head_dim: int, width H of one head. Default: width of `x` / `num_heads`.
+        num_key_value_heads: int, key and value heads K, a divisor of N. Default: N.
+        rotary: `RotaryEmbedding` applied to queries and keys, or None.
+        causal: bool, hide the future.
+        window: int, a position sees only keys fewer than `window` positions away. Default: no limit.
+        scale: float, factor on the scores. Default: 1 / sqrt(H).
+        use_bias: bool, biases in the four projections.
+        dropout: float, rate at which attention weights are dropped in training.
+        kernel_initializer: for the projections.
+        output_kernel_initializer: for the output projection. Default: `kernel_initializer`.
+
+    Call arguments:
+        x: float (B, T, D).
+        mask: bool (B, T), True = a real token. Keras fills it in from an upstream layer if `x` is the only tensor.
+        positions: int32 (B, T), -1 = padding. Default: made from `mask`, going on after the cache.
+        attention_mask: bool (B, T, S) or (B, N, T, S), True = may look; in addition to the other masks.
+        attention_bias: added to the scores: float (B or 1, N or 1, T, S), or a rule such as `AlibiBias` makes.
+        cache: `KVCache`, or None.
+        return_attention_scores: bool, also return the attention weights.
+        training: bool.
+
+    Returns:
+        float (B, T, D). With a cache the pair (y, new cache); with `return_attention_scores` the weights, float32
+        (B, N, T, S), are appended.
+
+    Raises:
+        ValueError: for head counts that do not divide, widths that do not fit, masks of another shape.
+        TypeError: for a float mask.
+
+    Masking:
+        Padding is not looked at, on either side. S counts the remembered positions and the new ones.
+
+    Caching:
+        Pure; the given cache is not modified. Any number of tokens may be appended at any time.
+
+    Example:
+        >>> x = keras.Input((None, 64))
+        >>> y = MultiHeadSelfAttention(num_heads=8, causal=True, rotary=RotaryEmbedding())(x)
+        >>> model = keras.Model(x, y)
+
+    Reference:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.2, https://arxiv.org/abs/1706.03762;
+        Shazeer 2019 (multi-query), https://arxiv.org/abs/1911.02150; Ainslie et al. 2023 (grouped-query),
+        https://arxiv.org/abs/2305.13245
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int | None = None,
+        num_key_value_heads: int | None = None,
+        rotary=None,
+        causal: bool = False,
+        window: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(num_heads, head_dim, num_key_value_heads, **kwargs)
+        if window is not None:
+            check_positive(window=window)
+        self.rotary = revive(rotary)
+        self.causal = causal
+        self.window = window
+
+    def build(self, x_shape):
+        self._build_projections(x_shape, x_shape)
+
+    def init_cache(self, batch_size, max_length) -> KVCache:
+        """An empty cache for this layer; the layer must be built."""
+        return KVCache.empty(batch_size, max_length, self.num_key_value_heads, self.head_dim, self.compute_dtype)
+
+    def call(
+        self,
+        x,
+        mask=None,
+        positions=None,
+        attention_mask=None,
+        attention_bias=None,
+        cache=None,
+        return_attention_scores=False,
+        training=None,
+    ):
+        if positions is None:
+            positions = _positions_of(x, mask, cache)  # (B, T), -1 = padding
+        query, key, value = self._project(x)  # (B, N|K|K, T, H)
+        if self.rotary is not None:
+            query, key = self.rotary(query, positions=positions), self.rotary(key, positions=positions)
+        memory = KVCache.of(key, value, positions) if cache is None else cache.append(key, value, positions)
+        visible = tfm_ops.attention_mask(positions, memory.positions, self.causal, self.window, attention_mask)
+        bias = attention_bias(positions, memory.positions) if callable(attention_bias) else attention_bias
+        y, scores = self._attend(query, memory, visible, bias, training, return_attention_scores)
+        outputs = (y,) if cache is None else (y, memory)
+        if return_attention_scores:
+            outputs = (*outputs, scores)
+        return outputs if len(outputs) > 1 else y
+
+    def _project(self, x):
+        return (
+            self._split_heads(self.query_dense(x)),
+            self._split_heads(self.key_dense(x)),
+            self._split_heads(self.value_dense(x)),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "rotary": serialize(self.rotary),
+            "causal": self.causal,
+            "window": self.window,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class MultiHeadCrossAttention(_MultiHeadAttention):
+    """Every position of a sequence gathers from a context, for example a decoder from the encoder's output.
+
+    Args:
+        num_heads, head_dim, num_key_value_heads, scale, use_bias, dropout, kernel_initializer,
+        output_kernel_initializer: as in `MultiHeadSelfAttention`.
+
+    Call arguments:
+        x: float (B, T, D).
+        context: float (B, S, C), or None if `cache` is given.
+        context_mask: bool (B, S), True = a real token; Keras fills it in from an upstream layer.
+        cache: `ContextCache` made by `remember`, instead of `context`.
+        return_attention_scores: bool, also return the attention weights.
+        training: bool.
+
+    Returns:
+        float (B, T, D); with `return_attention_scores` the pair (y, weights (B, N, T, S)).
+
+    Raises:
+        ValueError: unless exactly one of `context` and `cache` is given.
+
+    Caching:
+        `remember(context, context_mask)` projects the context once; the cache never changes.
+
+    Example:
+        >>> x, context = keras.Input((None, 64)), keras.Input((None, 32))
+        >>> y = MultiHeadCrossAttention(num_heads=4)(x, context=context)
+
+    Reference:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3, https://arxiv.org/abs/1706.03762
+    """
+
+    def build(self, x_shape, context_shape=None):
+        self._build_projections(x_shape, context_shape or x_shape)
+
+    def remember(self, context, context_mask=None) -> ContextCache:
+        """Projects the context to keys and values; the layer must be built.
+
+        Args:
+            context: float (B, S, C).
+            context_mask: bool (B, S), True = a real token.
+        """
+        context = ops.cast(context, self.compute_dtype)
+        return ContextCache(
+            key=self._split_heads(self.key_dense(context)),
+            value=self._split_heads(self.value_dense(context)),
+            positions=_positions_of(context, context_mask, name="context_mask"),
+        )
+
+    def call(self, x, context=None, context_mask=None, cache=None, return_attention_scores=False, training=None):
+        check_rank(x, 3, "x", "(B, T, D)")
+        if (context is None) == (cache is None):
+            raise ValueError(
+                "Exactly one of `context` and `cache` must be given. "
+                f"Received: context={'None' if context is None else 'a tensor'}, "
+                f"cache={'None' if cache is None else 'a ContextCache'}."
+            )
+        memory = self.remember(context, context_mask) if cache is None else cache
+        query = self._split_heads(self.query_dense(x))
+        visible = (memory.positions >= 0)[:, None, None, :]
+        y, scores = self._attend(query, memory, visible, None, training, return_attention_scores)
+        return (y, scores) if return_attention_scores else y
+
+
+def _positions_of(x, mask, cache=None, name="mask"):
+    """int32 (B, T): positions of the real tokens of `x`, going on after the cache."""
+    check_rank(x, 3, "x", "(B, T, D)")
+    if mask is None:
+        mask = ops.ones_like(x[..., 0], dtype="bool")  # not `ones`: sizes may be unknown
+    else:
+        mask = tfm_ops.padding_mask(mask, x.shape[:2], name)
+    return tfm_ops.next_positions(mask, None if cache is None else cache.positions)

@@ -1,0 +1,170 @@
+"""The transformer block: attention, perhaps cross-attention, feed-forward, and the norms around them."""
+
+import keras
+
+from keras_tfm.layers.cache import BlockCache
+from keras_tfm.layers.parts import build_part, check_rate, clone, revive, serialize
+
+NORM_PLACEMENTS = ("pre", "post", "sandwich")
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class TransformerBlock(keras.layers.Layer):
+    """Residual sublayers in a row, each normalised: one class for GPT, BERT, Llama and T5 blocks.
+
+    Args:
+        self_attention: `MultiHeadSelfAttention`, or any layer with its call arguments.
+        feed_forward: `FeedForward`, `GatedFeedForward`, or any layer of one tensor.
+        norm: a norm layer as a template, cloned for each place. Default: `keras.layers.LayerNormalization()`.
+        norm_placement: "pre": x + f(norm(x)), GPT-2 and Llama; "post": norm(x + f(x)), the paper and BERT;
+            "sandwich": x + norm(f(norm(x))), Gemma 2.
+        cross_attention: `MultiHeadCrossAttention` between the two, or None.
+        dropout: float, rate of the dropout before each residual sum.
+
+    Call arguments:
+        x: float (B, T, D).
+        mask, positions, attention_mask, attention_bias: for the self-attention; see there.
+        context: float (B, S, C), context_mask: bool (B, S), for the cross-attention.
+        cache: `BlockCache`, or None.
+        training: bool.
+
+    Returns:
+        float (B, T, D); with a cache the pair (y, new cache).
+
+    Raises:
+        ValueError: for an unknown placement, or a context without a cross-attention.
+
+    Caching:
+        Pure; the given cache is not modified.
+
+    Example:
+        >>> block = TransformerBlock(MultiHeadSelfAttention(num_heads=8, causal=True), FeedForward(256))
+        >>> block(np.ones((2, 5, 64), "float32")).shape
+        (2, 5, 64)
+
+    Reference:
+        Vaswani et al. 2017, section 3.1, https://arxiv.org/abs/1706.03762; Xiong et al. 2020, "On Layer Normalization
+        in the Transformer Architecture" (pre), https://arxiv.org/abs/2002.04745
+    """
+
+    def __init__(
+        self,
+        self_attention,
+        feed_forward,
+        norm=None,
+        norm_placement: str = "pre",
+        cross_attention=None,
+        dropout: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if norm_placement not in NORM_PLACEMENTS:
+            raise ValueError(
+                f"`norm_placement` must be one of {NORM_PLACEMENTS}. Received: norm_placement={norm_placement!r}."
+            )
+        check_rate(dropout=dropout)
+        self.self_attention = revive(self_attention)
+        self.feed_forward = revive(feed_forward)
+        self.cross_attention = revive(cross_attention)
+        self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy) if norm is None else revive(norm)
+        self.norm_placement = norm_placement
+        self.dropout = dropout
+        self.supports_masking = True
+
+        self.attention_wrap = self._wrap("attention")
+        self.context_wrap = self._wrap("context") if self.cross_attention is not None else None
+        self.feed_forward_wrap = self._wrap("feed_forward")
+
+    def _wrap(self, name):
+        return _ResidualWrap(
+            self.norm, self.norm_placement, self.dropout, dtype=self.dtype_policy, name=f"{name}_residual"
+        )
+
+    def build(self, x_shape, context_shape=None):
+        build_part(self.self_attention, x_shape)
+        build_part(self.attention_wrap, x_shape)
+        if self.cross_attention is not None:
+            build_part(self.cross_attention, x_shape, context_shape or x_shape)
+            build_part(self.context_wrap, x_shape)
+        build_part(self.feed_forward, x_shape)
+        build_part(self.feed_forward_wrap, x_shape)
+
+    def init_cache(self, batch_size, max_length) -> BlockCache:
+        """An empty cache for the self-attention; the cross-attention's is made by its `remember`."""
+        return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length))
+
+    def call(
+        self,
+        x,
+        mask=None,
+        positions=None,
+        attention_mask=None,
+        attention_bias=None,
+        context=None,
+        context_mask=None,
+        cache=None,
+        training=None,
+    ):
+        if context is not None and self.cross_attention is None:
+            raise ValueError(
+                "`context` needs a `cross_attention`. "
+                f"Received: context of shape {tuple(context.shape)} and cross_attention=None."
+            )
+        y = self.self_attention(
+            self.attention_wrap.before(x),
+            mask=mask,
+            positions=positions,
+            attention_mask=attention_mask,
+            attention_bias=attention_bias,
+            cache=None if cache is None else cache.self_attention,
+            training=training,
+        )
+        y, memory = (y, None) if cache is None else y
+        x = self.attention_wrap.after(x, y, training)
+        if self.cross_attention is not None:
+            remembered = cache.cross_attention if cache is not None and cache.cross_attention else None
+            y = self.cross_attention(
+                self.context_wrap.before(x),
+                context=context if remembered is None else None,
+                context_mask=context_mask if remembered is None else None,
+                cache=remembered,
+                training=training,
+            )
+            x = self.context_wrap.after(x, y, training)
+        x = self.feed_forward_wrap.after(x, self.feed_forward(self.feed_forward_wrap.before(x)), training)
+        return x if cache is None else (x, cache._replace(self_attention=memory))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "self_attention": serialize(self.self_attention),
+            "feed_forward": serialize(self.feed_forward),
+            "norm": serialize(self.norm),
+            "norm_placement": self.norm_placement,
+            "cross_attention": serialize(self.cross_attention),
+            "dropout": self.dropout,
+        }
+
+
+class _ResidualWrap(keras.layers.Layer):
+    """The norms and the dropout around one sublayer; a place without a norm holds an Identity."""
+
+    def __init__(self, norm, placement, dropout, **kwargs):
+        super().__init__(**kwargs)
+        identity = keras.layers.Identity
+        self.norm_before = clone(norm) if placement in ("pre", "sandwich") else identity()
+        self.norm_branch = clone(norm) if placement == "sandwich" else identity()
+        self.norm_after = clone(norm) if placement == "post" else identity()
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, x_shape):
+        for norm in (self.norm_before, self.norm_branch, self.norm_after):
+            build_part(norm, x_shape)
+
+    def before(self, x):
+        """What the sublayer reads."""
+        return self.norm_before(x)
+
+    def after(self, x, y, training):
+        """The residual sum of the block's stream `x` and the sublayer's answer `y`."""
+        return self.norm_after(x + self.dropout(self.norm_branch(y), training=training))

@@ -1,0 +1,105 @@
+"""Transformer blocks in a row."""
+
+import keras
+
+from keras_tfm.layers.cache import BlockCache
+from keras_tfm.layers.parts import build_part, revive, serialize
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class TransformerStack(keras.layers.Layer):
+    """Blocks one after the other, a position bias that they share, and a final norm.
+
+    Args:
+        blocks: list of `TransformerBlock`, or of any layers with their call arguments.
+        position_bias: `AlibiBias` or `RelativePositionBias`, or None. Its one table serves all blocks.
+        final_norm: a norm layer, or None. Pre-norm models need one.
+
+    Call arguments:
+        x: float (B, T, D).
+        mask, positions, attention_mask: as in `MultiHeadSelfAttention`.
+        context, context_mask: as in `TransformerBlock`.
+        cache: tuple of `BlockCache`, one a block, as `init_cache` makes it, or None.
+        training: bool.
+
+    Returns:
+        float (B, T, D); with a cache the pair (y, new cache).
+
+    Raises:
+        ValueError: without blocks, or for a cache of another depth.
+
+    Caching:
+        Pure; the given cache is not modified.
+
+    Example:
+        >>> blocks = [TransformerBlock(MultiHeadSelfAttention(num_heads=4), FeedForward(256)) for _ in range(3)]
+        >>> stack = TransformerStack(blocks, final_norm=keras.layers.LayerNormalization())
+        >>> stack(np.ones((2, 5, 64), "float32")).shape
+        (2, 5, 64)
+    """
+
+    def __init__(self, blocks, position_bias=None, final_norm=None, **kwargs):
+        super().__init__(**kwargs)
+        if not blocks:
+            raise ValueError(f"`blocks` must hold at least one layer. Received: blocks={blocks!r}.")
+        self.blocks = [revive(block) for block in blocks]
+        self.position_bias = revive(position_bias)
+        self.final_norm = revive(final_norm)
+        self.supports_masking = True
+
+    def build(self, x_shape, context_shape=None):
+        if self.position_bias is not None:
+            build_part(self.position_bias, x_shape[:-1])
+        for block in self.blocks:
+            build_part(block, x_shape, context_shape)
+        if self.final_norm is not None:
+            build_part(self.final_norm, x_shape)
+
+    def init_cache(self, batch_size, max_length) -> tuple[BlockCache, ...]:
+        """Empty caches of `max_length` slots, one a block; the stack must be built."""
+        return tuple(block.init_cache(batch_size, max_length) for block in self.blocks)
+
+    def call(
+        self,
+        x,
+        mask=None,
+        positions=None,
+        attention_mask=None,
+        context=None,
+        context_mask=None,
+        cache=None,
+        training=None,
+    ):
+        if cache is not None and len(cache) != len(self.blocks):
+            raise ValueError(
+                f"`cache` must hold one BlockCache for each of the {len(self.blocks)} blocks. "
+                f"Received: {len(cache)}. Make it with `init_cache`."
+            )
+        bias = None if self.position_bias is None else self.position_bias.rule()
+        memories = []
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                mask=mask,
+                positions=positions,
+                attention_mask=attention_mask,
+                attention_bias=bias,
+                context=context,
+                context_mask=context_mask,
+                cache=None if cache is None else cache[i],
+                training=training,
+            )
+            if cache is not None:
+                x, memory = x
+                memories.append(memory)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return x if cache is None else (x, tuple(memories))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "blocks": [serialize(block) for block in self.blocks],
+            "position_bias": serialize(self.position_bias),
+            "final_norm": serialize(self.final_norm),
+        }

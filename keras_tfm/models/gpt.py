@@ -1,0 +1,145 @@
+"""GPT: the wiring of GPT-2, and its sizes."""
+
+import keras
+
+from keras_tfm.layers import (
+    AlibiBias,
+    FeedForward,
+    MultiHeadSelfAttention,
+    PositionEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalEmbedding,
+    TokenEmbedding,
+    TransformerBlock,
+    TransformerStack,
+)
+from keras_tfm.models.causal_lm import CausalLM
+from keras_tfm.models.sizes import size_of
+from keras_tfm.ops import gelu_tanh
+
+_GPT2 = {"vocabulary_size": 50257, "max_sequence_length": 1024}
+SIZES = {
+    "nano": {"vocabulary_size": 4096, "max_sequence_length": 128, "num_layers": 4, "num_heads": 4, "hidden_dim": 128},
+    "gpt2_small": {**_GPT2, "num_layers": 12, "num_heads": 12, "hidden_dim": 768},
+    "gpt2_medium": {**_GPT2, "num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
+    "gpt2_large": {**_GPT2, "num_layers": 36, "num_heads": 20, "hidden_dim": 1280},
+    "gpt2_xl": {**_GPT2, "num_layers": 48, "num_heads": 25, "hidden_dim": 1600},
+}
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "relative")
+
+
+def build_gpt(
+    size: str | None = None,
+    *,
+    vocabulary_size: int | None = None,
+    max_sequence_length: int | None = None,
+    num_layers: int | None = None,
+    num_heads: int | None = None,
+    hidden_dim: int | None = None,
+    intermediate_dim: int | None = None,
+    position: str = "learned",
+    dropout: float = 0.0,
+    dtype=None,
+    name: str = "gpt",
+) -> CausalLM:
+    """A GPT: pre-norm causal blocks with GELU feed-forward, learned positions, tied head, GPT-2's initialisation.
+
+    Weights start normal with deviation 0.02, the projections back into the residual stream 0.02 / sqrt(2 num_layers).
+
+    Args:
+        size: a row of `SIZES`: "nano", "gpt2_small", "gpt2_medium", "gpt2_large", "gpt2_xl". Numbers given beside it
+            replace those of the row; without it, the five numbers from `vocabulary_size` to `hidden_dim` are required.
+        vocabulary_size: int, number of tokens V.
+        max_sequence_length: int, number of learned positions; other schemes have no limit and do not use it.
+        num_layers: int, number of blocks.
+        num_heads: int, query heads N, a divisor of `hidden_dim`.
+        hidden_dim: int, width D.
+        intermediate_dim: int, width of the feed-forward. Default: 4 D.
+        position: how the model knows where a token stands: "learned" and "sinusoidal" add to the embedding, "rotary"
+            turns queries and keys, "alibi" and "relative" (T5's buckets) add to the scores.
+        dropout: float, rate after the embedding, on attention weights and before each residual sum.
+        dtype: dtype policy of all layers, for example "mixed_bfloat16". Default: Keras' global policy.
+        name: name of the model.
+
+    Returns:
+        `CausalLM`. To train on CPUs leave `compile(jit_compile=...)` at its default.
+
+    Raises:
+        ValueError: for an unknown size or position, or missing numbers.
+
+    Example:
+        >>> model = build_gpt("nano", vocabulary_size=512)
+        >>> model(np.array([[1, 2, 3]])).shape
+        (1, 3, 512)
+
+    Reference:
+        Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"
+    """
+    numbers = size_of(
+        SIZES,
+        size,
+        vocabulary_size=vocabulary_size,
+        max_sequence_length=max_sequence_length,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_dim=hidden_dim,
+    )
+    if position not in POSITIONS:
+        raise ValueError(f"`position` must be one of {POSITIONS}. Received: position={position!r}.")
+    depth, heads, width = numbers["num_layers"], numbers["num_heads"], numbers["hidden_dim"]
+    weights = keras.initializers.RandomNormal(stddev=0.02)
+    initializers = {
+        "kernel_initializer": weights,
+        "output_kernel_initializer": keras.initializers.RandomNormal(stddev=0.02 / (2 * depth) ** 0.5),
+        "dtype": dtype,
+    }
+    absolute = {
+        "learned": lambda: PositionEmbedding(
+            numbers["max_sequence_length"], width, embeddings_initializer=weights, dtype=dtype
+        ),
+        "sinusoidal": lambda: SinusoidalEmbedding(width, dtype=dtype),
+    }
+    bias = {
+        "alibi": lambda: AlibiBias(heads, dtype=dtype),
+        "relative": lambda: RelativePositionBias(heads, bidirectional=False, dtype=dtype),
+    }
+
+    def norm():
+        return keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype)
+
+    def block():
+        return TransformerBlock(
+            MultiHeadSelfAttention(
+                heads,
+                causal=True,
+                rotary=RotaryEmbedding(dtype=dtype) if position == "rotary" else None,
+                dropout=dropout,
+                **initializers,
+            ),
+            FeedForward(intermediate_dim or 4 * width, activation=gelu_tanh, **initializers),
+            norm=norm(),
+            dropout=dropout,
+            dtype=dtype,
+        )
+
+    return CausalLM(
+        TokenEmbedding(
+            numbers["vocabulary_size"],
+            width,
+            position=absolute[position]() if position in absolute else None,
+            dropout=dropout,
+            embeddings_initializer=weights,
+            dtype=dtype,
+            name="token_embedding",
+        ),
+        TransformerStack(
+            [block() for _ in range(depth)],
+            position_bias=bias[position]() if position in bias else None,
+            final_norm=norm(),
+            dtype=dtype,
+            name="stack",
+        ),
+        dtype=dtype,
+        name=name,
+    )

@@ -1,0 +1,138 @@
+"""Llama: RMS norms, rotary positions, grouped-query attention, gated feed-forward; and its sizes."""
+
+import keras
+
+from keras_tfm.layers import (
+    GatedFeedForward,
+    MultiHeadSelfAttention,
+    RotaryEmbedding,
+    TokenEmbedding,
+    TransformerBlock,
+    TransformerStack,
+)
+from keras_tfm.layers.parts import clone
+from keras_tfm.models.causal_lm import CausalLM
+from keras_tfm.models.sizes import size_of
+
+SIZES = {
+    "nano": {
+        "vocabulary_size": 4096,
+        "num_layers": 4,
+        "num_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_dim": 128,
+        "intermediate_dim": 344,
+    },
+    "llama2_7b": {
+        "vocabulary_size": 32000,
+        "num_layers": 32,
+        "num_heads": 32,
+        "num_key_value_heads": 32,
+        "hidden_dim": 4096,
+        "intermediate_dim": 11008,
+    },
+    "llama3_8b": {
+        "vocabulary_size": 128256,
+        "num_layers": 32,
+        "num_heads": 32,
+        "num_key_value_heads": 8,
+        "hidden_dim": 4096,
+        "intermediate_dim": 14336,
+    },
+}
+
+
+def build_llama(
+    size: str | None = None,
+    *,
+    vocabulary_size: int | None = None,
+    num_layers: int | None = None,
+    num_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    hidden_dim: int | None = None,
+    intermediate_dim: int | None = None,
+    rotary: RotaryEmbedding | None = None,
+    norm_epsilon: float = 1e-5,
+    tie_weights: bool = False,
+    dtype=None,
+    name: str = "llama",
+) -> CausalLM:
+    """A Llama: pre-norm causal blocks with RMSNorm, rotary positions and SwiGLU, no biases, its own output head.
+
+    Args:
+        size: a row of `SIZES`: "nano", "llama2_7b", "llama3_8b". Numbers given beside it replace those of the row;
+            without it, the six numbers from `vocabulary_size` to `intermediate_dim` are required.
+        vocabulary_size: int, number of tokens V.
+        num_layers: int, number of blocks.
+        num_heads: int, query heads N.
+        num_key_value_heads: int, shared key and value heads K, a divisor of N.
+        hidden_dim: int, width D.
+        intermediate_dim: int, width of the gated feed-forward.
+        rotary: `RotaryEmbedding`. Default: base 10,000 (Llama 3 uses 500,000).
+        norm_epsilon: float, of the RMS norms.
+        tie_weights: bool, project with the transposed token embedding instead of a head.
+        dtype: dtype policy of all layers. Default: Keras' global policy.
+        name: name of the model.
+
+    Returns:
+        `CausalLM`.
+
+    Raises:
+        ValueError: for an unknown size, or missing numbers.
+
+    Example:
+        >>> model = build_llama("nano", vocabulary_size=512)
+        >>> model(np.array([[1, 2, 3]])).shape
+        (1, 3, 512)
+
+    Reference:
+        Touvron et al. 2023, "LLaMA", https://arxiv.org/abs/2302.13971
+    """
+    numbers = size_of(
+        SIZES,
+        size,
+        vocabulary_size=vocabulary_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_key_value_heads=num_key_value_heads,
+        hidden_dim=hidden_dim,
+        intermediate_dim=intermediate_dim,
+    )
+    weights = keras.initializers.RandomNormal(stddev=0.02)
+    rotary = rotary or RotaryEmbedding(dtype=dtype)
+
+    def norm():
+        return keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype)
+
+    def block():
+        return TransformerBlock(
+            MultiHeadSelfAttention(
+                numbers["num_heads"],
+                num_key_value_heads=numbers["num_key_value_heads"],
+                rotary=clone(rotary),
+                causal=True,
+                use_bias=False,
+                kernel_initializer=weights,
+                dtype=dtype,
+            ),
+            GatedFeedForward(numbers["intermediate_dim"], kernel_initializer=weights, dtype=dtype),
+            norm=norm(),
+            dtype=dtype,
+        )
+
+    head = keras.layers.Dense(
+        numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head"
+    )
+    return CausalLM(
+        TokenEmbedding(
+            numbers["vocabulary_size"],
+            numbers["hidden_dim"],
+            embeddings_initializer=weights,
+            dtype=dtype,
+            name="token_embedding",
+        ),
+        TransformerStack([block() for _ in range(numbers["num_layers"])], final_norm=norm(), dtype=dtype, name="stack"),
+        head=None if tie_weights else head,
+        dtype=dtype,
+        name=name,
+    )

@@ -1,0 +1,29 @@
+"""Pure functions on `keras.ops`: tensors in, tensors out, no variables."""
+
+from keras_tfm.ops.activations import gelu_tanh
+from keras_tfm.ops.attention import scaled_dot_product_attention
+from keras_tfm.ops.masks import attention_mask, padding_mask
+from keras_tfm.ops.positions import (
+    alibi_slopes,
+    apply_rotary,
+    next_positions,
+    relative_position_buckets,
+    rotary_inverse_frequencies,
+    sinusoidal_encoding,
+)
+from keras_tfm.ops.random import random_bits, random_uniform
+
+__all__ = [
+    "alibi_slopes",
+    "apply_rotary",
+    "attention_mask",
+    "gelu_tanh",
+    "next_positions",
+    "padding_mask",
+    "random_bits",
+    "random_uniform",
+    "relative_position_buckets",
+    "rotary_inverse_frequencies",
+    "scaled_dot_product_attention",
+    "sinusoidal_encoding",
+]

@@ -1,0 +1,20 @@
+"""Activations that Keras does not name."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+def gelu_tanh(x):
+    """GELU in the tanh form that GPT-2 uses: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        A tensor of the same shape and dtype.
+
+    Reference:
+        Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2, https://arxiv.org/abs/1606.08415
+    """
+    return ops.gelu(x, approximate=True)

@@ -1,0 +1,143 @@
+"""Positions as data: one int32 tensor (B, T), -1 = padding, and what the position schemes make of it."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+
+def next_positions(mask, remembered_positions=None):
+    """Numbers the real tokens of each row, going on after what a cache remembers.
+
+    Args:
+        mask: bool (B, T), True = a real token. Padding may be on either side.
+        remembered_positions: int32 (B, S) of a cache, -1 = empty, or None.
+
+    Returns:
+        int32 (B, T): 0, 1, 2, ... over the real tokens of each row, -1 at padding.
+
+    Example:
+        >>> next_positions(np.array([[False, True, True]]))
+        [[-1, 0, 1]]
+    """
+    # A sum over the mask, not `arange`: the length is unknown while a functional model is traced.
+    positions = ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1
+    if remembered_positions is not None:
+        positions = positions + ops.max(remembered_positions, axis=1, keepdims=True) + 1
+    return ops.where(mask, positions, -1)
+
+
+def rotary_inverse_frequencies(dim: int, max_wavelength: float = 10_000.0) -> np.ndarray:
+    """1 / max_wavelength^(2i / dim) for i = 0 .. dim/2 - 1: the angle by which each pair turns per position.
+
+    Args:
+        dim: number of rotated features, even.
+        max_wavelength: the rotary base, `rope_theta` elsewhere.
+
+    Returns:
+        float32 (dim / 2,).
+    """
+    return (1.0 / max_wavelength ** (np.arange(0, dim, 2, dtype=np.float64) / dim)).astype(np.float32)
+
+
+def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False):
+    """Turns pairs of features by an angle proportional to the position.
+
+    Args:
+        x: float (B, N, T, H). The first 2 * len(inverse_frequencies) features turn, the rest pass.
+        positions: int32 (B, T). Padding (-1) turns too; nobody looks at it.
+        inverse_frequencies: float (R,), radians per position.
+        interleaved: pairs are (0, 1), (2, 3), ... as in the paper and GPT-J; otherwise feature i goes with i + R as
+            in GPT-NeoX, Llama and Hugging Face.
+
+    Returns:
+        float (B, N, T, H), in the dtype of `x`.
+
+    Reference:
+        Su et al. 2021, "RoFormer", section 3.2, https://arxiv.org/abs/2104.09864
+    """
+    half = inverse_frequencies.shape[0]
+    # float32 whatever the dtype of x: bfloat16 cannot tell position 1,000 from 1,001.
+    angles = ops.cast(positions, "float32")[:, None, :, None] * inverse_frequencies  # (B, 1, T, R)
+    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    turning, passing = x[..., : 2 * half], x[..., 2 * half :]
+    if interleaved:
+        first, second = turning[..., 0::2], turning[..., 1::2]
+    else:
+        first, second = turning[..., :half], turning[..., half:]
+    first, second = first * cos - second * sin, second * cos + first * sin
+    if interleaved:
+        turned = ops.reshape(ops.stack([first, second], axis=-1), ops.shape(turning))
+    else:
+        turned = ops.concatenate([first, second], axis=-1)
+    return ops.concatenate([turned, passing], axis=-1) if passing.shape[-1] else turned
+
+
+def sinusoidal_encoding(positions, dim: int, max_wavelength: float = 10_000.0):
+    """sin and cos of the position at dim / 2 wavelengths, interleaved as in the paper; zeros at padding.
+
+    Args:
+        positions: int32 (B, T), -1 = padding.
+        dim: number of features, even.
+        max_wavelength: the longest wavelength, in units of 2 pi positions.
+
+    Returns:
+        float32 (B, T, dim): feature 2i is sin(position / max_wavelength^(2i/dim)), 2i + 1 the cosine.
+
+    Reference:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.5, https://arxiv.org/abs/1706.03762
+    """
+    angles = ops.cast(positions, "float32")[..., None] * rotary_inverse_frequencies(dim, max_wavelength)
+    waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (B, T, dim/2, 2)
+    waves = ops.reshape(waves, (-1, ops.shape(positions)[1], dim))
+    return ops.where((positions >= 0)[..., None], waves, 0.0)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """The geometric sequence of head slopes: 2^(-8/N), 2^(-16/N), ... for N a power of two.
+
+    For other N the sequence of the next lower power of two is filled up with every second slope of the next higher
+    one, as in the authors' code.
+
+    Args:
+        num_heads: N.
+
+    Returns:
+        float32 (N,), all in (0, 1).
+
+    Reference:
+        Press et al. 2021, "Train Short, Test Long", section 3, https://arxiv.org/abs/2108.12409
+    """
+    lower = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / lower) for i in range(lower)]
+    slopes += [2.0 ** (-4.0 * (2 * i + 1) / lower) for i in range(num_heads - lower)]
+    return np.array(slopes, "float32")
+
+
+def relative_position_buckets(relative_positions, num_buckets: int, max_distance: int, bidirectional: bool):
+    """T5's buckets: one for each small distance, logarithmically wider ones up to `max_distance`, one for the rest.
+
+    Args:
+        relative_positions: int32, any shape: key position - query position.
+        num_buckets: how many buckets; half for each direction if bidirectional.
+        max_distance: distances from here on share the last bucket.
+        bidirectional: tell the future from the past; otherwise the future falls into bucket 0.
+
+    Returns:
+        int32 of the same shape, in [0, num_buckets).
+
+    Reference:
+        Raffel et al. 2019, "Exploring the Limits of Transfer Learning", section 2.1, https://arxiv.org/abs/1910.10683
+    """
+    offset = 0
+    if bidirectional:
+        num_buckets //= 2
+        offset = ops.where(relative_positions > 0, num_buckets, 0)
+        distance = ops.abs(relative_positions)
+    else:
+        distance = ops.maximum(-relative_positions, 0)
+    exact = num_buckets // 2
+    # max(distance, 1): log(0) would be computed, though not used.
+    ratio = ops.log(ops.cast(ops.maximum(distance, 1), "float32") / exact) / math.log(max_distance / exact)
+    coarse = exact + ops.cast(ratio * (num_buckets - exact), "int32")
+    return offset + ops.where(distance < exact, distance, ops.minimum(coarse, num_buckets - 1))

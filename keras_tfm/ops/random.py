@@ -1,0 +1,59 @@
+"""Stateless random numbers: the same key and counter give the same bits, eagerly, compiled and in a SavedModel.
+
+`keras.random` takes a Python integer or a variable as its seed. Generation needs a seed that is a tensor, and draws
+that belong to (seed, row, step) rather than to the order in which they were made.
+"""
+
+from keras import ops
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_KEY_PARITY = 0x1BD11BDA
+
+
+def random_bits(key, counter):
+    """Threefry-2x32 with 20 rounds: 64 random bits for each (key, counter).
+
+    Args:
+        key: a pair of uint32 tensors.
+        counter: a pair of uint32 tensors. All four broadcast against each other.
+
+    Returns:
+        A pair of uint32 tensors.
+
+    Reference:
+        Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3", https://doi.org/10.1145/2063384.2063405
+    """
+    first, second = key
+    third = ops.bitwise_xor(ops.bitwise_xor(first, second), _uint32(_KEY_PARITY))
+    zero = ops.zeros_like(first + second + counter[0] + counter[1])  # has the shape that all broadcast to
+    rotations = ops.convert_to_tensor(_ROTATIONS, dtype="uint32")
+
+    def four_rounds(block, state):
+        x, y, keys = state
+        for i in range(4):
+            x = x + y
+            y = ops.bitwise_xor(_rotate_left(y, rotations[block % 2, i]), x)
+        keys = (keys[1], keys[2], keys[0])
+        return x + keys[0], y + keys[1] + ops.cast(block + 1, "uint32"), keys
+
+    # A loop, not 20 rounds in a row: XLA takes minutes to compile those.
+    state = (zero + counter[0] + first, zero + counter[1] + second, (zero + first, zero + second, zero + third))
+    x, y, _ = ops.fori_loop(0, 5, four_rounds, state)
+    return x, y
+
+
+def random_uniform(key, counter):
+    """Uniform float32 in the open interval (0, 1), one for each (key, counter); see `random_bits`.
+
+    23 bits and half a step: neither 0 nor 1 can come out, so that log(u) and log(1 - u) are finite.
+    """
+    bits = ops.right_shift(random_bits(key, counter)[0], _uint32(9))
+    return (ops.cast(ops.cast(bits, "int32"), "float32") + 0.5) * 2.0**-23
+
+
+def _rotate_left(x, distance):
+    return ops.bitwise_or(ops.left_shift(x, distance), ops.right_shift(x, _uint32(32) - distance))
+
+
+def _uint32(number: int):
+    return ops.convert_to_tensor(number, dtype="uint32")

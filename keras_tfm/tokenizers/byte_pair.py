@@ -1,0 +1,309 @@
+"""The byte-level BPE tokenizer."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS, check_encodable
+from keras_tfm.tokenizers.byte_pair_files import read_vocabulary, write_vocabulary
+from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_vocabulary
+from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
+from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.word_splitter import WordSplitter
+
+
+class BytePairTokenizer(tf.Module):
+    """Byte-level BPE as in GPT-2: any text to token ids and back.
+
+    One implementation in core TensorFlow ops runs eagerly, in `tf.data`, in `tf.function` and inside a SavedModel that
+    loads with `import tensorflow` alone. Its ids are those of the Hugging Face library `tokenizers` for every text.
+    All work is done on the CPU.
+
+    Args:
+        vocabulary: dict from token to id; tokens are written in GPT-2's byte alphabet ("Ġthe" is " the"), the 256
+            symbols of which must be there; ids are 0, 1, ..., V - 1.
+        merges: pairs of tokens in order of rank; parts and products are in the vocabulary.
+        special_tokens: tokens of the vocabulary, as plain text, that are cut out of a text before anything else; where
+            several begin, the longest counts.
+
+    Call arguments:
+        texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD
+            just as `bytes.decode("utf-8", "replace")` does.
+
+    Returns:
+        int32 (T,) for one string, RaggedTensor of int32 (B, tokens) for several. No special token is added.
+
+    Raises:
+        ValueError: if vocabulary, merges and special tokens do not fit together; at a call, if a `str` holds unpaired
+            surrogates or the rank is not 0 or 1.
+        TypeError: if an argument is of another type.
+
+    Example:
+        >>> tokenizer = BytePairTokenizer.train("the cat, the hat, the bat. " * 9, vocabulary_size=264)
+        >>> tokenizer.encode("the cat")
+        [259, 221, 262]
+        >>> tokenizer.decode([259, 221, 262])
+        'the cat'
+        >>> dataset = tf.data.Dataset.from_tensor_slices(["the hat", "a bat"]).map(tokenizer)
+
+    Reference:
+        Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units",
+        https://arxiv.org/abs/1508.07909; on bytes: Radford et al. 2019, "Language Models are Unsupervised Multitask
+        Learners", section 2.2.
+    """
+
+    def __init__(
+        self, vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]], special_tokens: Iterable[str] = ()
+    ):
+        super().__init__(name="byte_pair_tokenizer")
+        self._vocabulary = BytePairVocabulary(vocabulary, merges, special_tokens)
+        token_ids, token_bytes = self._vocabulary.token_ids, self._vocabulary.token_bytes
+        self._split = WordSplitter(self.special_tokens)
+        self._merge = PairMerger(
+            byte_ids=[token_ids[symbol] for symbol in BYTE_SYMBOLS],
+            merges=[(token_ids[a], token_ids[b], token_ids[a + b]) for a, b in self._vocabulary.merges],
+            vocabulary_size=self.vocabulary_size,
+        )
+        is_special = [token in self.special_tokens for token in self._vocabulary.tokens]
+        ordinary_bytes = [b"" if special else piece for special, piece in zip(is_special, token_bytes, strict=True)]
+        with tf.init_scope():
+            self._token_bytes = tf.constant(token_bytes, tf.string)
+            self._ordinary_bytes = tf.constant(ordinary_bytes, tf.string)
+            if self.special_tokens:
+                self._special_ids = tf.lookup.StaticHashTable(
+                    tf.lookup.KeyValueTensorInitializer(
+                        list(self.special_tokens), list(self.special_tokens.values()), tf.string, tf.int32
+                    ),
+                    default_value=-1,
+                )
+
+    @classmethod
+    def train(
+        cls,
+        texts_or_files: str | Path | Iterable[str | Path],
+        vocabulary_size: int,
+        special_tokens: Iterable[str] = ("<|endoftext|>",),
+    ) -> "BytePairTokenizer":
+        """Learns a vocabulary from text, with the library `tokenizers`.
+
+        Args:
+            texts_or_files: a text, a file, or an iterable of these. A `str` is text, a `pathlib.Path` is a file.
+            vocabulary_size: int, at least 256 + the number of special tokens. A text with fewer different pairs gives
+                a smaller vocabulary, with a warning.
+            special_tokens: get the first ids, in order. They may occur in the text; nothing is learned from them.
+
+        Returns:
+            a BytePairTokenizer.
+
+        Raises:
+            ValueError: if `vocabulary_size` is too small or there is no text.
+        """
+        return cls._from_vocabulary(train_byte_pair_vocabulary(texts_or_files, vocabulary_size, special_tokens))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "BytePairTokenizer":
+        """Reads what `save` wrote, a Hugging Face tokenizer.json, or GPT-2's files.
+
+        Args:
+            path: a tokenizer.json; or a folder that holds one, or vocab.json and merges.txt, or encoder.json and
+                vocab.bpe. The last two have no list of special tokens: these are the tokens that no merge makes.
+
+        Returns:
+            a BytePairTokenizer.
+
+        Raises:
+            FileNotFoundError: if these files are not there.
+            ValueError: if a tokenizer.json asks for anything else than byte-level BPE with GPT-2's regular expression
+                (a normalizer, `add_prefix_space`, an unknown token, added tokens that are not special, ...).
+        """
+        return cls._from_vocabulary(read_vocabulary(path))
+
+    @classmethod
+    def _from_vocabulary(cls, vocabulary: BytePairVocabulary) -> "BytePairTokenizer":
+        return cls(vocabulary.token_ids, vocabulary.merges, tuple(vocabulary.special_tokens))
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes tokenizer.json, vocab.json and merges.txt into a folder, which is made if need be.
+
+        Each file is written beside its place and then renamed. `tokenizers.Tokenizer.from_file` loads tokenizer.json.
+        """
+        write_vocabulary(self._vocabulary, folder)
+
+    def __reduce__(self):
+        # Tables cannot be pickled or copied: make them anew.
+        vocabulary = self._vocabulary
+        return type(self), (dict(vocabulary.token_ids), vocabulary.merges, tuple(vocabulary.special_tokens))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens, V; ids are 0, 1, ..., V - 1."""
+        return len(self._vocabulary.tokens)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Read-only dict from special token to id."""
+        return self._vocabulary.special_tokens
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """The id of "<|endoftext|>"; None if that is not a special token."""
+        return self.special_tokens.get("<|endoftext|>")
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a token written in the byte alphabet ("Ġthe"), or of a special token."""
+        if token not in self._vocabulary.token_ids:
+            raise ValueError(
+                f"`token` must be in the vocabulary. Received: {token!r}. Tokens are written in GPT-2's byte "
+                "alphabet: 'Ġ' is a space."
+            )
+        return self._vocabulary.token_ids[token]
+
+    def id_to_token(self, token_id: int) -> str:
+        """The token of an id, in the byte alphabet ("Ġthe")."""
+        self._check_id(token_id)
+        return self._vocabulary.tokens[token_id]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that an id stands for (b" the"): often, but not always, whole UTF-8 characters."""
+        self._check_id(token_id)
+        return self._vocabulary.token_bytes[token_id]
+
+    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
+        texts = _as_string_tensor(texts)
+        if texts.shape.rank == 0:
+            return self._tokenize(texts[None]).values
+        return self._tokenize(texts)
+
+    def encode(self, text: Any) -> list[int] | list[list[int]]:
+        """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
+
+        Args:
+            text: a string, or a list, array or tensor of strings.
+
+        Returns:
+            list of ints for one string, list of lists of ints for several.
+        """
+        ids = self(text)
+        if not isinstance(ids, tf.RaggedTensor):
+            return ids.numpy().tolist()
+        values, splits = ids.values.numpy().tolist(), ids.row_splits.numpy().tolist()
+        return [values[start:end] for start, end in itertools.pairwise(splits)]
+
+    def detokenize(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
+        """The bytes that ids stand for, in the graph.
+
+        Args:
+            token_ids: integers (T,) or (B, T), or RaggedTensor (B, tokens).
+            skip_special_tokens: bool, leave special tokens out.
+
+        Returns:
+            string () or (B,). It may begin or end within a UTF-8 character if the ids do.
+
+        Raises:
+            tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
+        """
+        if not isinstance(token_ids, tf.RaggedTensor):
+            token_ids = tf.convert_to_tensor(token_ids)
+        if not token_ids.dtype.is_integer or token_ids.shape.rank not in (1, 2):
+            raise ValueError(
+                "`token_ids` must be integers of shape (T,) or (B, T). "
+                f"Received: dtype={token_ids.dtype.name}, shape={token_ids.shape}."
+            )
+        with tf.device("CPU:0"):
+            pieces = self._ordinary_bytes if skip_special_tokens else self._token_bytes
+            return tf.strings.reduce_join(tf.gather(pieces, tf.cast(token_ids, tf.int64)), axis=-1)
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
+        """The text that ids stand for; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            token_ids: list, array or tensor of integers (T,) or (B, T); nested lists and RaggedTensors may have rows
+                of any lengths.
+            skip_special_tokens: bool, leave special tokens out.
+
+        Returns:
+            str for (T,), list of str for rows. An empty list is one row without ids: "".
+
+        Raises:
+            ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
+        """
+        rows, is_batch = _as_id_rows(token_ids)
+        ids = rows.values.numpy()
+        if (wrong := ids[(ids < 0) | (ids >= self.vocabulary_size)]).size:
+            self._check_id(wrong[0])
+        texts = self.detokenize(rows if is_batch else rows.values, skip_special_tokens).numpy()
+        return [text.decode("utf-8", "replace") for text in texts] if is_batch else texts.decode("utf-8", "replace")
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        with tf.device("CPU:0"):
+            words = self._split(texts)  # (B, words)
+            distinct, index = tf.unique(words.values)
+            if self.special_tokens:
+                special = self._special_ids.lookup(distinct)
+                is_special = special >= 0
+                ids = self._merge(tf.where(is_special, "", distinct))
+                special = tf.RaggedTensor.from_row_lengths(
+                    tf.boolean_mask(special, is_special), tf.cast(is_special, tf.int64), validate=False
+                )
+                ids = tf.concat([ids, special], axis=1)  # a word has either
+            else:
+                ids = self._merge(distinct)
+            return tf.gather(ids, words.with_values(index)).merge_dims(1, 2)
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocabulary_size:
+            raise ValueError(
+                f"Token ids must be 0 to {self.vocabulary_size - 1} with this vocabulary. Received: {token_id}."
+            )
+
+
+def _as_string_tensor(texts: Any) -> tf.Tensor:
+    if isinstance(texts, tf.RaggedTensor | tf.SparseTensor):
+        raise TypeError(f"`texts` must be a dense tensor. Received: {type(texts).__name__} of shape {texts.shape}.")
+    try:
+        texts = tf.convert_to_tensor(texts, tf.string)
+    except (TypeError, ValueError) as error:
+        for text in np.ravel(np.array(texts, dtype=object)):
+            if isinstance(text, str):
+                check_encodable(text)
+        raise TypeError(
+            f"`texts` must be a string, or a list, array or tensor of strings. Received: {str(texts)[:60]} of type "
+            f"{type(texts).__name__}."
+        ) from error
+    if texts.shape.rank not in (0, 1):
+        raise ValueError(f"`texts` must have a known rank, 0 or 1. Received: shape={texts.shape}.")
+    return texts
+
+
+def _as_id_rows(token_ids: Any) -> tuple[tf.RaggedTensor, bool]:
+    """The ids as (B, tokens), and whether they came as several rows."""
+    if isinstance(token_ids, tf.RaggedTensor):
+        token_ids = token_ids.to_list()
+    if isinstance(token_ids, list | tuple):
+        is_batch = any(isinstance(row, list | tuple | np.ndarray | tf.Tensor) for row in token_ids)
+    else:
+        token_ids = np.asarray(token_ids)
+        is_batch = token_ids.ndim > 1
+    rows = [_as_id_array(row) for row in token_ids] if is_batch else [_as_id_array(token_ids)]
+    values = np.concatenate([np.zeros(0, np.int64), *rows])
+    return tf.RaggedTensor.from_row_lengths(values, [row.size for row in rows], validate=False), is_batch
+
+
+def _as_id_array(row: Any) -> np.ndarray:
+    """One row of ids as int64 (T,)."""
+    try:
+        array = np.asarray(row)
+    except ValueError:  # rows of rows of different lengths
+        array = np.asarray(row, dtype=object)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            "`token_ids` must be integers of shape (T,) or (B, T), or rows of integers. "
+            f"Received: {str(row)[:60]} (dtype={array.dtype}, shape={array.shape})."
+        )
+    return array.astype(np.int64)

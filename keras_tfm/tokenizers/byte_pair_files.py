@@ -1,0 +1,151 @@
+"""The files of a byte pair tokenizer: tokenizer.json of Hugging Face, vocab.json and merges.txt of GPT-2."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
+from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
+
+# GPT-2's own release used the second pair of names.
+_GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+_MERGES_HEADER = "#version: 0.2"
+
+
+def read_vocabulary(path: str | os.PathLike) -> BytePairVocabulary:
+    """Reads a tokenizer.json, or a folder that holds one or GPT-2's two files.
+
+    Raises:
+        FileNotFoundError: if there are no such files.
+        ValueError: if they do not hold byte-level BPE as implemented here.
+    """
+    path = Path(path)
+    if path.is_file():
+        return vocabulary_from_json(_read_json(path))
+    if (path / "tokenizer.json").is_file():
+        return vocabulary_from_json(_read_json(path / "tokenizer.json"))
+    for tokens_name, merges_name in _GPT2_FILES:
+        if (path / tokens_name).is_file() and (path / merges_name).is_file():
+            token_ids = _read_json(path / tokens_name)
+            merges = _parse_merges((path / merges_name).read_text(encoding="utf-8"))
+            return BytePairVocabulary(token_ids, merges, _unmade_tokens(token_ids, merges))
+    raise FileNotFoundError(
+        "`path` must be a tokenizer.json, or a folder with tokenizer.json, vocab.json and merges.txt, or encoder.json "
+        f"and vocab.bpe. Received: {str(path)!r}, " + ("without these." if path.is_dir() else "which does not exist.")
+    )
+
+
+def write_vocabulary(vocabulary: BytePairVocabulary, folder: str | os.PathLike) -> None:
+    """Writes tokenizer.json, vocab.json and merges.txt; each is complete before it takes its name."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    merges = "\n".join([_MERGES_HEADER, *(f"{left} {right}" for left, right in vocabulary.merges)]) + "\n"
+    _replace(folder / "vocab.json", json.dumps(dict(vocabulary.token_ids), ensure_ascii=False))
+    _replace(folder / "merges.txt", merges)
+    _replace(folder / "tokenizer.json", json.dumps(vocabulary_to_json(vocabulary), ensure_ascii=False, indent=1))
+
+
+def vocabulary_from_json(document: Any) -> BytePairVocabulary:
+    """Reads the content of a tokenizer.json, and refuses what would tokenize otherwise than we do."""
+    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+        raise ValueError(f"A tokenizer.json must hold an object with a `model`. Received: {str(document)[:60]}.")
+    model = document["model"]
+    _expect("model.type", model.get("type", "BPE"), "BPE")
+    for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
+        _expect(f"model.{field}", model.get(field) or None, None)
+    for field in ("byte_fallback", "ignore_merges"):
+        _expect(f"model.{field}", bool(model.get(field)), False)
+    for field in ("normalizer", "truncation", "padding"):
+        _expect(field, document.get(field), None)
+    pre_tokenizer = document.get("pre_tokenizer") or {}
+    _expect("pre_tokenizer.type", pre_tokenizer.get("type"), "ByteLevel")
+    _expect("pre_tokenizer.add_prefix_space", pre_tokenizer.get("add_prefix_space", True), False)
+    _expect("pre_tokenizer.use_regex", pre_tokenizer.get("use_regex", True), True)
+    for field in ("post_processor", "decoder"):
+        _expect(f"{field}.type", (document.get(field) or {"type": "ByteLevel"}).get("type"), "ByteLevel")
+
+    token_ids = dict(model["vocab"])
+    added_tokens = sorted(document.get("added_tokens") or [], key=lambda added: added["id"])
+    for added in added_tokens:
+        content = added["content"]
+        _expect(f"special of the added token {content!r}", added.get("special"), True)
+        for field in ("single_word", "lstrip", "rstrip"):
+            _expect(f"{field} of the added token {content!r}", bool(added.get(field)), False)
+        # Those with `normalized` are looked for after the others, which matters only if there are both.
+        _expect(
+            f"normalized of the added token {content!r}", added.get("normalized"), added_tokens[0].get("normalized")
+        )
+        _expect(f"id of the added token {content!r}", added["id"], token_ids.setdefault(content, added["id"]))
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return BytePairVocabulary(token_ids, merges, [added["content"] for added in added_tokens])
+
+
+def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
+    """The content of a tokenizer.json that the library `tokenizers` loads."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": token_id, "content": token, **flags}
+            for token, token_id in sorted(vocabulary.special_tokens.items(), key=lambda item: item[1])
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": dict(vocabulary.token_ids),
+            "merges": [list(pair) for pair in vocabulary.merges],
+        },
+    }
+
+
+def _expect(field: str, received: Any, expected: Any) -> None:
+    if received != expected:
+        raise ValueError(
+            f"Only byte-level BPE with GPT-2's regular expression is supported; `{field}` must be {expected!r}. "
+            f"Received: {received!r}."
+        )
+
+
+def _parse_merges(text: str) -> list[tuple[str, ...]]:
+    lines = text.split("\n")  # not splitlines: it knows line ends that a symbol could be
+    if lines[0].startswith("#version"):
+        del lines[0]
+    return [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip("\r")]
+
+
+def _unmade_tokens(token_ids: dict[str, int], merges: list[tuple[str, ...]]) -> list[str]:
+    """Tokens that are neither bytes nor products of merges: GPT-2's files name their special tokens in no other way."""
+    made = {*BYTE_SYMBOLS, *map("".join, merges)}
+    return sorted((token for token in token_ids if token not in made), key=token_ids.__getitem__)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} must be JSON in UTF-8. Received: {error}.") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file beside its place and then renames it, so that no reader sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""What a byte pair tokenizer knows: tokens, merges and special tokens, checked."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS, check_encodable, symbols_to_bytes
+
+
+class BytePairVocabulary:
+    """Tokens, merges and special tokens of byte-level BPE.
+
+    Args:
+        token_ids: dict from token, in GPT-2's byte alphabet, to id; the ids are 0, 1, ..., V - 1.
+        merges: pairs of tokens in order of rank.
+        special_tokens: tokens, as plain text, that are found in a text before anything else.
+
+    Attributes:
+        token_ids: read-only dict.
+        merges: tuple of pairs.
+        special_tokens: read-only dict from special token to id.
+        tokens: tuple, the token of each id.
+        token_bytes: tuple, the bytes of each id.
+
+    Raises:
+        ValueError, TypeError: if the three do not fit together.
+    """
+
+    def __init__(self, token_ids: Mapping[str, int], merges: Iterable[tuple[str, str]], special_tokens: Iterable[str]):
+        self.token_ids = MappingProxyType(dict(token_ids))
+        self.merges = tuple(tuple(pair) for pair in merges)
+        special_tokens = check_special_tokens(special_tokens)
+        self._check_ids()
+        self._check_merges()
+        self._check_special_tokens(special_tokens)
+        self.special_tokens = MappingProxyType({token: self.token_ids[token] for token in special_tokens})
+        self.tokens = tuple(sorted(self.token_ids, key=self.token_ids.__getitem__))
+        self.token_bytes = tuple(
+            token.encode() if token in self.special_tokens else symbols_to_bytes(token) for token in self.tokens
+        )
+
+    def _check_ids(self) -> None:
+        size = len(self.token_ids)
+        for token, token_id in self.token_ids.items():
+            if not isinstance(token, str) or not isinstance(token_id, int):
+                raise TypeError(f"`vocabulary` must map strings to ints. Received: {token!r}: {token_id!r}.")
+        if wrong := set(range(size)) ^ set(self.token_ids.values()):
+            raise ValueError(
+                f"The ids of `vocabulary` must be 0, 1, ..., {size - 1}, each once. Received: {size} tokens; "
+                f"missing or not in that range: {sorted(wrong)[:5]}."
+            )
+        if missing := [symbol for symbol in BYTE_SYMBOLS if symbol not in self.token_ids]:
+            raise ValueError(
+                "`vocabulary` must hold the symbols of all 256 bytes (GPT-2's alphabet), since any byte may occur. "
+                f"Received: {size} tokens without {missing[:5]} ({len(missing)} missing in all)."
+            )
+
+    def _check_merges(self) -> None:
+        ranks: dict[tuple[str, ...], int] = {}
+        for rank, pair in enumerate(self.merges):
+            if len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+                raise ValueError(f"`merges` must be pairs of tokens. Received: {pair!r} at rank {rank}.")
+            if unknown := [token for token in (*pair, "".join(pair)) if token not in self.token_ids]:
+                raise ValueError(
+                    "The parts and the product of each merge must be in `vocabulary`. "
+                    f"Received: merge {pair!r} at rank {rank}, without {unknown[0]!r} in the vocabulary."
+                )
+            if pair in ranks:
+                raise ValueError(f"Each merge must occur once. Received: {pair!r} at ranks {ranks[pair]} and {rank}.")
+            ranks[pair] = rank
+        # Training cannot give anything else, and merging many pairs at once relies on it.
+        first_uses: dict[str, int] = {}
+        for pair, rank in ranks.items():
+            for part in pair:
+                first_uses.setdefault(part, rank)
+        for pair, rank in ranks.items():
+            if (use := first_uses.get("".join(pair), rank)) < rank:
+                raise ValueError(
+                    "`merges` must make a token before they use it. "
+                    f"Received: {pair!r} at rank {rank}, whose product {self.merges[use]!r} uses at rank {use}."
+                )
+
+    def _check_special_tokens(self, special_tokens: tuple[str, ...]) -> None:
+        products = {left + right for left, right in self.merges}
+        for token in special_tokens:
+            if token not in self.token_ids:
+                raise ValueError(
+                    f"Each special token must be in `vocabulary`. Received: {token!r}, which is not. Add it with an id."
+                )
+            if token in products:
+                raise ValueError(f"A special token must not be the product of a merge. Received: {token!r}.")
+
+
+def check_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
+    """The special tokens as a tuple.
+
+    Raises:
+        ValueError, TypeError: if one is empty, no string, twice there, or the symbol of a byte.
+    """
+    if isinstance(special_tokens, str):
+        raise TypeError(
+            f"`special_tokens` must be a sequence of strings. Received: {special_tokens!r}. Put it in a list."
+        )
+    special_tokens = tuple(special_tokens)
+    for token in special_tokens:
+        if not isinstance(token, str):
+            raise TypeError(f"`special_tokens` must be strings. Received: {token!r}.")
+        check_encodable(token)
+        if not token or token in BYTE_SYMBOLS:
+            raise ValueError(
+                f"A special token must not be empty nor the symbol of a single byte. Received: {token!r}. "
+                'Use a longer one, like "<|endoftext|>".'
+            )
+    if len(set(special_tokens)) < len(special_tokens):
+        raise ValueError(f"`special_tokens` must differ from each other. Received: {special_tokens}.")
+    return special_tokens

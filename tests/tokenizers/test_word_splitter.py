@@ -1,0 +1,54 @@
+"""The regular expression against the Rust library's."""
+
+import itertools
+
+import pytest
+import tensorflow as tf
+import tokenizers
+
+from keras_tfm.tokenizers.byte_alphabet import symbols_to_bytes
+from keras_tfm.tokenizers.word_splitter import WordSplitter
+
+
+def words_of(texts, special_tokens=()):
+    rows = WordSplitter(special_tokens)(tf.constant(texts)).to_list()
+    return [[word for word in row if word] for row in rows]
+
+
+def hugging_face_words(text):
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return [symbols_to_bytes(word) for word, _ in byte_level.pre_tokenize_str(text)]
+
+
+def test_every_code_point_is_of_the_same_class_as_in_hugging_face():
+    # In order, the code points form runs of letters, numbers, spaces and others: any other class moves a border.
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert words_of([every]) == [hugging_face_words(every)]
+
+
+def test_every_mix_of_spaces_and_classes_is_cut_as_in_hugging_face():
+    neighbours = ["", "a", "1", "!", "'"]
+    texts = [
+        before + "".join(spaces) + after + "s "
+        for spaces in itertools.product(" \n\u3000", repeat=3)
+        for before, after in itertools.product(neighbours, repeat=2)
+    ]
+    assert words_of(texts) == [hugging_face_words(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ab", ["ab"]),
+        ("abcab", ["abc", "ab"]),
+        ("  <x  y>  <x", ["  ", "<x  y>", " ", " <", "x"]),
+        ("a!!<x  y>!", ["a", "!!", "<x  y>", "!"]),
+        (".*", [".*"]),
+    ],
+)
+def test_special_tokens_are_words_and_the_longest_counts(text, words):
+    assert words_of([text], ["ab", "abc", "<x  y>", ".*"]) == [[word.encode() for word in words]]
+
+
+def test_bytes_of_no_utf8_cannot_pose_as_separators():
+    assert words_of([b"a\xffb", "c"]) == [[b"a", "\ufffd".encode(), b"b"], [b"c"]]
