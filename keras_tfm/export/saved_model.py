@@ -145,7 +145,7 @@ class ServedTextGenerator(tf.Module):
             tf.debugging.assert_less_equal(
                 longest,
                 (tf.int32.max if limit is None else limit) - max_new_tokens,
-                f"A prompt and its new tokens must fit the model's {limit} positions.",
+                f"A prompt and its new tokens must fit the {limit} positions of the model.",
             ),
         ]
 

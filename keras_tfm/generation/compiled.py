@@ -80,14 +80,12 @@ def pad_prompts(token_ids: tf.RaggedTensor, max_new_tokens, start_token_id) -> d
 
 def bucket(size, smallest: int):
     """The next power of two, at least `smallest`: int32 () tensor to int32 () tensor."""
-    exponent = tf.math.ceil(
-        tf.math.log(tf.cast(tf.maximum(size, smallest), tf.float64)) / tf.math.log(tf.constant(2.0, tf.float64)) - 1e-9
-    )
-    return tf.cast(tf.round(2.0**exponent), tf.int32)
+    powers = tf.constant([2**exponent for exponent in range(31)], tf.int32)
+    return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]
 
 
 def new_tokens(state: loop.GenerationState, room, num_rows):
-    """The new tokens of the real rows: (token_ids int32 (num_rows, M), -1 after a row's end; num_tokens (num_rows,))."""
+    """What the real rows wrote: (token_ids int32 (num_rows, M), -1 after a row's end; num_tokens int32 (num_rows,))."""
     num_prompt = tf.shape(state.tokens)[1] - tf.shape(room)[0]
     return state.tokens[:num_rows, num_prompt:], state.num_tokens[:num_rows]
 

@@ -151,10 +151,16 @@ class _ResidualWrap(keras.layers.Layer):
 
     def __init__(self, norm, placement, dropout, **kwargs):
         super().__init__(**kwargs)
-        identity = keras.layers.Identity
+
+        def identity():
+            # In this layer's dtype: under Keras' global policy it would cast a bfloat16 stream to float32.
+            return keras.layers.Identity(dtype=self.dtype_policy)
+
         self.norm_before = clone(norm) if placement in ("pre", "sandwich") else identity()
         self.norm_branch = clone(norm) if placement == "sandwich" else identity()
         self.norm_after = clone(norm) if placement == "post" else identity()
+        for part in (self.norm_before, self.norm_branch, self.norm_after):
+            part.supports_masking = True  # Keras' RMSNormalization does not say so, and warns of the mask it passes
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):

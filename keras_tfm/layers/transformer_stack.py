@@ -45,6 +45,8 @@ class TransformerStack(keras.layers.Layer):
         self.blocks = [revive(block) for block in blocks]
         self.position_bias = revive(position_bias)
         self.final_norm = revive(final_norm)
+        if self.final_norm is not None:
+            self.final_norm.supports_masking = True  # Keras' RMSNormalization does not say so, and warns
         self.supports_masking = True
 
     def build(self, x_shape, context_shape=None):

@@ -9,6 +9,7 @@ from keras import ops
 from keras_tfm.generation.runner import Generation, GenerationRunner
 from keras_tfm.layers.parts import revive, serialize
 from keras_tfm.layers.positions import PositionEmbedding, TokenPositions
+from keras_tfm.ops.masks import refuse_float_mask
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -19,6 +20,7 @@ class CausalLM(keras.Model):
         token_embedding: `TokenEmbedding`.
         stack: `TransformerStack` with causal self-attention.
         head: a layer (B, T, D) -> (B, T, V). Default: the transposed token embedding (tied weights).
+        dtype: the dtype policy that `compile` goes by (float16 losses are scaled); the parts have their own.
 
     Call arguments:
         inputs: int32 (B, T) token ids, or the dict {"token_ids": (B, T), "padding_mask": bool (B, T)}.
@@ -29,6 +31,7 @@ class CausalLM(keras.Model):
 
     Raises:
         ValueError: for ids outside the vocabulary (eagerly), other ranks, sequences longer than learned positions.
+        TypeError: for a float padding mask.
 
     Masking:
         Padding may be on either side and is looked at by nobody. Without a mask every token is real.
@@ -43,7 +46,7 @@ class CausalLM(keras.Model):
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2)
     """
 
-    def __init__(self, token_embedding, stack, head=None, **kwargs):
+    def __init__(self, token_embedding, stack, head=None, dtype=None, **kwargs):
         token_embedding, stack, head = revive(token_embedding), revive(stack), revive(head)
         inputs = {
             "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
@@ -59,6 +62,8 @@ class CausalLM(keras.Model):
         for name, part in parts.items():
             setattr(self, name, part)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
+        if dtype is not None:
+            self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
     @property
     def vocabulary_size(self) -> int:
@@ -74,6 +79,7 @@ class CausalLM(keras.Model):
     def __call__(self, inputs, *args, **kwargs):
         # Before Keras compares the structure of `inputs` with the functional graph's.
         inputs = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
         return super().__call__({"padding_mask": None, **inputs}, *args, **kwargs)
 
     def _forward(self, token_ids, padding_mask=None, cache=None):

@@ -3,19 +3,24 @@
 from keras import backend, ops
 
 
-def check_mask(mask, name: str, allowed_ranks: tuple[int, ...]):
-    """Returns `mask` as a boolean tensor; refuses float masks and other ranks.
+def refuse_float_mask(mask, name: str) -> None:
+    """Raises a TypeError for a float mask.
 
-    A float mask is ambiguous: some libraries add it to the scores, others cast it to bool, which inverts an additive
-    mask without a word.
+    It is ambiguous: some libraries add it to the scores, others cast it to bool, which inverts an additive mask
+    without a word.
     """
-    mask = ops.convert_to_tensor(mask)
-    dtype = backend.standardize_dtype(mask.dtype)
+    dtype = backend.standardize_dtype(mask.dtype) if hasattr(mask, "dtype") else ""
     if "float" in dtype:
         raise TypeError(
             f"`{name}` must be boolean, True where a token is real or may be looked at. Received: dtype={dtype}, "
-            f"shape={tuple(mask.shape)}. Pass `{name}.astype(bool)`, or `attention_bias` for numbers to add to the scores."
+            f"shape={tuple(mask.shape)}. Pass `{name}.astype(bool)`; numbers to add to the scores go to `attention_bias`."
         )
+
+
+def check_mask(mask, name: str, allowed_ranks: tuple[int, ...]):
+    """Returns `mask` as a boolean tensor; refuses float masks and other ranks."""
+    mask = ops.convert_to_tensor(mask)
+    refuse_float_mask(mask, name)
     if len(mask.shape) not in allowed_ranks:
         ranks = " or ".join(str(rank) for rank in allowed_ranks)
         raise ValueError(f"`{name}` must have rank {ranks}. Received: shape={tuple(mask.shape)}.")

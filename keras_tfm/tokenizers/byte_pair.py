@@ -27,7 +27,8 @@ class BytePairTokenizer(tf.Module):
     Args:
         vocabulary: dict from token to id; tokens are written in GPT-2's byte alphabet ("Ġthe" is " the"), the 256
             symbols of which must be there; ids are 0, 1, ..., V - 1.
-        merges: pairs of tokens in order of rank; parts and products are in the vocabulary.
+        merges: pairs of tokens in order of rank; parts and products are in the vocabulary, and no token is used before
+            it is made (so it is in every trained vocabulary).
         special_tokens: tokens of the vocabulary, as plain text, that are cut out of a text before anything else; where
             several begin, the longest counts.
 
@@ -71,7 +72,7 @@ class BytePairTokenizer(tf.Module):
         )
         is_special = [token in self.special_tokens for token in self._vocabulary.tokens]
         ordinary_bytes = [b"" if special else piece for special, piece in zip(is_special, token_bytes, strict=True)]
-        with tf.init_scope():
+        with tf.init_scope(), tf.device("CPU:0"):
             self._token_bytes = tf.constant(token_bytes, tf.string)
             self._ordinary_bytes = tf.constant(ordinary_bytes, tf.string)
             if self.special_tokens:
@@ -286,7 +287,7 @@ def _as_id_rows(token_ids: Any) -> tuple[tf.RaggedTensor, bool]:
     if isinstance(token_ids, tf.RaggedTensor):
         token_ids = token_ids.to_list()
     if isinstance(token_ids, list | tuple):
-        is_batch = any(isinstance(row, list | tuple | np.ndarray | tf.Tensor) for row in token_ids)
+        is_batch = any(isinstance(row, list | tuple) or getattr(row, "ndim", 0) for row in token_ids)
     else:
         token_ids = np.asarray(token_ids)
         is_batch = token_ids.ndim > 1

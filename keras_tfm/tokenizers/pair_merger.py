@@ -51,7 +51,7 @@ class PairMerger(tf.Module):
             keys.append(left * vocabulary_size + right)
             rows.append((rank, crossing, merged))
         ranks, crossings, products = np.array(rows, np.int32).T
-        with tf.init_scope():
+        with tf.init_scope(), tf.device("CPU:0"):
             self._byte_ids = tf.constant(byte_ids, tf.int32)
             self._rows = tf.lookup.StaticHashTable(
                 tf.lookup.KeyValueTensorInitializer(np.array(keys, np.int64), np.arange(len(rows), dtype=np.int32)),

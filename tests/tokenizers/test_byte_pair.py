@@ -66,7 +66,7 @@ def test_ids_equal_hugging_face_on_hard_texts(tokenizer, hugging_face, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(
     st.lists(
         st.lists(
@@ -149,9 +149,11 @@ def test_decode_takes_rows_of_any_kind(tokenizer, rows):
     assert tokenizer.decode(rows(*tokenizer.encode(texts))) == texts
 
 
-@pytest.mark.parametrize("container", [list, tuple, np.array, tf.constant, lambda ids: np.array(ids, np.uint8)])
+@pytest.mark.parametrize(
+    "container", [list, tuple, np.array, tf.constant, np.uint8, lambda ids: list(map(tf.constant, ids))]
+)
 def test_decode_takes_one_row_of_any_kind(tokenizer, container):
-    assert tokenizer.decode(container([260 - 9, 40])) == tokenizer.decode([251, 40])
+    assert tokenizer.decode(container([251, 40])) == tokenizer.decode([251, 40])
 
 
 def test_decode_of_nothing_is_empty(tokenizer):
@@ -241,7 +243,7 @@ def test_a_tokenizer_can_be_made_while_a_function_is_traced(tokenizer):
 
 
 def test_threads_give_equal_ids(tokenizer, corpus):
-    texts = [corpus[start : start + 5000] for start in range(0, 80_000, 5000)]
+    texts = [corpus[start : start + 1000] for start in range(0, 16_000, 1000)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(tokenizer.encode, texts)) == tokenizer.encode(texts)
 

@@ -1,0 +1,51 @@
+"""For all tests: a quiet TensorFlow and the same random numbers each time."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+
+from keras_tfm.generation import TextGenerator
+from keras_tfm.models import build_gpt
+from keras_tfm.tokenizers import BytePairTokenizer
+
+# The same examples on every machine and in every run; tracing and first calls make deadlines meaningless.
+hypothesis.settings.register_profile("keras_tfm", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("keras_tfm")
+
+
+def pytest_configure(config):
+    # Keras 3.15 saves a model with `np.array(variable)`, of which NumPy 2 complains; it is not ours to mend.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    keras.utils.set_random_seed(1234)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """300 tokens learned from a few lines; token 0 is the end of a text."""
+    text = "ROMEO:\nBut, soft! what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n" * 9
+    return BytePairTokenizer.train(text, vocabulary_size=300)
+
+
+@pytest.fixture(scope="session")
+def tiny_writer(tiny_tokenizer):
+    """A random GPT with lively weights that writes with a random sampler."""
+    model = build_gpt(
+        vocabulary_size=tiny_tokenizer.vocabulary_size,
+        max_sequence_length=64,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=16,
+    )
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(generator.normal(size=weight.shape, scale=0.3))
+    return TextGenerator(model, tiny_tokenizer, "random")

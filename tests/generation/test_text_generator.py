@@ -1,0 +1,100 @@
+"""Strings in, strings out; streamed pieces are whole characters."""
+
+import numpy as np
+import pytest
+
+import keras_tfm as ktfm
+from keras_tfm.generation.runner import GenerationRunner
+from keras_tfm.samplers import RandomSampler, Temperature
+from tests.generation.scripted import ScriptedModel, one_hot_script
+
+
+class ScriptedWriter(ScriptedModel):
+    """A scripted model with the two methods that `TextGenerator` calls."""
+
+    def __init__(self, script):
+        super().__init__(script)
+        self.runner = GenerationRunner(self)
+
+    def generate_steps(self, token_ids, max_new_tokens, sampler, stop_token_ids, seed, start_token_id, tokens_per_step):
+        settings = (sampler, stop_token_ids, seed, start_token_id)
+        return self.runner.steps(token_ids, max_new_tokens, *settings, tokens_per_step=tokens_per_step)
+
+    def generate(self, token_ids, max_new_tokens, **settings):
+        *_, last = self.generate_steps(token_ids, max_new_tokens, tokens_per_step=max_new_tokens, **settings)
+        return last
+
+
+def scripted_writer(tokenizer, text, end=True):
+    """A writer that says `text`, whatever the prompt."""
+    token_ids = tokenizer.encode(text) + [tokenizer.end_of_text_id] * end
+    model = ScriptedWriter(one_hot_script(token_ids, tokenizer.vocabulary_size))
+    return ktfm.generation.TextGenerator(model, tokenizer)
+
+
+def test_a_string_gives_a_string_and_a_list_a_list(tiny_writer):
+    text = tiny_writer("ROMEO:", max_new_tokens=8, seed=1)
+    assert isinstance(text, str)
+    assert tiny_writer(["ROMEO:"], max_new_tokens=8, seed=1) == [text]
+
+
+def test_text_ends_before_the_end_of_text_token(tiny_tokenizer):
+    writer = scripted_writer(tiny_tokenizer, "to be")
+    assert writer("x", max_new_tokens=40) == "to be"
+    assert writer(["x", ""], max_new_tokens=40) == ["to be", "to be"]
+
+
+def test_an_empty_prompt_is_the_start_of_a_text(tiny_writer):
+    end_of_text = "<|endoftext|>"
+    assert tiny_writer("", max_new_tokens=8, seed=1) == tiny_writer(end_of_text, max_new_tokens=8, seed=1)
+
+
+@pytest.mark.parametrize("tokens_per_piece", [1, 3, 64])
+def test_pieces_together_are_the_whole_text(tiny_writer, tokens_per_piece):
+    whole = tiny_writer("ROMEO:", max_new_tokens=20, seed=3)
+    pieces = list(tiny_writer.stream("ROMEO:", max_new_tokens=20, seed=3, tokens_per_piece=tokens_per_piece))
+    assert "".join(pieces) == whole
+
+
+@pytest.mark.parametrize("tokens_per_piece", [1, 2, 5])
+def test_a_character_of_several_tokens_comes_whole(tiny_tokenizer, tokens_per_piece):
+    text = "né 👩‍🚀 日本"
+    pieces = list(scripted_writer(tiny_tokenizer, text).stream("", 64, tokens_per_piece=tokens_per_piece))
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert len(pieces) > 1
+
+
+def test_a_character_that_is_never_finished_becomes_a_replacement(tiny_tokenizer):
+    token_ids = tiny_tokenizer.encode("a👩")[:-1]
+    model = ScriptedWriter(one_hot_script(token_ids, tiny_tokenizer.vocabulary_size))
+    writer = ktfm.generation.TextGenerator(model, tiny_tokenizer)
+    assert "".join(writer.stream("", len(token_ids))) == writer("", len(token_ids)) == "a\ufffd"
+
+
+def test_row_texts_depend_on_their_own_prompt_seed_and_place(tiny_writer):
+    alone = tiny_writer(["ROMEO:"], max_new_tokens=12, seed=3)
+    together = tiny_writer(["ROMEO:", "JULIET: but soft, what light", ""], max_new_tokens=12, seed=3)
+    assert together[0] == alone[0]
+
+
+def test_another_vocabulary_raises_and_shows_both_sizes(tiny_tokenizer):
+    model = ScriptedModel(np.zeros((1, 7)))
+    with pytest.raises(ValueError, match=f"a tokenizer of {tiny_tokenizer.vocabulary_size} tokens and a model of 7"):
+        ktfm.generation.TextGenerator(model, tiny_tokenizer)
+
+
+def test_an_unknown_sampler_raises(tiny_writer):
+    with pytest.raises(ValueError, match="'beem'"):
+        ktfm.generation.TextGenerator(tiny_writer.model, tiny_writer.tokenizer, "beem")
+
+
+def test_a_prompt_that_does_not_fit_raises(tiny_writer):
+    with pytest.raises(ValueError, match="max_new_tokens=40"):
+        tiny_writer("word " * 60, max_new_tokens=40)
+
+
+def test_the_samplers_seed_is_the_default(tiny_writer):
+    sampler = RandomSampler([Temperature(1.0)], seed=11)
+    writer = ktfm.generation.TextGenerator(tiny_writer.model, tiny_writer.tokenizer, sampler)
+    assert writer("a", max_new_tokens=10) == writer("a", max_new_tokens=10) == writer("a", max_new_tokens=10, seed=11)

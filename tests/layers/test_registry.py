@@ -1,0 +1,65 @@
+"""What holds for every layer: usable alone, any length, any dtype, and saved without a trace of this process."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tfm import layers
+from tests.harness import check_layer, fresh_process, functional
+from tests.layers.registry import CASES
+
+RELOAD = """
+import sys
+import numpy as np
+import keras
+import keras_tfm
+
+folder, *names = sys.argv[1:]
+for name in names:
+    model = keras.models.load_model(f"{folder}/{name}.keras")
+    with np.load(f"{folder}/{name}.npz") as arrays:
+        arrays = dict(arrays)
+    expected = arrays.pop("expected")
+    np.testing.assert_allclose(model(arrays), expected, atol=1e-6, err_msg=name)
+print("reloaded", len(names))
+"""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layer_works_alone_at_any_length_in_any_dtype(name):
+    check_layer(*CASES[name])
+
+
+def test_every_public_layer_is_in_the_registry():
+    public = {name for name in layers.__all__ if issubclass(getattr(layers, name), keras.layers.Layer)}
+    assert public == {type(case.make()).__name__ for case in CASES.values()}
+
+
+def test_every_layer_reloads_in_a_fresh_process_without_custom_objects(tmp_path):
+    for name, case in CASES.items():
+        model, _ = functional(case.make, case.inputs, static=False)
+        model.save(tmp_path / f"{name}.keras")
+        np.savez(tmp_path / f"{name}.npz", **case.inputs, expected=np.asarray(model(case.inputs)))
+    assert f"reloaded {len(CASES)}" in fresh_process(RELOAD, tmp_path, *CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_constructor_arguments_come_back_from_get_config(name):
+    layer = CASES[name].make()
+    names = set()
+    for cls in type(layer).__mro__:
+        if cls.__module__.startswith("keras_tfm"):
+            names |= set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+    assert names <= set(layer.get_config())
+
+
+def test_one_set_of_options_makes_layers_that_start_apart():
+    attention = layers.MultiHeadSelfAttention(2, kernel_initializer=keras.initializers.RandomNormal())
+    attention.build((None, None, 8))
+    kernels = [attention.query_dense, attention.key_dense, attention.value_dense, attention.output_dense]
+    kernels = [np.asarray(dense.kernel) for dense in kernels]
+    for i in range(4):
+        for j in range(i):
+            assert np.abs(kernels[i] - kernels[j]).max() > 1e-3

@@ -1,0 +1,130 @@
+"""`scaled_dot_product_attention` against plain NumPy, and where nothing may be seen."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_tfm.ops import gelu_tanh, scaled_dot_product_attention
+from tests import reference
+
+HEADS = [(4, 4), (4, 2), (4, 1), (1, 1)]
+
+
+def tensors(num_heads, num_key_value_heads, num_queries=5, num_keys=7, head_dim=6, dtype="float32"):
+    rng = np.random.default_rng(num_heads + num_key_value_heads)
+    query = rng.normal(size=(2, num_heads, num_queries, head_dim))
+    key, value = rng.normal(size=(2, 2, num_key_value_heads, num_keys, head_dim))
+    return tuple(tf.constant(x, dtype) for x in (query, key, value))
+
+
+def masks(name, num_heads, num_queries=5, num_keys=7):
+    everything = np.ones((2, 1, num_queries, num_keys), bool)
+    causal = np.tril(everything, k=num_keys - num_queries)
+    return {
+        "all": everything,
+        "causal": causal,
+        "window": causal & np.triu(everything, k=0),
+        "per_head": np.random.default_rng(3).random((2, num_heads, num_queries, num_keys)) < 0.4,
+    }[name]
+
+
+def compare(num_heads, num_key_value_heads, visible, bias=None, scale=None):
+    query, key, value = tensors(num_heads, num_key_value_heads)
+    output, weights = scaled_dot_product_attention(
+        query, key, value, visible, bias=bias, scale=scale, return_attention_scores=True
+    )
+    everywhere = np.broadcast_to(visible, weights.shape)
+    bias = None if bias is None else np.broadcast_to(bias, weights.shape)
+    expected = reference.attention(query.numpy(), key.numpy(), value.numpy(), everywhere, bias, scale)
+    # float32 sums of a dozen terms of size 1 against float64.
+    np.testing.assert_allclose(output, expected[0], atol=2e-6)
+    np.testing.assert_allclose(weights, expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_heads", "num_key_value_heads"), HEADS)
+@pytest.mark.parametrize("mask", ["all", "causal", "window", "per_head"])
+def test_attention_equals_numpy(num_heads, num_key_value_heads, mask):
+    compare(num_heads, num_key_value_heads, masks(mask, num_heads))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 7), (1, 4, 5, 7), (2, 1, 5, 7), (1, 1, 5, 7)])
+def test_a_bias_of_any_broadcast_shape_is_added_to_the_scores(shape):
+    bias = np.random.default_rng(5).normal(size=shape).astype("float32")
+    compare(4, 2, masks("causal", 4), bias=bias)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_scale_replaces_the_default(scale):
+    compare(4, 4, masks("all", 4), scale=scale)
+
+
+def test_the_bias_is_not_scaled():
+    query, key, value = tensors(1, 1)
+    bias = np.zeros((1, 1, 5, 7), "float32")
+    bias[..., 2] = 50.0
+    output = scaled_dot_product_attention(query, key, value, masks("all", 1), bias=bias, scale=1e-3)
+    np.testing.assert_allclose(output, np.broadcast_to(value[:, :, 2:3], output.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("num_key_value_heads", [4, 1])
+def test_a_query_that_sees_nothing_gets_exactly_zero_and_zero_finite_gradients(dtype, num_key_value_heads):
+    query, key, value = tensors(4, num_key_value_heads, dtype=dtype)
+    visible = np.ones((2, 1, 5, 7), bool)
+    visible[0, 0, 2] = False  # one query
+    visible[1] = False  # one whole row
+    with tf.GradientTape() as tape:
+        tape.watch([query, key, value])
+        output, weights = scaled_dot_product_attention(query, key, value, visible, return_attention_scores=True)
+        loss = tf.reduce_sum(tf.cast(output, "float32") ** 2)
+    gradients = [tf.cast(gradient, "float32").numpy() for gradient in tape.gradient(loss, [query, key, value])]
+    for x in (tf.cast(output, "float32").numpy(), weights.numpy(), *gradients):
+        assert np.isfinite(x).all()
+    for x in (tf.cast(output, "float32").numpy(), weights.numpy(), gradients[0]):
+        assert (x[0, :, 2] == 0).all()
+        assert (x[1] == 0).all()
+        assert (x[0, :, 1] != 0).any()
+    assert (gradients[1][1] == 0).all()
+    assert (gradients[2][1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_output_has_the_dtype_of_the_query_and_weights_are_float32(dtype):
+    query, key, value = tensors(4, 2, dtype=dtype)
+    output, weights = scaled_dot_product_attention(query, key, value, masks("all", 4), return_attention_scores=True)
+    assert output.dtype == dtype
+    assert weights.dtype == "float32"
+    np.testing.assert_allclose(tf.reduce_sum(weights, -1), 1.0, atol=1e-6)
+
+
+def test_float16_scores_far_out_of_range_stay_finite():
+    # 60 * 60 * 64 = 230,400 is beyond float16; scaled by 1/8 before the product it is 28,800.
+    query = tf.fill((1, 1, 2, 64), tf.constant(60.0, "float16"))
+    output = scaled_dot_product_attention(query, query, query, np.ones((1, 1, 2, 2), bool))
+    np.testing.assert_allclose(tf.cast(output, "float32"), 60.0, rtol=1e-3)  # float16 has 11 bits
+
+
+def test_a_single_key_gets_all_the_weight():
+    query, key, value = tensors(4, 4, num_queries=1, num_keys=1)
+    visible = np.array([True, False])[:, None, None, None]
+    output, weights = scaled_dot_product_attention(query, key, value, visible, return_attention_scores=True)
+    np.testing.assert_allclose(output[0], value[0])
+    np.testing.assert_array_equal(np.ravel(weights), [1] * 4 + [0] * 4)
+    np.testing.assert_array_equal(output[1], np.zeros_like(output[1]))
+
+
+def test_dropout_acts_on_the_weights_and_is_not_shown_in_them():
+    query, key, value = tensors(4, 4)
+    arguments = (query, key, value, masks("all", 4))
+    whole, weights = scaled_dot_product_attention(*arguments, return_attention_scores=True)
+    half, weights_half = scaled_dot_product_attention(
+        *arguments, dropout=lambda w: w * 0.5, return_attention_scores=True
+    )
+    np.testing.assert_allclose(half, whole * 0.5, rtol=1e-5)
+    np.testing.assert_array_equal(weights, weights_half)
+
+
+def test_gelu_tanh_is_the_formula_of_gpt2():
+    x = np.linspace(-4, 4, 41).astype("float32")
+    expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    np.testing.assert_allclose(gelu_tanh(x), expected, atol=1e-6)

@@ -1,0 +1,114 @@
+"""Processors on a 4-word vocabulary with results worked out by hand, and against Hugging Face on random logits."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+import transformers
+
+from keras_tfm import samplers
+
+# Probabilities 0.5, 0.25, 0.15, 0.1.
+PROBABILITIES = np.array([[0.5, 0.25, 0.15, 0.1]], "float32")
+LOGITS = np.log(PROBABILITIES)
+NO_TOKENS = np.full((1, 3), -1, "int32")
+
+
+def kept(processor, logits=LOGITS, tokens=NO_TOKENS):
+    """Which tokens a processor leaves, as a list of ids."""
+    processed = np.asarray(processor(tf.constant(logits), tf.constant(tokens), 0))
+    return [int(token) for token in np.flatnonzero(processed[0] > samplers.BANNED / 2)]
+
+
+def test_temperature_divides_the_logits():
+    processed = samplers.Temperature(0.5)(tf.constant(LOGITS), NO_TOKENS, 0)
+    np.testing.assert_allclose(processed, LOGITS * 2, rtol=1e-6)
+
+
+def test_temperature_zero_leaves_the_first_of_the_best_tokens():
+    assert kept(samplers.Temperature(0), np.array([[1.0, 3.0, 3.0, 2.0]], "float32")) == [1]
+
+
+@pytest.mark.parametrize(("k", "expected"), [(0, [0, 1, 2, 3]), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
+def test_top_k_keeps_the_k_best(k, expected):
+    assert kept(samplers.TopK(k)) == expected
+
+
+def test_top_k_keeps_ties_with_the_last():
+    assert kept(samplers.TopK(2), np.array([[5.0, 1.0, 1.0, 0.0]], "float32")) == [0, 1, 2]
+
+
+def test_top_k_counts_negative_and_banned_logits_in_order():
+    assert kept(samplers.TopK(2), np.array([[-5.0, -1.0, samplers.BANNED, -2.0]], "float32")) == [1, 3]
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.4, [0]), (0.5, [0]), (0.6, [0, 1]), (0.76, [0, 1, 2]), (1.0, [0, 1, 2, 3])])
+def test_top_p_keeps_the_fewest_that_reach_p(p, expected):
+    assert kept(samplers.TopP(p)) == expected
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.0, [0, 1, 2, 3]), (0.25, [0, 1, 2]), (0.4, [0, 1]), (1.0, [0])])
+def test_min_p_compares_with_the_best(p, expected):
+    assert kept(samplers.MinP(p)) == expected
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_seen_tokens():
+    logits = np.array([[2.0, -2.0, 4.0, 1.0]], "float32")
+    tokens = np.array([[0, -1, 1, 0]], "int32")
+    processed = samplers.RepetitionPenalty(2.0)(tf.constant(logits), tf.constant(tokens), 0)
+    np.testing.assert_allclose(processed, [[1.0, -4.0, 4.0, 1.0]])
+
+
+def test_repetition_penalty_looks_at_each_row_by_itself():
+    logits = np.ones((2, 4), "float32")
+    processed = samplers.RepetitionPenalty(2.0)(tf.constant(logits), tf.constant([[0, 3], [-1, -1]]), 0)
+    np.testing.assert_allclose(processed, [[0.5, 1, 1, 0.5], [1, 1, 1, 1]])
+
+
+def test_banned_tokens_never_come():
+    assert kept(samplers.BanTokens((0, 3))) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("processor", "peer"),
+    [
+        (samplers.Temperature(0.7), transformers.TemperatureLogitsWarper(0.7)),
+        (samplers.TopK(5), transformers.TopKLogitsWarper(5)),
+        (samplers.TopP(0.8), transformers.TopPLogitsWarper(0.8)),
+        (samplers.MinP(0.1), transformers.MinPLogitsWarper(0.1)),
+        (samplers.RepetitionPenalty(1.3), transformers.RepetitionPenaltyLogitsProcessor(1.3)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_equals_hugging_face_on_random_logits(processor, peer):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(8, 50), scale=3).astype("float32")
+    tokens = generator.integers(0, 50, (8, 12)).astype("int32")
+    compiled = tf.function(lambda logits, tokens: processor(logits, tokens, 3), jit_compile=True)
+    ours = np.asarray(compiled(tf.constant(logits), tf.constant(tokens)))
+    theirs = peer(torch.tensor(tokens, dtype=torch.long), torch.tensor(logits)).numpy()
+    np.testing.assert_array_equal(ours < samplers.BANNED / 2, np.isneginf(theirs))
+    # 1e-6: one float32 division or multiplication.
+    np.testing.assert_allclose(np.where(np.isneginf(theirs), 0, ours), np.where(np.isneginf(theirs), 0, theirs), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: samplers.Temperature(-1.0), "value=-1.0"),
+        (lambda: samplers.TopK(-2), "k=-2"),
+        (lambda: samplers.TopK(1.5), "k=1.5"),
+        (lambda: samplers.TopP(0.0), "p=0.0"),
+        (lambda: samplers.TopP(1.1), "p=1.1"),
+        (lambda: samplers.MinP(2), "p=2"),
+        (lambda: samplers.RepetitionPenalty(0), "penalty=0"),
+        (lambda: samplers.BanTokens(()), r"token_ids=\(\)"),
+        (lambda: samplers.BanTokens((-1,)), r"token_ids=\(-1,\)"),
+        (lambda: samplers.TopP(math.nan), "p=nan"),
+    ],
+)
+def test_impossible_numbers_raise_and_are_shown(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
