@@ -41,7 +41,6 @@ WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "CUDA_VISIBLE_DEVICES": "-1",
-    "PYTHONSAFEPATH": "1",  # this folder's tokenize.py must not hide the standard library's
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 }
 PAUSE = 0.5  # seconds; the longest known spin is 0.2 (OpenMP of Intel)

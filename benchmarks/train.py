@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The checkout first, and never this folder, whose tokenize.py would hide the standard library's.
-if sys.path[0] == str(Path(__file__).resolve().parent):
-    sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np

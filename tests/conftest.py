@@ -20,7 +20,9 @@ hypothesis.settings.load_profile("keras_tfm")
 
 def pytest_configure(config):
     # Keras 3.15 saves a model with `np.array(variable)`, of which NumPy 2 complains; it is not ours to mend.
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+    )
 
 
 @pytest.fixture(autouse=True)

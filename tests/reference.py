@@ -1,4 +1,4 @@
-"""NumPy versions of what the library computes, as plain as the papers: loops over rows, heads and positions, float64."""
+"""NumPy versions of what the library computes, as plain as the papers: loops over rows, heads, positions; float64."""
 
 import math
 

@@ -92,7 +92,7 @@ def new_tokens(state: loop.GenerationState, room, num_rows):
 
 def _trace(function, *specs):
     # A concrete function: a plain `tf.function` would warn of retracing when several models come and go.
-    return tf.function(function, input_signature=specs, jit_compile=True).get_concrete_function()
+    return tf.function(function, input_signature=specs, jit_compile=True, autograph=False).get_concrete_function()
 
 
 def _without_numbers(settings: dict) -> dict:

@@ -13,7 +13,7 @@ def refuse_float_mask(mask, name: str) -> None:
     if "float" in dtype:
         raise TypeError(
             f"`{name}` must be boolean, True where a token is real or may be looked at. Received: dtype={dtype}, "
-            f"shape={tuple(mask.shape)}. Pass `{name}.astype(bool)`; numbers to add to the scores go to `attention_bias`."
+            f"shape={tuple(mask.shape)}. Pass `{name}.astype(bool)`; numbers to add to scores go to `attention_bias`."
         )
 
 

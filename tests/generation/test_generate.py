@@ -160,7 +160,8 @@ def test_an_empty_prompt_starts_from_the_start_token(model):
 
 
 @pytest.mark.parametrize(
-    "prompts", [np.array([[1, 2]]), [1, 2], np.array([1, 2]), tf.ragged.constant([[1, 2]]), tf.constant([[1, 2]]), ((1, 2),)]
+    "prompts",
+    [np.array([[1, 2]]), [1, 2], np.array([1, 2]), tf.ragged.constant([[1, 2]]), tf.constant([[1, 2]]), ((1, 2),)],
 )
 def test_prompts_come_in_many_forms(model, prompts):
     expected = model.generate([[1, 2]], max_new_tokens=3).token_ids
@@ -179,7 +180,10 @@ def test_nothing_asked_for_gives_nothing(model):
         ({"token_ids": [[1], [-3]]}, "ids from -3 to -3 in row 1"),
         ({"token_ids": [[0.5]]}, "dtype float64"),
         ({"token_ids": [[[1]]]}, r"row 0 of shape \(1, 1\)"),
-        ({"token_ids": [[1] * 7], "max_new_tokens": 2}, "8 positions. Received: a prompt of 7 tokens and max_new_tokens=2"),
+        (
+            {"token_ids": [[1] * 7], "max_new_tokens": 2},
+            "8 positions. Received: a prompt of 7 tokens and max_new_tokens=2",
+        ),
         ({"token_ids": [[]], "max_new_tokens": 8}, "a prompt of 1 tokens and max_new_tokens=8"),
         ({"token_ids": [[1]], "max_new_tokens": -1}, "Received: -1"),
         ({"token_ids": [[1]], "max_new_tokens": 2.5}, r"Received: 2\.5"),

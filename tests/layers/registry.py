@@ -151,9 +151,7 @@ CASES = {
     "block_grouped_rotary": Case(
         _block({"rotary": layers.RotaryEmbedding(), "num_key_value_heads": 2}), {"x": X, "mask": MASK}
     ),
-    "block_cross_attention": Case(
-        _block(cross=True), {"x": X, "context": CONTEXT, "context_mask": CONTEXT_MASK}
-    ),
+    "block_cross_attention": Case(_block(cross=True), {"x": X, "context": CONTEXT, "context_mask": CONTEXT_MASK}),
     "stack": Case(_stack(), {"x": X}),
     "stack_alibi": Case(
         _stack(lambda **kwargs: layers.AlibiBias(4, **kwargs), final_norm=True), {"x": X, "mask": MASK}

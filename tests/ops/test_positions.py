@@ -76,7 +76,9 @@ def test_rotary_keeps_the_dtype_and_counts_positions_exactly_in_bfloat16():
     y = apply_rotary(x, np.array([[1000, 1001]]), rotary_inverse_frequencies(4))
     assert y.dtype == "bfloat16"
     expected = reference.rotary(np.ones((1, 1, 2, 4)), np.array([[1000, 1001]]))
-    np.testing.assert_allclose(tf.cast(y, "float32"), expected, atol=2e-2)  # bfloat16 has 8 bits; two products are added
+    np.testing.assert_allclose(
+        tf.cast(y, "float32"), expected, atol=2e-2
+    )  # bfloat16 has 8 bits; two products are added
 
 
 def test_sinusoidal_equals_the_paper_and_is_zero_at_padding():

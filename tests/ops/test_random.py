@@ -36,7 +36,7 @@ def test_uniform_draws_are_uniform_in_the_open_interval():
     n = 200_000
     draws = random_uniform(uint32(7, 8), uint32(np.arange(n), 0)).numpy()
     assert draws.dtype == np.float32
-    assert 0 < draws.min()
+    assert draws.min() > 0
     assert draws.max() < 1
     # Four standard errors of the mean (0.29 / sqrt(n)) and of the variance (0.075 / sqrt(n)).
     assert abs(draws.mean() - 1 / 2) < 4 * 0.29 / n**0.5
@@ -51,4 +51,3 @@ def test_compiled_draws_equal_eager_ones():
     for jit_compile in (False, True):
         compiled = tf.function(random_uniform, jit_compile=jit_compile)(uint32(1, 2), counter)
         np.testing.assert_array_equal(eager, compiled)
-

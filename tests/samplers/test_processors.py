@@ -31,7 +31,9 @@ def test_temperature_zero_leaves_the_first_of_the_best_tokens():
     assert kept(samplers.Temperature(0), np.array([[1.0, 3.0, 3.0, 2.0]], "float32")) == [1]
 
 
-@pytest.mark.parametrize(("k", "expected"), [(0, [0, 1, 2, 3]), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    ("k", "expected"), [(0, [0, 1, 2, 3]), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])]
+)
 def test_top_k_keeps_the_k_best(k, expected):
     assert kept(samplers.TopK(k)) == expected
 
@@ -44,7 +46,9 @@ def test_top_k_counts_negative_and_banned_logits_in_order():
     assert kept(samplers.TopK(2), np.array([[-5.0, -1.0, samplers.BANNED, -2.0]], "float32")) == [1, 3]
 
 
-@pytest.mark.parametrize(("p", "expected"), [(0.4, [0]), (0.5, [0]), (0.6, [0, 1]), (0.76, [0, 1, 2]), (1.0, [0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.4, [0]), (0.5, [0]), (0.6, [0, 1]), (0.76, [0, 1, 2]), (1.0, [0, 1, 2, 3])]
+)
 def test_top_p_keeps_the_fewest_that_reach_p(p, expected):
     assert kept(samplers.TopP(p)) == expected
 
@@ -91,7 +95,9 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
     theirs = peer(torch.tensor(tokens, dtype=torch.long), torch.tensor(logits)).numpy()
     np.testing.assert_array_equal(ours < samplers.BANNED / 2, np.isneginf(theirs))
     # 1e-6: one float32 division or multiplication.
-    np.testing.assert_allclose(np.where(np.isneginf(theirs), 0, ours), np.where(np.isneginf(theirs), 0, theirs), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.where(np.isneginf(theirs), 0, ours), np.where(np.isneginf(theirs), 0, theirs), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Byte pair encoding in megabytes per second: keras_tfm beside the Rust library `tokenizers`.
 
 Both read the same tokenizer, trained on the text itself, and encode the first megabyte of Shakespeare as lines and as
-one string. Run it with `python benchmarks/tokenize.py`; README.md beside this file tells the method.
+one string. Run it with `python benchmarks/tokenization.py`; README.md beside this file tells the method.
 """
 
 import argparse
@@ -13,9 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# The checkout first, and never this folder, whose tokenize.py would hide the standard library's.
-if sys.path[0] == str(Path(__file__).resolve().parent):
-    sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import harness
@@ -171,7 +168,7 @@ def main() -> int:
     parser.add_argument("--characters", type=int, default=1_100_000, help="how much of it to encode")
     parser.add_argument("--vocabulary-size", type=int, default=8192)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    harness.add_arguments(parser, "tokenize")
+    harness.add_arguments(parser, "tokenization")
     args = parser.parse_args()
     if args.worker:
         harness.serve(CONTENDERS[args.worker])
@@ -179,7 +176,7 @@ def main() -> int:
     settings = {name: getattr(args, name) for name in ("characters", "vocabulary_size", "rounds")}
     environment = harness.environment()
     environment["versions"]["tokenizers"] = importlib.metadata.version("tokenizers")
-    report = {"benchmark": "tokenize", "environment": environment, "settings": settings, "cases": []}
+    report = {"benchmark": "tokenization", "environment": environment, "settings": settings, "cases": []}
     with tempfile.TemporaryDirectory() as folder:
         case = {"corpus": str(args.corpus.resolve()), "characters": args.characters}
         case |= {"tokenizer": str(Path(folder) / "tokenizer.json"), "texts": "one string"}
@@ -192,12 +189,12 @@ def main() -> int:
             harness.say(texts)
             tokens = sum(map(len, tokenizer.encode(read_texts(case | {"texts": texts}))))
             results = harness.race(
-                "benchmarks.tokenize", case | {"texts": texts, "tokens": tokens}, args.contenders, args.rounds
+                "benchmarks.tokenization", case | {"texts": texts, "tokens": tokens}, args.contenders, args.rounds
             )
             size = len(text.encode())
             report["cases"].append({"texts": texts, "bytes": size, "tokens": tokens, "contenders": results})
     text = tables(report["cases"], args.contenders, settings)
-    harness.publish("tokenize", report, text, args.json, args.update_readme)
+    harness.publish("tokenization", report, text, args.json, args.update_readme)
     return harness.exit_status(report)
 
 

@@ -1,0 +1,87 @@
+"""Who may import whom, read from the source with `ast`; and what library code may not contain."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "keras_tfm"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAY_IMPORT = {
+    "ops": {"ops"},
+    "layers": {"ops", "layers"},
+    "models": {"ops", "layers", "generation", "models"},
+    "samplers": {"ops", "samplers"},
+    "generation": {"samplers", "generation"},
+    "tokenizers": {"tokenizers"},
+    "data": {"tokenizers", "data"},
+    "visualization": {"ops", "layers", "models", "visualization"},
+    "export": {"generation", "samplers", "tokenizers", "export"},
+}
+# (file, what it imports inside a function): ways round the arrows, each with its reason.
+LAZY = {
+    ("generation/text_generator.py", "export"): "`TextGenerator.export` is a shortcut to the package above it",
+}
+
+
+def imports(path: Path) -> set[tuple[str, bool]]:
+    """(subpackage of keras_tfm, whether inside a function) for each import of the file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide who imports whom"
+            modules = [node.module]
+            if node.module == "keras_tfm":
+                modules = [f"keras_tfm.{alias.name}" for alias in node.names]
+        for module in modules:
+            if module.split(".")[0] == "keras_tfm":
+                found.add(([*module.split("."), ""][1], id(node) in inside))
+    return found
+
+
+def test_every_folder_has_a_rule():
+    folders = {path.parent.relative_to(PACKAGE).parts[0] for path in FILES if path.parent != PACKAGE}
+    assert folders <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_nothing_points_against_the_arrows(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        for subpackage, lazy in imports(path):
+            excused = lazy and (name, subpackage) in LAZY
+            assert subpackage in MAY_IMPORT[folder] or excused, f"{name} imports keras_tfm.{subpackage}"
+
+
+def test_the_loop_knows_ids_only():
+    assert {subpackage for subpackage, _ in imports(PACKAGE / "generation" / "loop.py")} <= {"samplers"}
+
+
+@pytest.mark.parametrize("folder", ["ops", "layers", "models", "samplers"])
+def test_the_computing_parts_do_not_import_tensorflow(folder):
+    # They are written on keras.ops; only generation, tokenizers, data and export need TensorFlow itself.
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not any(module.split(".")[0] == "tensorflow" for module in modules), path
+
+
+def test_there_is_no_utils_module():
+    assert not [path for path in FILES if path.stem in ("utils", "util", "helpers", "common")]
+
+
+def test_library_code_has_no_bare_asserts():
+    for path in FILES:
+        asserts = [node.lineno for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Assert)]
+        assert not asserts, f"{path}: lines {asserts}"
