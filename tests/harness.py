@@ -36,13 +36,13 @@ def check_config(layer) -> None:
     assert json.dumps(revived.get_config()) == json.dumps(config)
 
 
-def functional(make_layer, inputs: dict, static: bool, dtype=None):
+def functional(make_layer, inputs: dict, static: bool):
     """A Functional model of the layer alone; T is known (`static`) or not. `inputs`: call argument -> example array."""
     tensors = {}
     for name, x in inputs.items():
         shape = x.shape[1:] if static else (None, *x.shape[2:])
         tensors[name] = keras.Input(shape, dtype=x.dtype.name, name=name)
-    layer = make_layer(**({} if dtype is None else {"dtype": dtype}))
+    layer = make_layer()
     first, *others = tensors
     return keras.Model(tensors, layer(tensors[first], **{name: tensors[name] for name in others})), layer
 
@@ -53,18 +53,22 @@ def check_layer(make_layer, inputs: dict, output_dtype=None) -> None:
     make_layer(**layer kwargs) -> layer; inputs: call argument -> array, the first one positional; output_dtype: of a
     layer whose output does not follow its dtype policy.
     """
-    model, layer = functional(make_layer, inputs, static=False)
     first, *others = inputs
-    expected = float32(layer(inputs[first], **{name: inputs[name] for name in others}))
+    arguments = {name: inputs[name] for name in others}
+    model, layer = functional(make_layer, inputs, static=False)
+    expected = float32(layer(inputs[first], **arguments))
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(float32(model(inputs)), expected, atol=1e-6)  # the same operations
+    static_model, static = functional(make_layer, inputs, static=True)
+    static.set_weights(layer.get_weights())
+    np.testing.assert_allclose(float32(static_model(inputs)), expected, atol=1e-6)
     check_config(layer)
     for dtype in ("float32", "mixed_bfloat16", "mixed_float16"):
-        other_model, other = functional(make_layer, inputs, static=dtype == "float32", dtype=dtype)
+        other = make_layer(dtype=dtype)
+        other(inputs[first], **arguments)
         other.set_weights(layer.get_weights())
-        y = other_model(inputs)
-        for weight in other.weights:
-            assert weight.dtype == "float32"
+        y = other(inputs[first], **arguments)
+        assert {weight.dtype for weight in other.weights} <= {"float32"}
         assert keras.backend.standardize_dtype(y.dtype) == (output_dtype or other.compute_dtype)
         scale = max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(float32(y), expected, atol=TOLERANCE[dtype] * scale)

@@ -39,7 +39,8 @@ def scaled_dot_product_attention(
 
     # Scaling the query rather than the scores is cheaper and keeps float16 scores in range.
     query = query * ops.cast(scale, query.dtype)
-    scores = ops.matmul(ops.reshape(query, grouped), ops.swapaxes(key, -1, -2))  # (B, K, G*T, S)
+    # An einsum reads the keys as they lie; a product with swapped axes would copy the whole cache at each step.
+    scores = ops.einsum("bkth,bksh->bkts", ops.reshape(query, grouped), key)  # (B, K, G*T, S)
     scores = ops.reshape(scores, (-1, num_heads, length, ops.shape(key)[2]))
     scores = ops.cast(scores, "float32")
     if bias is not None:

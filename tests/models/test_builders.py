@@ -24,10 +24,6 @@ def llama_count(vocabulary_size, num_layers, num_heads, num_key_value_heads, hid
     return 2 * vocabulary_size * hidden_dim + num_layers * block + hidden_dim
 
 
-def test_gpt2_small_has_the_published_number_of_parameters():
-    assert build_gpt("gpt2_small").count_params() == 124_439_808
-
-
 @pytest.mark.parametrize(
     ("size", "count"),
     [
@@ -47,6 +43,7 @@ def test_rows_of_the_llama_table_have_the_published_number_of_parameters(size, c
 
 
 def test_the_nano_rows_build_what_their_numbers_say():
+    # With the tests above: the big rows build what was published, without allocating them.
     assert build_gpt("nano").count_params() == gpt2_count(**gpt_module.SIZES["nano"])
     assert build_llama("nano").count_params() == llama_count(**llama_module.SIZES["nano"])
 
