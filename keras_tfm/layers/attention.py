@@ -6,6 +6,7 @@ from keras import ops
 from keras_tfm import ops as tfm_ops
 from keras_tfm.layers.cache import ContextCache, KVCache
 from keras_tfm.layers.parts import check_positive, check_rank, check_rate, clone, revive, serialize
+from keras_tfm.layers.projection import Projection
 
 
 class _MultiHeadAttention(keras.layers.Layer):
@@ -61,7 +62,7 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
     def _dense(self, name, units, input_shape, kernel_initializer=None):
-        dense = keras.layers.Dense(
+        dense = Projection(
             units,
             use_bias=self.use_bias,
             kernel_initializer=clone(kernel_initializer or self.kernel_initializer),

@@ -3,6 +3,7 @@
 import keras
 
 from keras_tfm.layers.parts import check_positive, clone, serialize
+from keras_tfm.layers.projection import Projection
 
 
 class _FeedForward(keras.layers.Layer):
@@ -27,7 +28,7 @@ class _FeedForward(keras.layers.Layer):
         self.supports_masking = True
 
     def _dense(self, name, units, input_shape, kernel_initializer):
-        dense = keras.layers.Dense(
+        dense = Projection(
             units,
             use_bias=self.use_bias,
             kernel_initializer=clone(kernel_initializer),
