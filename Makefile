@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The parity tests need torch on a CPU only; newer default builds bring several GB of CUDA along.
 TORCH ?= torch==2.13.0
+# TensorFlow tells of every CUDA library that it does not find; errors stay.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint format clean
