@@ -16,7 +16,7 @@ demo: $(VENV)/.examples
 	$(VENV)/bin/python examples/train_gpt.py
 
 test: $(VENV)/.tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,7 @@ HUB = ["keras-hub"]
 # tensorflow-datasets imports importlib_resources without declaring it (seen in 4.9.10).
 DATASETS = ["tensorflow-datasets", "importlib_resources"]
 EXAMPLES = ["matplotlib"]
-TESTS = ["pytest", "hypothesis", "ruff", "torch", "transformers", *HUB, *DATASETS, *EXAMPLES]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", "ruff", "torch", "transformers", *HUB, *DATASETS, *EXAMPLES]
 
 setup(
     name="keras-tfm",

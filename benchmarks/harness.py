@@ -43,7 +43,12 @@ WORKER_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 }
+NO_RUNS = ("failed", "left_out", "skipped")  # a broken contender, one that cannot do the case, one not installed
 PAUSE = 0.5  # seconds; the longest known spin is 0.2 (OpenMP of Intel)
+
+
+class LeftOut(Exception):
+    """Raised by a contender that cannot take part in a case, for example for want of memory; its text says why."""
 
 
 class Contender(Protocol):
@@ -74,16 +79,19 @@ def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
             if request["command"] == "prepare":
                 start = time.perf_counter()
                 contender = make(request["case"])
-                answer = {"build_seconds": time.perf_counter() - start, "first_call_seconds": _timed(contender)[0]}
+                answer = {"build_seconds": time.perf_counter() - start, "memory_at_start_mb": memory_mb("VmRSS")}
+                answer["first_call_seconds"] = _timed(contender)[0]
                 contender.verify()
                 contender.run()  # warm-up
             elif request["command"] == "run":
                 seconds, tokens = _timed(contender)
                 answer = {"seconds": seconds, "tokens": tokens}
             else:
-                answer = {"peak_memory_mb": peak_memory_mb()}
+                answer = {"peak_memory_mb": memory_mb("VmHWM")}
         except ImportError as error:
             answer = {"skipped": str(error)}
+        except LeftOut as error:
+            answer = {"left_out": str(error)}
         except Exception as error:
             traceback.print_exc()
             answer = {"failed": f"{type(error).__name__}: {error}"}
@@ -96,11 +104,10 @@ def _timed(contender: Contender) -> tuple[float, int]:
     return time.perf_counter() - start, tokens
 
 
-def peak_memory_mb() -> float:
-    """The peak resident memory of this process alone (`ru_maxrss` would count the process that started it)."""
+def memory_mb(field: str) -> float:
+    """Resident memory of this process alone: "VmRSS" now, "VmHWM" at its peak (which is both where there is no /proc)."""
     try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
     except (OSError, IndexError):
         import resource
 
@@ -164,8 +171,9 @@ def race(module: str, case: dict[str, Any], contenders: Iterable[str], rounds: i
 
     Returns:
         By name: `tokens_per_second` (from the median run), `seconds` of every run, their `spread` (slowest / fastest),
-        `first_call_seconds` (tracing and compiling included), `build_seconds`, `peak_memory_mb`; or `skipped` or
-        `failed` with the reason.
+        `median_seconds`, `first_call_seconds` (tracing and compiling included), `build_seconds`, `peak_memory_mb` and
+        `memory_above_start_mb` (after the contender was built); or `skipped`, `left_out` or `failed` with the
+        reason.
     """
     results: dict[str, dict[str, Any]] = {}
     workers: dict[str, Worker] = {}
@@ -173,7 +181,7 @@ def race(module: str, case: dict[str, Any], contenders: Iterable[str], rounds: i
         for name in contenders:
             worker = workers[name] = Worker(module, name)
             results[name] = worker.ask("prepare", case=case) | {"runs": []}
-            problem = results[name].get("skipped") or results[name].get("failed")
+            problem = next((results[name][key] for key in NO_RUNS if key in results[name]), None)
             say(f"  {name}: " + (problem or f"first call {results[name]['first_call_seconds']:.1f} s"))
             if problem:
                 workers.pop(name).stop()
@@ -204,10 +212,12 @@ def race(module: str, case: dict[str, Any], contenders: Iterable[str], rounds: i
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:
     runs = result.pop("runs")
-    if "failed" not in result and "skipped" not in result:
+    if not any(key in result for key in NO_RUNS):
         result["seconds"] = [run["seconds"] for run in runs]
         result["spread"] = max(result["seconds"]) / min(result["seconds"])
-        result["tokens_per_second"] = runs[0]["tokens"] / statistics.median(result["seconds"])
+        result["median_seconds"] = statistics.median(result["seconds"])
+        result["tokens_per_second"] = runs[0]["tokens"] / result["median_seconds"]
+        result["memory_above_start_mb"] = result["peak_memory_mb"] - result["memory_at_start_mb"]
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
 
 
@@ -271,7 +281,9 @@ def publish(section: str, report: dict[str, Any], text: str, json_path: Path, up
 
 def cell(result: dict[str, Any], key: str, digits: int = 0) -> str:
     """A result's figure for a table, or why there is none."""
-    return f"{result[key]:,.{digits}f}" if key in result else "failed" if "failed" in result else "skipped"
+    if key in result:
+        return f"{result[key]:,.{digits}f}"
+    return next(reason.replace("_", " ") for reason in NO_RUNS if reason in result)
 
 
 def ratio(results: dict[str, dict[str, Any]], ours: str, peers: Iterable[str]) -> str:

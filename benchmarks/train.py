@@ -66,18 +66,24 @@ class KerasFit(Training):
 
     def build(self) -> None:
         import keras
+        import tensorflow as tf
 
         keras.config.set_dtype_policy(self.case["precision"])
-        self.model, self.inputs = self.make()
+        self.model, inputs = self.make()
         self.model.compile(
             optimizer=keras.optimizers.AdamW(LEARNING_RATE),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=self.jit_compile,
             weighted_metrics=None,  # KerasHub would add an accuracy over the whole vocabulary
         )
+        # Without autotuning, whose thread makes `fit` wait for seconds at its end, at random (TensorFlow 2.21).
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        dataset = tf.data.Dataset.from_tensor_slices((inputs, self.y)).batch(self.case["batch"], drop_remainder=True)
+        self.dataset = dataset.prefetch(2).with_options(options)
 
     def fit(self) -> float:
-        history = self.model.fit(self.inputs, self.y, batch_size=self.case["batch"], shuffle=False, verbose=0)
+        history = self.model.fit(self.dataset, shuffle=False, verbose=0)
         self.steps_taken = int(self.model.optimizer.iterations)
         return history.history["loss"][0]
 

@@ -233,11 +233,9 @@ class PackedTokens:
         if repeat:
             epochs = tf.data.Dataset.counter(initial_epoch)
             dataset = epochs.flat_map(sequences).map(windows)
-            return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)).prefetch(
-                tf.data.AUTOTUNE
-            )
+            return _prefetched(dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
         if not shuffle:
-            return sequences(tf.constant(0, tf.int64)).map(windows).prefetch(tf.data.AUTOTUNE)
+            return _prefetched(sequences(tf.constant(0, tf.int64)).map(windows))
 
         counter = _EpochCounter(initial_epoch)
 
@@ -251,7 +249,7 @@ class PackedTokens:
             return batch
 
         dataset = tf.data.Dataset.range(1).flat_map(one_epoch)
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches)).prefetch(tf.data.AUTOTUNE)
+        dataset = _prefetched(dataset.apply(tf.data.experimental.assert_cardinality(num_batches)))
         return dataset.map(count)  # after prefetch: what was fetched may never be taken
 
     def _windows(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
@@ -267,6 +265,17 @@ class PackedTokens:
             return (*pair, tf.cast(places[:, 1:] < num_tokens, tf.float32)) if with_weight else pair
 
         return windows
+
+
+def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """A few batches ahead, without autotuning.
+
+    Its thread is not woken when an iterator goes (TensorFlow 2.21): each `fit`, `evaluate` and epoch's validation may
+    end with a wait of up to a minute. There is nothing to tune here either.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(4).with_options(options)
 
 
 class _EpochCounter:

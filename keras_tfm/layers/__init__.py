@@ -1,8 +1,10 @@
 """Transformer layers, each usable alone in any Keras model."""
 
 from keras_tfm.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
+from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, KVCache
 from keras_tfm.layers.feed_forward import FeedForward, GatedFeedForward
+from keras_tfm.layers.parallel_transformer_block import ParallelTransformerBlock
 from keras_tfm.layers.positions import (
     AlibiBias,
     PositionEmbedding,
@@ -10,26 +12,47 @@ from keras_tfm.layers.positions import (
     SinusoidalEmbedding,
     TokenPositions,
 )
+from keras_tfm.layers.residual import LayerScale
 from keras_tfm.layers.rotary import RotaryEmbedding
+from keras_tfm.layers.rotary_scaling import (
+    DynamicNtkScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RotaryScaling,
+    YarnScaling,
+    get_rotary_scaling,
+)
 from keras_tfm.layers.token_embedding import TokenEmbedding
 from keras_tfm.layers.transformer_block import TransformerBlock
 from keras_tfm.layers.transformer_stack import TransformerStack
 
 __all__ = [
     "AlibiBias",
+    "AttentionSink",
     "BlockCache",
     "ContextCache",
+    "DynamicNtkScaling",
     "FeedForward",
     "GatedFeedForward",
     "KVCache",
+    "LayerScale",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRopeScaling",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
+    "OutputGate",
+    "ParallelTransformerBlock",
     "PositionEmbedding",
     "RelativePositionBias",
     "RotaryEmbedding",
+    "RotaryScaling",
     "SinusoidalEmbedding",
     "TokenEmbedding",
     "TokenPositions",
     "TransformerBlock",
     "TransformerStack",
+    "YarnScaling",
+    "get_rotary_scaling",
 ]

@@ -5,8 +5,9 @@ from keras import ops
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.layers.cache import ContextCache, KVCache
-from keras_tfm.layers.parts import check_positive, check_rank, check_rate, clone, revive, serialize
+from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, clone, revive, serialize
 from keras_tfm.layers.projection import Projection
+from keras_tfm.ops.attention import check_method
 
 
 class _MultiHeadAttention(keras.layers.Layer):
@@ -18,8 +19,13 @@ class _MultiHeadAttention(keras.layers.Layer):
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
         scale: float | None = None,
+        logit_cap: float | None = None,
         use_bias: bool = True,
+        query_key_norm=None,
+        sink=None,
+        output_gate=None,
         dropout: float = 0.0,
+        method: str = "auto",
         kernel_initializer="glorot_uniform",
         output_kernel_initializer=None,
         **kwargs,
@@ -30,6 +36,14 @@ class _MultiHeadAttention(keras.layers.Layer):
         if head_dim is not None:
             check_positive(head_dim=head_dim)
         check_rate(dropout=dropout)
+        check_method(method)
+        if logit_cap is not None and logit_cap <= 0:
+            raise ValueError(f"`logit_cap` must be positive. Received: logit_cap={logit_cap}.")
+        if sink is not None and revive(sink).num_heads != num_heads:
+            raise ValueError(
+                "`sink` must have a score for each head. "
+                f"Received: num_heads={num_heads} and a sink of {revive(sink).num_heads} heads."
+            )
         if num_heads % num_key_value_heads:
             raise ValueError(
                 f"`num_heads` must be a multiple of `num_key_value_heads`. "
@@ -39,11 +53,19 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.head_dim = head_dim
         self.num_key_value_heads = num_key_value_heads
         self.scale = scale
+        self.logit_cap = logit_cap
         self.use_bias = use_bias
+        self.query_key_norm = revive(query_key_norm)
+        self.sink = revive(sink)
+        self.output_gate = revive(output_gate)
         self.dropout = dropout
+        self.method = method
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_kernel_initializer = keras.initializers.get(output_kernel_initializer or kernel_initializer)
         self.supports_masking = True
+        self.query_norm, self.key_norm = clone(self.query_key_norm), clone(self.query_key_norm)
+        # Drawn once a call: the weights that a seed drops are the same in the forward and the backward pass.
+        self.seed_generator = keras.random.SeedGenerator() if dropout else None
 
     def _build_projections(self, x_shape, context_shape):
         hidden_dim = x_shape[-1]
@@ -59,7 +81,13 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.value_dense = self._dense("value", self.num_key_value_heads * self.head_dim, context_shape)
         attended_shape = (*x_shape[:-1], self.num_heads * self.head_dim)
         self.output_dense = self._dense("output", hidden_dim, attended_shape, self.output_kernel_initializer)
-        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        if self.query_key_norm is not None:
+            build_part(self.query_norm, (None, self.num_heads, None, self.head_dim))
+            build_part(self.key_norm, (None, self.num_key_value_heads, None, self.head_dim))
+        if self.sink is not None:
+            build_part(self.sink)
+        if self.output_gate is not None:
+            build_part(self.output_gate, attended_shape, x_shape)
 
     def _dense(self, name, units, input_shape, kernel_initializer=None):
         dense = Projection(
@@ -77,8 +105,21 @@ class _MultiHeadAttention(keras.layers.Layer):
         x = ops.reshape(x, (-1, ops.shape(x)[1], x.shape[-1] // self.head_dim, self.head_dim))
         return ops.transpose(x, (0, 2, 1, 3))
 
-    def _attend(self, query, memory, visible, bias, training, return_attention_scores):
-        """Attends and projects back: (y (B, T, D), scores (B, N, T, S) or None)."""
+    def _queries(self, x):
+        """(B, N, T, H), normalized."""
+        query = self._split_heads(self.query_dense(x))
+        return query if self.query_norm is None else self.query_norm(query)
+
+    def _keys_and_values(self, x):
+        """A pair of (B, K, S, H), the keys normalized."""
+        key, value = self._split_heads(self.key_dense(x)), self._split_heads(self.value_dense(x))
+        return (key if self.key_norm is None else self.key_norm(key)), value
+
+    def _attend(self, x, query, memory, visible, bias, training, return_attention_scores):
+        """Attends, gates and projects back: (y (B, T, D), scores (B, N, T, S) or None)."""
+        dropout = None
+        if training and self.seed_generator is not None:
+            dropout = tfm_ops.AttentionDropout(self.dropout, self.seed_generator.next())
         y = tfm_ops.scaled_dot_product_attention(
             query,
             memory.key,
@@ -86,12 +127,17 @@ class _MultiHeadAttention(keras.layers.Layer):
             visible,
             bias=bias,
             scale=self.scale,
-            dropout=(lambda w: self.dropout_layer(w, training=training)) if self.dropout and training else None,
+            logit_cap=self.logit_cap,
+            sink=None if self.sink is None else ops.cast(self.sink.scores, "float32"),
+            dropout=dropout,
+            method=self.method,
             return_attention_scores=return_attention_scores,
         )
         y, scores = y if return_attention_scores else (y, None)
         y = ops.transpose(y, (0, 2, 1, 3))  # (B, T, N, H)
         y = ops.reshape(y, (-1, ops.shape(y)[1], self.num_heads * self.head_dim))
+        if self.output_gate is not None:
+            y = self.output_gate(y, x=x)
         return self.output_dense(y), scores
 
     def get_config(self):
@@ -101,8 +147,13 @@ class _MultiHeadAttention(keras.layers.Layer):
             "head_dim": self.head_dim,
             "num_key_value_heads": self.num_key_value_heads,
             "scale": self.scale,
+            "logit_cap": self.logit_cap,
             "use_bias": self.use_bias,
+            "query_key_norm": serialize(self.query_key_norm),
+            "sink": serialize(self.sink),
+            "output_gate": serialize(self.output_gate),
             "dropout": self.dropout,
+            "method": self.method,
             "kernel_initializer": serialize(self.kernel_initializer),
             "output_kernel_initializer": serialize(self.output_kernel_initializer),
         }
@@ -124,8 +175,15 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         causal: bool, hide the future.
         window: int, a position sees only keys fewer than `window` positions away. Default: no limit.
         scale: float, factor on the scores. Default: 1 / sqrt(H).
+        logit_cap: float, scores become cap * tanh(scores / cap) (Gemma 2), or None.
         use_bias: bool, biases in the four projections.
+        query_key_norm: a norm layer, copied for queries and for keys and applied to each head before `rotary`
+            (Qwen 3), or None.
+        sink: `AttentionSink`, a place for a head's attention to go where nothing matters (gpt-oss), or None.
+        output_gate: `OutputGate`, computed from `x`, on what the heads gathered, or None.
         dropout: float, rate at which attention weights are dropped in training.
+        method: "auto", "plain" or "lean"; see `keras_tfm.ops.scaled_dot_product_attention`. "auto" needs memory that
+            grows with T + S, not T x S, from 2^20 scores a head on.
         kernel_initializer: for the projections.
         output_kernel_initializer: for the output projection. Default: `kernel_initializer`.
 
@@ -135,6 +193,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         positions: int32 (B, T), -1 = padding. Default: made from `mask`, going on after the cache.
         attention_mask: bool (B, T, S) or (B, N, T, S), True = may look; in addition to the other masks.
         attention_bias: added to the scores: float (B or 1, N or 1, T, S), or a rule such as `AlibiBias` makes.
+        document_ids: int32 (B, T), for rows packed with several documents: a token sees its own document only, and
+            positions start anew where the number changes. Not together with `cache`.
         cache: `KVCache`, or None.
         return_attention_scores: bool, also return the attention weights.
         training: bool.
@@ -195,30 +255,26 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         positions=None,
         attention_mask=None,
         attention_bias=None,
+        document_ids=None,
         cache=None,
         return_attention_scores=False,
         training=None,
     ):
+        _check_documents(document_ids, cache)
         if positions is None:
-            positions = _positions_of(x, mask, cache)  # (B, T), -1 = padding
-        query, key, value = self._project(x)  # (B, N|K|K, T, H)
+            positions = _positions_of(x, mask, cache, document_ids)  # (B, T), -1 = padding
+        query, (key, value) = self._queries(x), self._keys_and_values(x)  # (B, N|K|K, T, H)
         if self.rotary is not None:
             query, key = self.rotary(query, positions=positions), self.rotary(key, positions=positions)
         memory = KVCache.of(key, value, positions) if cache is None else cache.append(key, value, positions)
-        visible = tfm_ops.attention_mask(positions, memory.positions, self.causal, self.window, attention_mask)
-        bias = attention_bias(positions, memory.positions) if callable(attention_bias) else attention_bias
-        y, scores = self._attend(query, memory, visible, bias, training, return_attention_scores)
+        visible = tfm_ops.Visibility(
+            positions, memory.positions, self.causal, self.window, attention_mask, document_ids, document_ids
+        )
+        y, scores = self._attend(x, query, memory, visible, attention_bias, training, return_attention_scores)
         outputs = (y,) if cache is None else (y, memory)
         if return_attention_scores:
             outputs = (*outputs, scores)
         return outputs if len(outputs) > 1 else y
-
-    def _project(self, x):
-        return (
-            self._split_heads(self.query_dense(x)),
-            self._split_heads(self.key_dense(x)),
-            self._split_heads(self.value_dense(x)),
-        )
 
     def get_config(self):
         return {
@@ -234,8 +290,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     """Every position of a sequence gathers from a context, for example a decoder from the encoder's output.
 
     Args:
-        num_heads, head_dim, num_key_value_heads, scale, use_bias, dropout, kernel_initializer,
-        output_kernel_initializer: as in `MultiHeadSelfAttention`.
+        num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, query_key_norm, sink, output_gate,
+        dropout, method, kernel_initializer, output_kernel_initializer: as in `MultiHeadSelfAttention`.
 
     Call arguments:
         x: float (B, T, D).
@@ -273,11 +329,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
             context_mask: bool (B, S), True = a real token.
         """
         context = ops.cast(context, self.compute_dtype)
-        return ContextCache(
-            key=self._split_heads(self.key_dense(context)),
-            value=self._split_heads(self.value_dense(context)),
-            positions=_positions_of(context, context_mask, name="context_mask"),
-        )
+        key, value = self._keys_and_values(context)
+        return ContextCache(key, value, positions=_positions_of(context, context_mask, name="context_mask"))
 
     def call(self, x, context=None, context_mask=None, cache=None, return_attention_scores=False, training=None):
         check_rank(x, 3, "x", "(B, T, D)")
@@ -288,17 +341,28 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
                 f"cache={'None' if cache is None else 'a ContextCache'}."
             )
         memory = self.remember(context, context_mask) if cache is None else cache
-        query = self._split_heads(self.query_dense(x))
-        visible = (memory.positions >= 0)[:, None, None, :]
-        y, scores = self._attend(query, memory, visible, None, training, return_attention_scores)
+        everywhere = ops.zeros_like(x[..., 0], dtype="int32")  # all queries see all real keys
+        visible = tfm_ops.Visibility(everywhere, memory.positions)
+        y, scores = self._attend(x, self._queries(x), memory, visible, None, training, return_attention_scores)
         return (y, scores) if return_attention_scores else y
 
 
-def _positions_of(x, mask, cache=None, name="mask"):
-    """int32 (B, T): positions of the real tokens of `x`, going on after the cache."""
+def _positions_of(x, mask, cache=None, document_ids=None, name="mask"):
+    """int32 (B, T): positions of the real tokens of `x`, going on after the cache, anew for each document."""
     check_rank(x, 3, "x", "(B, T, D)")
     if mask is None:
         mask = ops.ones_like(x[..., 0], dtype="bool")  # not `ones`: sizes may be unknown
     else:
         mask = tfm_ops.padding_mask(mask, x.shape[:2], name)
-    return tfm_ops.next_positions(mask, None if cache is None else cache.positions)
+    return tfm_ops.next_positions(mask, None if cache is None else cache.positions, document_ids)
+
+
+def _check_documents(document_ids, cache) -> None:
+    if document_ids is None:
+        return
+    check_rank(document_ids, 2, "document_ids", "(B, T)")
+    if cache is not None:
+        raise ValueError(
+            "`document_ids` and `cache` must not be given together: a cache holds one document a row. "
+            f"Received: document_ids of shape {tuple(document_ids.shape)}, and a cache."
+        )

@@ -14,7 +14,9 @@ def serialize(part):
 
 
 def clone(part):
-    """A fresh, unbuilt copy of a layer or initializer with the same configuration, named anew."""
+    """A fresh, unbuilt copy of a layer or initializer with the same configuration, named anew; None stays None."""
+    if part is None:
+        return None
     config = part.get_config()
     config.pop("name", None)
     return part.__class__.from_config(config)

@@ -11,11 +11,12 @@ from keras_tfm.layers.parts import check_positive, check_rank, clone, serialize
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TokenPositions(keras.layers.Layer):
-    """Numbers the real tokens of each row: 0, 1, 2, ..., -1 at padding, going on after a cache.
+    """Numbers the real tokens of each row and document: 0, 1, 2, ..., -1 at padding, going on after a cache.
 
     Call arguments:
         token_ids: int32 (B, T).
         padding_mask: bool (B, T), True = a real token. Default: all are.
+        document_ids: int32 (B, T): positions start anew where the number changes; or None.
         remembered_positions: int32 (B, S) of a cache, or None.
 
     Returns:
@@ -29,13 +30,13 @@ class TokenPositions(keras.layers.Layer):
         [[-1, 0, 1]]
     """
 
-    def call(self, token_ids, padding_mask=None, remembered_positions=None):
+    def call(self, token_ids, padding_mask=None, document_ids=None, remembered_positions=None):
         check_rank(token_ids, 2, "token_ids", "(B, T)")
         if padding_mask is None:
             mask = ops.ones_like(token_ids, dtype="bool")
         else:
             mask = tfm_ops.padding_mask(padding_mask, token_ids.shape, "padding_mask")
-        return tfm_ops.next_positions(mask, remembered_positions)
+        return tfm_ops.next_positions(mask, remembered_positions, document_ids)
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -108,12 +109,14 @@ class SinusoidalEmbedding(keras.layers.Layer):
     Args:
         hidden_dim: int, width of the vectors, even.
         max_wavelength: float, the longest wavelength in units of 2 pi positions.
+        interleaved: bool, feature 2i is a sine and 2i + 1 the cosine of the same angle, as in the paper; otherwise
+            all sines come first, then all cosines, as in tensor2tensor and Marian.
 
     Call arguments:
         positions: int32 (B, T), -1 = padding (gives zeros).
 
     Returns:
-        float (B, T, hidden_dim): feature 2i is a sine, 2i + 1 the cosine of the same angle.
+        float (B, T, hidden_dim).
 
     Raises:
         ValueError: if `hidden_dim` is odd.
@@ -126,28 +129,38 @@ class SinusoidalEmbedding(keras.layers.Layer):
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5, https://arxiv.org/abs/1706.03762
     """
 
-    def __init__(self, hidden_dim: int, max_wavelength: float = 10_000.0, **kwargs):
+    def __init__(self, hidden_dim: int, max_wavelength: float = 10_000.0, interleaved: bool = True, **kwargs):
         super().__init__(**kwargs)
         check_positive(hidden_dim=hidden_dim)
         if hidden_dim % 2:
             raise ValueError(f"`hidden_dim` must be even. Received: hidden_dim={hidden_dim}.")
         self.hidden_dim = hidden_dim
         self.max_wavelength = max_wavelength
+        self.interleaved = interleaved
 
     def call(self, positions):
         check_rank(positions, 2, "positions", "(B, T)")
-        encoding = tfm_ops.sinusoidal_encoding(positions, self.hidden_dim, self.max_wavelength)
+        encoding = tfm_ops.sinusoidal_encoding(positions, self.hidden_dim, self.max_wavelength, self.interleaved)
         return ops.cast(encoding, self.compute_dtype)
 
     def compute_output_shape(self, positions_shape):
         return (*positions_shape, self.hidden_dim)
 
     def get_config(self):
-        return {**super().get_config(), "hidden_dim": self.hidden_dim, "max_wavelength": self.max_wavelength}
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "max_wavelength": self.max_wavelength,
+            "interleaved": self.interleaved,
+        }
 
 
 class AlibiRule(NamedTuple):
-    """-slope * distance, evaluated for whichever queries and keys attention has at hand. slopes: (N,)."""
+    """-slope * distance, evaluated for whichever queries and keys attention has at hand. slopes: (N,).
+
+    A rule also says what can learn in it (`parameters`), takes other values for that (`with_parameters`), and turns
+    the gradient of its answer into theirs (`gradient`): lean attention computes the rule again in its backward pass.
+    """
 
     slopes: Any
 
@@ -156,20 +169,52 @@ class AlibiRule(NamedTuple):
         distance = ops.abs(query_positions[:, :, None] - key_positions[:, None, :])  # (B, T, S)
         return -ops.cast(self.slopes, "float32")[:, None, None] * ops.cast(distance, "float32")[:, None]
 
+    @property
+    def parameters(self) -> tuple:
+        return ()  # the slopes are fixed
+
+    def with_parameters(self, parameters) -> "AlibiRule":
+        return self
+
+    def gradient(self, query_positions, key_positions, upstream) -> tuple:
+        return ()
+
 
 class RelativeRule(NamedTuple):
-    """A learned number per head and bucket of distance. table: (buckets, N); lookup: int32 (2 * max_distance + 1,)."""
+    """A learned number per head and bucket of distance; methods as in `AlibiRule`.
+
+    table: (buckets, N). lookup: int32 (2 * max_distance + 1,), the bucket of each distance.
+    """
 
     table: Any
     lookup: Any
 
     def __call__(self, query_positions, key_positions):
         """int32 (B, T), (B, S) -> (B, N, T, S)."""
-        max_distance = self.lookup.shape[0] // 2
-        distance = key_positions[:, None, :] - query_positions[:, :, None]  # (B, T, S)
         by_distance = ops.transpose(ops.take(self.table, self.lookup, axis=0))  # (N, 2 * max_distance + 1)
-        bias = ops.take(by_distance, ops.clip(distance, -max_distance, max_distance) + max_distance, axis=1)
+        bias = ops.take(by_distance, self._distances(query_positions, key_positions), axis=1)
         return ops.swapaxes(bias, 0, 1)  # (N, B, T, S) -> (B, N, T, S)
+
+    def _distances(self, query_positions, key_positions):
+        """int32 (B, T, S): 0 for the farthest past, 2 * max_distance for the farthest future."""
+        max_distance = self.lookup.shape[0] // 2
+        distance = key_positions[:, None, :] - query_positions[:, :, None]
+        return ops.clip(distance, -max_distance, max_distance) + max_distance
+
+    @property
+    def parameters(self) -> tuple:
+        return (self.table,)
+
+    def with_parameters(self, parameters) -> "RelativeRule":
+        return self._replace(table=parameters[0])
+
+    def gradient(self, query_positions, key_positions, upstream) -> tuple:
+        """upstream: (B, N, T, S) -> the table's, (buckets, N)."""
+        num_heads, num_distances = self.table.shape[1], self.lookup.shape[0]
+        upstream = ops.reshape(ops.transpose(upstream, (0, 2, 3, 1)), (-1, num_heads))
+        distances = ops.reshape(self._distances(query_positions, key_positions), (-1,))
+        by_distance = ops.segment_sum(upstream, distances, num_segments=num_distances)
+        return (ops.segment_sum(by_distance, self.lookup, num_segments=self.table.shape[0]),)
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

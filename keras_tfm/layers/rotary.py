@@ -3,7 +3,7 @@
 import keras
 
 from keras_tfm import ops as tfm_ops
-from keras_tfm.layers.parts import check_rank
+from keras_tfm.layers.parts import check_rank, revive, serialize
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -18,6 +18,8 @@ class RotaryEmbedding(keras.layers.Layer):
         rotary_dim: int, how many of the H features turn (partial rotation). Default: all.
         interleaved: bool, pair features (0, 1), (2, 3), ... as in the paper and GPT-J. Default: feature i is paired
             with i + rotary_dim / 2, as in GPT-NeoX, Llama and Hugging Face.
+        scaling: `LinearScaling`, `DynamicNtkScaling`, `YarnScaling`, `Llama3Scaling` or `LongRopeScaling`, to read
+            longer sequences than in training, or None.
 
     Call arguments:
         x: float (B, N, T, H), heads first.
@@ -41,7 +43,12 @@ class RotaryEmbedding(keras.layers.Layer):
     """
 
     def __init__(
-        self, max_wavelength: float = 10_000.0, rotary_dim: int | None = None, interleaved: bool = False, **kwargs
+        self,
+        max_wavelength: float = 10_000.0,
+        rotary_dim: int | None = None,
+        interleaved: bool = False,
+        scaling=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if max_wavelength <= 0:
@@ -51,6 +58,7 @@ class RotaryEmbedding(keras.layers.Layer):
         self.max_wavelength = max_wavelength
         self.rotary_dim = rotary_dim
         self.interleaved = interleaved
+        self.scaling = revive(scaling)
 
     def call(self, x, positions):
         check_rank(x, 4, "x", "(B, N, T, H)")
@@ -61,8 +69,12 @@ class RotaryEmbedding(keras.layers.Layer):
                 f"`rotary_dim` must be even and at most `head_dim`. "
                 f"Received: rotary_dim={rotary_dim}, head_dim={head_dim}."
             )
-        frequencies = tfm_ops.rotary_inverse_frequencies(rotary_dim, self.max_wavelength)
-        return tfm_ops.apply_rotary(x, positions, frequencies, self.interleaved)
+        if self.scaling is None:
+            frequencies, factor = tfm_ops.rotary_inverse_frequencies(rotary_dim, self.max_wavelength), 1.0
+        else:
+            frequencies = self.scaling.inverse_frequencies(rotary_dim, self.max_wavelength, positions)
+            factor = self.scaling.attention_factor
+        return tfm_ops.apply_rotary(x, positions, frequencies, self.interleaved, factor)
 
     def compute_output_shape(self, x_shape, positions_shape=None):
         return x_shape
@@ -73,4 +85,5 @@ class RotaryEmbedding(keras.layers.Layer):
             "max_wavelength": self.max_wavelength,
             "rotary_dim": self.rotary_dim,
             "interleaved": self.interleaved,
+            "scaling": serialize(self.scaling),
         }

@@ -3,14 +3,14 @@
 import keras
 
 from keras_tfm.layers.cache import BlockCache
-from keras_tfm.layers.parts import build_part, check_rate, clone, revive, serialize
-
-NORM_PLACEMENTS = ("pre", "post", "sandwich")
+from keras_tfm.layers.parts import build_part, revive, serialize
+from keras_tfm.layers.remat import rematerialized
+from keras_tfm.layers.residual import Residual
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TransformerBlock(keras.layers.Layer):
-    """Residual sublayers in a row, each normalised: one class for GPT, BERT, Llama and T5 blocks.
+    """Residual sublayers in a row, each normalized: one class for GPT, BERT, Llama and T5 blocks.
 
     Args:
         self_attention: `MultiHeadSelfAttention`, or any layer with its call arguments.
@@ -20,10 +20,14 @@ class TransformerBlock(keras.layers.Layer):
             "sandwich": x + norm(f(norm(x))), Gemma 2.
         cross_attention: `MultiHeadCrossAttention` between the two, or None.
         dropout: float, rate of the dropout before each residual sum.
+        stochastic_depth: float, rate at which a sublayer's whole answer is left out, row by row, in training.
+        residual_scale: `LayerScale` as a template, cloned for each sublayer, or None.
+        remat: bool, in training keep only the block's input and compute the rest again in the backward pass: less
+            memory for about a third more time.
 
     Call arguments:
         x: float (B, T, D).
-        mask, positions, attention_mask, attention_bias: for the self-attention; see there.
+        mask, positions, attention_mask, attention_bias, document_ids: for the self-attention; see there.
         context: float (B, S, C), context_mask: bool (B, S), for the cross-attention.
         cache: `BlockCache`, or None.
         training: bool.
@@ -55,20 +59,21 @@ class TransformerBlock(keras.layers.Layer):
         norm_placement: str = "pre",
         cross_attention=None,
         dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        residual_scale=None,
+        remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if norm_placement not in NORM_PLACEMENTS:
-            raise ValueError(
-                f"`norm_placement` must be one of {NORM_PLACEMENTS}. Received: norm_placement={norm_placement!r}."
-            )
-        check_rate(dropout=dropout)
         self.self_attention = revive(self_attention)
         self.feed_forward = revive(feed_forward)
         self.cross_attention = revive(cross_attention)
         self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy) if norm is None else revive(norm)
         self.norm_placement = norm_placement
         self.dropout = dropout
+        self.stochastic_depth = stochastic_depth
+        self.residual_scale = revive(residual_scale)
+        self.remat = remat
         self.supports_masking = True
 
         self.attention_wrap = self._wrap("attention")
@@ -76,8 +81,14 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward_wrap = self._wrap("feed_forward")
 
     def _wrap(self, name):
-        return _ResidualWrap(
-            self.norm, self.norm_placement, self.dropout, dtype=self.dtype_policy, name=f"{name}_residual"
+        return Residual(
+            self.norm,
+            self.norm_placement,
+            self.residual_scale,
+            self.dropout,
+            self.stochastic_depth,
+            dtype=self.dtype_policy,
+            name=f"{name}_residual",
         )
 
     def build(self, x_shape, context_shape=None):
@@ -100,6 +111,7 @@ class TransformerBlock(keras.layers.Layer):
         positions=None,
         attention_mask=None,
         attention_bias=None,
+        document_ids=None,
         context=None,
         context_mask=None,
         cache=None,
@@ -110,16 +122,30 @@ class TransformerBlock(keras.layers.Layer):
                 "`context` needs a `cross_attention`. "
                 f"Received: context of shape {tuple(context.shape)} and cross_attention=None."
             )
+        attends = {
+            "mask": mask,
+            "positions": positions,
+            "attention_mask": attention_mask,
+            "attention_bias": attention_bias,
+            "document_ids": document_ids,
+        }
+        arguments = {"x": x, "attends": attends, "context": context, "context_mask": context_mask}
+        if self.remat and training and cache is None:
+            return rematerialized(self, lambda **given: self._read(**given, training=training)[0], arguments)
+        x, memory = self._read(**arguments, cache=cache, training=training)
+        return x if cache is None else (x, memory)
+
+    def _read(self, x, attends, context, context_mask, cache=None, training=None):
+        """The pair (y (B, T, D), new cache or None); `attends`: keyword arguments of the self-attention."""
         y = self.self_attention(
             self.attention_wrap.before(x),
-            mask=mask,
-            positions=positions,
-            attention_mask=attention_mask,
-            attention_bias=attention_bias,
+            **attends,
             cache=None if cache is None else cache.self_attention,
             training=training,
         )
-        y, memory = (y, None) if cache is None else y
+        if cache is not None:
+            y, memory = y
+            cache = cache._replace(self_attention=memory)
         x = self.attention_wrap.after(x, y, training)
         if self.cross_attention is not None:
             remembered = cache.cross_attention if cache is not None and cache.cross_attention else None
@@ -131,8 +157,7 @@ class TransformerBlock(keras.layers.Layer):
                 training=training,
             )
             x = self.context_wrap.after(x, y, training)
-        x = self.feed_forward_wrap.after(x, self.feed_forward(self.feed_forward_wrap.before(x)), training)
-        return x if cache is None else (x, cache._replace(self_attention=memory))
+        return self.feed_forward_wrap.after(x, self.feed_forward(self.feed_forward_wrap.before(x)), training), cache
 
     def get_config(self):
         return {
@@ -143,34 +168,7 @@ class TransformerBlock(keras.layers.Layer):
             "norm_placement": self.norm_placement,
             "cross_attention": serialize(self.cross_attention),
             "dropout": self.dropout,
+            "stochastic_depth": self.stochastic_depth,
+            "residual_scale": serialize(self.residual_scale),
+            "remat": self.remat,
         }
-
-
-class _ResidualWrap(keras.layers.Layer):
-    """The norms and the dropout around one sublayer; a place without a norm holds an Identity."""
-
-    def __init__(self, norm, placement, dropout, **kwargs):
-        super().__init__(**kwargs)
-
-        def identity():
-            # In this layer's dtype: under Keras' global policy it would cast a bfloat16 stream to float32.
-            return keras.layers.Identity(dtype=self.dtype_policy)
-
-        self.norm_before = clone(norm) if placement in ("pre", "sandwich") else identity()
-        self.norm_branch = clone(norm) if placement == "sandwich" else identity()
-        self.norm_after = clone(norm) if placement == "post" else identity()
-        for part in (self.norm_before, self.norm_branch, self.norm_after):
-            part.supports_masking = True  # Keras' RMSNormalization does not say so, and warns of the mask it passes
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-
-    def build(self, x_shape):
-        for norm in (self.norm_before, self.norm_branch, self.norm_after):
-            build_part(norm, x_shape)
-
-    def before(self, x):
-        """What the sublayer reads."""
-        return self.norm_before(x)
-
-    def after(self, x, y, training):
-        """The residual sum of the block's stream `x` and the sublayer's answer `y`."""
-        return self.norm_after(x + self.dropout(self.norm_branch(y), training=training))

@@ -14,10 +14,11 @@ class TransformerStack(keras.layers.Layer):
         blocks: list of `TransformerBlock`, or of any layers with their call arguments.
         position_bias: `AlibiBias` or `RelativePositionBias`, or None. Its one table serves all blocks.
         final_norm: a norm layer, or None. Pre-norm models need one.
+        remat: bool, switch on the `remat` of every block: in training only their inputs are kept.
 
     Call arguments:
         x: float (B, T, D).
-        mask, positions, attention_mask: as in `MultiHeadSelfAttention`.
+        mask, positions, attention_mask, document_ids: as in `MultiHeadSelfAttention`.
         context, context_mask: as in `TransformerBlock`.
         cache: tuple of `BlockCache`, one a block, as `init_cache` makes it, or None.
         training: bool.
@@ -38,7 +39,7 @@ class TransformerStack(keras.layers.Layer):
         (2, 5, 64)
     """
 
-    def __init__(self, blocks, position_bias=None, final_norm=None, **kwargs):
+    def __init__(self, blocks, position_bias=None, final_norm=None, remat: bool = False, **kwargs):
         super().__init__(**kwargs)
         if not blocks:
             raise ValueError(f"`blocks` must hold at least one layer. Received: blocks={blocks!r}.")
@@ -47,13 +48,17 @@ class TransformerStack(keras.layers.Layer):
         self.final_norm = revive(final_norm)
         if self.final_norm is not None:
             self.final_norm.supports_masking = True  # Keras' RMSNormalization does not say so, and warns
+        self.remat = remat
+        if remat:
+            for block in self.blocks:
+                block.remat = True
         self.supports_masking = True
 
     def build(self, x_shape, context_shape=None):
         if self.position_bias is not None:
             build_part(self.position_bias, x_shape[:-1])
         for block in self.blocks:
-            build_part(block, x_shape, context_shape)
+            build_part(block, x_shape, *(() if context_shape is None else (context_shape,)))
         if self.final_norm is not None:
             build_part(self.final_norm, x_shape)
 
@@ -67,6 +72,7 @@ class TransformerStack(keras.layers.Layer):
         mask=None,
         positions=None,
         attention_mask=None,
+        document_ids=None,
         context=None,
         context_mask=None,
         cache=None,
@@ -78,6 +84,7 @@ class TransformerStack(keras.layers.Layer):
                 f"Received: {len(cache)}. Make it with `init_cache`."
             )
         bias = None if self.position_bias is None else self.position_bias.rule()
+        contexts = {} if context is None else {"context": context, "context_mask": context_mask}
         memories = []
         for i, block in enumerate(self.blocks):
             x = block(
@@ -86,8 +93,8 @@ class TransformerStack(keras.layers.Layer):
                 positions=positions,
                 attention_mask=attention_mask,
                 attention_bias=bias,
-                context=context,
-                context_mask=context_mask,
+                document_ids=document_ids,
+                **contexts,
                 cache=None if cache is None else cache[i],
                 training=training,
             )
@@ -104,4 +111,5 @@ class TransformerStack(keras.layers.Layer):
             "blocks": [serialize(block) for block in self.blocks],
             "position_bias": serialize(self.position_bias),
             "final_norm": serialize(self.final_norm),
+            "remat": self.remat,
         }

@@ -23,7 +23,9 @@ class CausalLM(keras.Model):
         dtype: the dtype policy that `compile` goes by (float16 losses are scaled); the parts have their own.
 
     Call arguments:
-        inputs: int32 (B, T) token ids, or the dict {"token_ids": (B, T), "padding_mask": bool (B, T)}.
+        inputs: int32 (B, T) token ids, or a dict of "token_ids" and perhaps "padding_mask", bool (B, T), True = a real
+            token, and "document_ids", int32 (B, T), for rows packed with several documents that must not see each
+            other (`keras_tfm.data.with_document_ids` makes them).
         training: bool.
 
     Returns:
@@ -51,6 +53,7 @@ class CausalLM(keras.Model):
         inputs = {
             "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
             "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask", optional=True),
+            "document_ids": keras.Input((None,), dtype="int32", name="document_ids", optional=True),
         }
         parts = {
             "token_positions": TokenPositions(name="token_positions"),
@@ -80,21 +83,23 @@ class CausalLM(keras.Model):
         # Before Keras compares the structure of `inputs` with the functional graph's.
         inputs = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
-        return super().__call__({"padding_mask": None, **inputs}, *args, **kwargs)
+        return super().__call__({"padding_mask": None, "document_ids": None, **inputs}, *args, **kwargs)
 
-    def _forward(self, token_ids, padding_mask=None, cache=None):
+    def _forward(self, token_ids, padding_mask=None, document_ids=None, cache=None):
         """Logits (B, T, V); with a cache the pair (logits, new cache)."""
         if cache is None:
-            return self._project(self._read(token_ids, padding_mask))
-        x, cache = self._read(token_ids, padding_mask, cache)
+            return self._project(self._read(token_ids, padding_mask, document_ids))
+        x, cache = self._read(token_ids, padding_mask, document_ids, cache)
         return self._project(x), cache
 
-    def _read(self, token_ids, padding_mask=None, cache=None):
+    def _read(self, token_ids, padding_mask=None, document_ids=None, cache=None):
         """Hidden states (B, T, D); with a cache the pair (states, new cache)."""
         remembered = None if cache is None else cache[0].self_attention.positions
-        positions = self.token_positions(token_ids, padding_mask=padding_mask, remembered_positions=remembered)
+        positions = self.token_positions(
+            token_ids, padding_mask=padding_mask, document_ids=document_ids, remembered_positions=remembered
+        )
         x = self.token_embedding(token_ids, positions=positions)
-        return self.stack(x, positions=positions, cache=cache)
+        return self.stack(x, positions=positions, document_ids=document_ids, cache=cache)
 
     def _project(self, x):
         return self.token_embedding(x, reverse=True) if self.head is None else self.head(x)
@@ -114,7 +119,7 @@ class CausalLM(keras.Model):
         Returns:
             The pair (logits (B, V) after each row's last real token, new cache).
         """
-        x, cache = self._read(token_ids, padding_mask, cache)
+        x, cache = self._read(token_ids, padding_mask, cache=cache)
         if padding_mask is None:
             last = x[:, -1:]
         else:
@@ -137,7 +142,7 @@ class CausalLM(keras.Model):
         """
         if padding_mask is not None:
             padding_mask = padding_mask[:, None]
-        logits, cache = self._forward(token_ids[:, None], padding_mask, cache)
+        logits, cache = self._forward(token_ids[:, None], padding_mask, cache=cache)
         return logits[:, 0], cache
 
     def generate(

@@ -40,6 +40,7 @@ def build_gpt(
     intermediate_dim: int | None = None,
     position: str = "learned",
     dropout: float = 0.0,
+    remat: bool = False,
     dtype=None,
     name: str = "gpt",
 ) -> CausalLM:
@@ -59,6 +60,7 @@ def build_gpt(
         position: how the model knows where a token stands: "learned" and "sinusoidal" add to the embedding, "rotary"
             turns queries and keys, "alibi" and "relative" (T5's buckets) add to the scores.
         dropout: float, rate after the embedding, on attention weights and before each residual sum.
+        remat: bool, keep only the blocks' inputs for the backward pass, and compute the rest again: less memory.
         dtype: dtype policy of all layers, for example "mixed_bfloat16". Default: Keras' global policy.
         name: name of the model.
 
@@ -137,6 +139,7 @@ def build_gpt(
             [block() for _ in range(depth)],
             position_bias=bias[position]() if position in bias else None,
             final_norm=norm(),
+            remat=remat,
             dtype=dtype,
             name="stack",
         ),

@@ -54,6 +54,9 @@ def build_llama(
     rotary: RotaryEmbedding | None = None,
     norm_epsilon: float = 1e-5,
     tie_weights: bool = False,
+    windows: tuple[int | None, ...] = (None,),
+    query_key_norm: bool = False,
+    remat: bool = False,
     dtype=None,
     name: str = "llama",
 ) -> CausalLM:
@@ -71,6 +74,10 @@ def build_llama(
         rotary: `RotaryEmbedding`. Default: base 10,000 (Llama 3 uses 500,000).
         norm_epsilon: float, of the RMS norms.
         tie_weights: bool, project with the transposed token embedding instead of a head.
+        windows: block i sees `windows[i % len(windows)]` positions back, None = all: (4096,) for Mistral, (4096, None)
+            for Gemma 2's alternation of local and global blocks.
+        query_key_norm: bool, RMS norms on the queries and keys of each head (Qwen 3).
+        remat: bool, keep only the blocks' inputs for the backward pass, and compute the rest again.
         dtype: dtype policy of all layers. Default: Keras' global policy.
         name: name of the model.
 
@@ -104,13 +111,15 @@ def build_llama(
     def norm():
         return keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype)
 
-    def block():
+    def block(window):
         return TransformerBlock(
             MultiHeadSelfAttention(
                 numbers["num_heads"],
                 num_key_value_heads=numbers["num_key_value_heads"],
                 rotary=clone(rotary),
                 causal=True,
+                window=window,
+                query_key_norm=norm() if query_key_norm else None,
                 use_bias=False,
                 kernel_initializer=weights,
                 dtype=dtype,
@@ -131,7 +140,13 @@ def build_llama(
             dtype=dtype,
             name="token_embedding",
         ),
-        TransformerStack([block() for _ in range(numbers["num_layers"])], final_norm=norm(), dtype=dtype, name="stack"),
+        TransformerStack(
+            [block(windows[i % len(windows)]) for i in range(numbers["num_layers"])],
+            final_norm=norm(),
+            remat=remat,
+            dtype=dtype,
+            name="stack",
+        ),
         head=None if tie_weights else head,
         dtype=dtype,
         name=name,

@@ -2,7 +2,8 @@
 
 from keras_tfm.ops.activations import gelu_tanh
 from keras_tfm.ops.attention import scaled_dot_product_attention
-from keras_tfm.ops.masks import attention_mask, padding_mask
+from keras_tfm.ops.dropout import AttentionDropout
+from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
 from keras_tfm.ops.positions import (
     alibi_slopes,
     apply_rotary,
@@ -14,6 +15,8 @@ from keras_tfm.ops.positions import (
 from keras_tfm.ops.random import random_bits, random_uniform
 
 __all__ = [
+    "AttentionDropout",
+    "Visibility",
     "alibi_slopes",
     "apply_rotary",
     "attention_mask",

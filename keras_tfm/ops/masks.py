@@ -1,5 +1,7 @@
 """Who may look at whom, as boolean tensors made from positions. True = may look."""
 
+from typing import Any, NamedTuple
+
 from keras import backend, ops
 
 
@@ -46,12 +48,20 @@ def padding_mask(mask, batch_and_length: tuple, name: str = "mask"):
     return mask
 
 
-def attention_mask(query_positions, key_positions, causal: bool = False, window: int | None = None, mask=None):
-    """Which query may look at which key, decided by positions alone.
+def attention_mask(
+    query_positions,
+    key_positions,
+    causal: bool = False,
+    window: int | None = None,
+    mask=None,
+    query_documents=None,
+    key_documents=None,
+):
+    """Which query may look at which key, decided by positions and documents alone.
 
     A key is visible to a query if both are real (position >= 0), if it is not in the query's future (with `causal`),
-    if it is near enough (with `window`), and if the caller's own `mask` allows it. As positions travel with cached
-    keys, the same rule serves training, chunked prefill and decoding.
+    if it is near enough (with `window`), if it belongs to the same document, and if the caller's own `mask` allows it.
+    As positions travel with cached keys, the same rule serves training, chunked prefill and decoding.
 
     Args:
         query_positions: int32 (B, T), -1 = padding.
@@ -59,6 +69,7 @@ def attention_mask(query_positions, key_positions, causal: bool = False, window:
         causal: hide keys whose position is greater than the query's.
         window: hide keys `window` or more positions away (a query always sees itself).
         mask: bool (B, T, S) or (B, N, T, S): a further restriction, True = may look.
+        query_documents, key_documents: int32 (B, T) and (B, S): a query sees keys of its own document only.
 
     Returns:
         bool (B, 1, T, S), or (B, N, T, S) if `mask` has a heads axis.
@@ -68,27 +79,52 @@ def attention_mask(query_positions, key_positions, causal: bool = False, window:
         >>> attention_mask(positions, positions, causal=True)[0, 0]
         [[True, False, False], [True, True, False], [True, True, True]]
     """
-    query = ops.expand_dims(query_positions, -1)  # (B, T, 1)
-    key = ops.expand_dims(key_positions, -2)  # (B, 1, S)
-    visible = ops.logical_and(query >= 0, key >= 0)  # (B, T, S)
-    if causal:
-        visible = ops.logical_and(visible, key <= query)
-    if window is not None:
-        visible = ops.logical_and(visible, query - key < window)
-        if not causal:
-            visible = ops.logical_and(visible, key - query < window)
-    visible = ops.expand_dims(visible, 1)
-    if mask is None:
-        return visible
-    mask = check_mask(mask, "attention_mask", allowed_ranks=(3, 4))
-    _check_sizes(
-        (mask.shape[0], *mask.shape[-2:]),
-        (query_positions.shape[0], query_positions.shape[1], key_positions.shape[1]),
-        "attention_mask",
-    )
-    if len(mask.shape) == 3:
-        mask = ops.expand_dims(mask, 1)
-    return ops.logical_and(visible, mask)
+    return Visibility(query_positions, key_positions, causal, window, mask, query_documents, key_documents).matrix()
+
+
+class Visibility(NamedTuple):
+    """`attention_mask` not yet computed: a rule that attention can also ask about one tile of queries and keys.
+
+    The fields are the arguments of `attention_mask`; `checked` has checked the mask, and given it four axes.
+    """
+
+    query_positions: Any
+    key_positions: Any
+    causal: bool = False
+    window: int | None = None
+    mask: Any = None
+    query_documents: Any = None
+    key_documents: Any = None
+
+    def checked(self) -> "Visibility":
+        """The rule with `mask` (B, 1 or N, T, S); raises for one that is float or of another rank or shape."""
+        if self.mask is None:
+            return self
+        mask = check_mask(self.mask, "attention_mask", allowed_ranks=(3, 4))
+        _check_sizes(
+            (mask.shape[0], *mask.shape[-2:]),
+            (self.query_positions.shape[0], self.query_positions.shape[1], self.key_positions.shape[1]),
+            "attention_mask",
+        )
+        return self._replace(mask=ops.expand_dims(mask, 1) if len(mask.shape) == 3 else mask)
+
+    def matrix(self):
+        """bool (B, 1 or N, T, S)."""
+        self = self.checked()
+        query = ops.expand_dims(self.query_positions, -1)  # (B, T, 1)
+        key = ops.expand_dims(self.key_positions, -2)  # (B, 1, S)
+        visible = ops.logical_and(query >= 0, key >= 0)  # (B, T, S)
+        if self.causal:
+            visible = ops.logical_and(visible, key <= query)
+        if self.window is not None:
+            visible = ops.logical_and(visible, query - key < self.window)
+            if not self.causal:
+                visible = ops.logical_and(visible, key - query < self.window)
+        if self.query_documents is not None:
+            same = ops.expand_dims(self.query_documents, -1) == ops.expand_dims(self.key_documents, -2)
+            visible = ops.logical_and(visible, same)
+        visible = ops.expand_dims(visible, 1)
+        return visible if self.mask is None else ops.logical_and(visible, self.mask)
 
 
 def _check_sizes(received: tuple, expected: tuple, name: str) -> None:

@@ -6,25 +6,38 @@ import numpy as np
 from keras import ops
 
 
-def next_positions(mask, remembered_positions=None):
-    """Numbers the real tokens of each row, going on after what a cache remembers.
+def next_positions(mask, remembered_positions=None, document_ids=None):
+    """Numbers the real tokens of each row, going on after what a cache remembers, anew for each document.
 
     Args:
         mask: bool (B, T), True = a real token. Padding may be on either side.
         remembered_positions: int32 (B, S) of a cache, -1 = empty, or None.
+        document_ids: int32 (B, T): where the number changes, another document begins, at position 0; or None.
 
     Returns:
-        int32 (B, T): 0, 1, 2, ... over the real tokens of each row, -1 at padding.
+        int32 (B, T): 0, 1, 2, ... over the real tokens of each row and document, -1 at padding.
 
     Example:
         >>> next_positions(np.array([[False, True, True]]))
         [[-1, 0, 1]]
     """
     # A sum over the mask, not `arange`: the length is unknown while a functional model is traced.
-    positions = ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1
+    count = ops.cumsum(ops.cast(mask, "int32"), axis=1)
+    positions = count - 1
     if remembered_positions is not None:
         positions = positions + ops.max(remembered_positions, axis=1, keepdims=True) + 1
+    if document_ids is not None:
+        positions = positions - _document_starts(count - ops.cast(mask, "int32"), document_ids)
     return ops.where(mask, positions, -1)
+
+
+def _document_starts(num_before, document_ids):
+    """int32 (B, T): how many real tokens of the row come before the token's document."""
+    changes = document_ids[:, 1:] != document_ids[:, :-1]
+    begins = ops.concatenate([ops.ones_like(document_ids[:, :1], dtype="bool"), changes], axis=1)
+    # In order of appearance the starts only grow: sorted, the k-th is that of the k-th document.
+    starts = ops.sort(ops.where(begins, num_before, 2**30), axis=1)
+    return ops.take_along_axis(starts, ops.cumsum(ops.cast(begins, "int32"), axis=1) - 1, axis=1)
 
 
 def rotary_inverse_frequencies(dim: int, max_wavelength: float = 10_000.0) -> np.ndarray:
@@ -40,15 +53,16 @@ def rotary_inverse_frequencies(dim: int, max_wavelength: float = 10_000.0) -> np
     return (1.0 / max_wavelength ** (np.arange(0, dim, 2, dtype=np.float64) / dim)).astype(np.float32)
 
 
-def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False):
+def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False, factor: float = 1.0):
     """Turns pairs of features by an angle proportional to the position.
 
     Args:
         x: float (B, N, T, H). The first 2 * len(inverse_frequencies) features turn, the rest pass.
         positions: int32 (B, T). Padding (-1) turns too; nobody looks at it.
-        inverse_frequencies: float (R,), radians per position.
+        inverse_frequencies: float (R,) or (B, 1, 1, R), radians per position.
         interleaved: pairs are (0, 1), (2, 3), ... as in the paper and GPT-J; otherwise feature i goes with i + R as
             in GPT-NeoX, Llama and Hugging Face.
+        factor: multiplies the features that turn.
 
     Returns:
         float (B, N, T, H), in the dtype of `x`.
@@ -56,10 +70,10 @@ def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False):
     Reference:
         Su et al. 2021, "RoFormer", section 3.2, https://arxiv.org/abs/2104.09864
     """
-    half = inverse_frequencies.shape[0]
+    half = inverse_frequencies.shape[-1]
     # float32 whatever the dtype of x: bfloat16 cannot tell position 1,000 from 1,001.
     angles = ops.cast(positions, "float32")[:, None, :, None] * inverse_frequencies  # (B, 1, T, R)
-    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    cos, sin = ops.cast(ops.cos(angles) * factor, x.dtype), ops.cast(ops.sin(angles) * factor, x.dtype)
     turning, passing = x[..., : 2 * half], x[..., 2 * half :]
     if interleaved:
         first, second = turning[..., 0::2], turning[..., 1::2]
@@ -73,22 +87,24 @@ def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False):
     return ops.concatenate([turned, passing], axis=-1) if passing.shape[-1] else turned
 
 
-def sinusoidal_encoding(positions, dim: int, max_wavelength: float = 10_000.0):
-    """sin and cos of the position at dim / 2 wavelengths, interleaved as in the paper; zeros at padding.
+def sinusoidal_encoding(positions, dim: int, max_wavelength: float = 10_000.0, interleaved: bool = True):
+    """sin and cos of the position at dim / 2 wavelengths; zeros at padding.
 
     Args:
         positions: int32 (B, T), -1 = padding.
         dim: number of features, even.
         max_wavelength: the longest wavelength, in units of 2 pi positions.
+        interleaved: feature 2i is sin(position / max_wavelength^(2i/dim)) and 2i + 1 the cosine, as in the paper;
+            otherwise all sines come first, then all cosines, as in tensor2tensor and Marian.
 
     Returns:
-        float32 (B, T, dim): feature 2i is sin(position / max_wavelength^(2i/dim)), 2i + 1 the cosine.
+        float32 (B, T, dim).
 
     Reference:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5, https://arxiv.org/abs/1706.03762
     """
     angles = ops.cast(positions, "float32")[..., None] * rotary_inverse_frequencies(dim, max_wavelength)
-    waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (B, T, dim/2, 2)
+    waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1 if interleaved else -2)  # (B, T, dim/2, 2)
     waves = ops.reshape(waves, (-1, ops.shape(positions)[1], dim))
     return ops.where((positions >= 0)[..., None], waves, 0.0)
 

@@ -30,6 +30,7 @@ CONTEXT_MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
 POSITIONS = np.array([[0, 1, 2, 3, 4], [-1, -1, 0, 1, 2]], "int32")
 IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], "int32")
 BIAS = numbers(B, 4, T, T)
+DOCUMENTS = np.array([[0, 0, 1, 1, 1], [0, 0, 0, 0, 4]], "int32")
 WHO = np.random.default_rng(7).random((B, T, T)) < 0.7
 
 
@@ -51,6 +52,16 @@ def _block(attention=None, norm=None, cross=False, **options):
             cross_attention=layers.MultiHeadCrossAttention(2, **part) if cross else None,
             **options,
             **kwargs,
+        )
+
+    return make
+
+
+def _parallel(**options):
+    def make(**kwargs):
+        part = {"dtype": kwargs.get("dtype")}
+        return layers.ParallelTransformerBlock(
+            layers.MultiHeadSelfAttention(4, causal=True, **part), layers.FeedForward(12, **part), **options, **kwargs
         )
 
     return make
@@ -92,6 +103,27 @@ CASES = {
         _self(kernel_initializer="he_normal", output_kernel_initializer=keras.initializers.RandomNormal(stddev=0.3)),
         {"x": X},
     ),
+    "self_attention_parts": Case(
+        lambda **kwargs: layers.MultiHeadSelfAttention(
+            4,
+            causal=True,
+            query_key_norm=keras.layers.RMSNormalization(**kwargs),
+            sink=layers.AttentionSink(4, initializer="random_normal"),
+            output_gate=layers.OutputGate(**kwargs),
+            logit_cap=5.0,
+            **kwargs,
+        ),
+        {"x": X, "mask": MASK},
+    ),
+    "self_attention_documents": Case(_self(causal=True), {"x": X, "document_ids": DOCUMENTS, "mask": MASK}),
+    "self_attention_lean": Case(_self(causal=True, method="lean"), {"x": X, "mask": MASK}),
+    "attention_sink": Case(
+        lambda **kwargs: layers.AttentionSink(4, initializer="random_normal", **kwargs), {"scores": BIAS}
+    ),
+    "output_gate": Case(
+        lambda **kwargs: layers.OutputGate(use_bias=True, activation="tanh", **kwargs),
+        {"attended": numbers(B, T, 6), "x": X},
+    ),
     "cross_attention": Case(_cross(), {"x": X, "context": CONTEXT}),
     "cross_attention_masked": Case(
         _cross(num_key_value_heads=2, head_dim=5, use_bias=False, scale=0.5, dropout=0.1),
@@ -112,6 +144,10 @@ CASES = {
         lambda **kwargs: layers.RotaryEmbedding(interleaved=True, **kwargs),
         {"x": numbers(B, 3, T, D), "positions": POSITIONS},
     ),
+    "rotary_scaled": Case(
+        lambda **kwargs: layers.RotaryEmbedding(scaling=layers.DynamicNtkScaling(2.0, 3), **kwargs),
+        {"x": numbers(B, 3, T, D), "positions": POSITIONS},
+    ),
     "position_embedding": Case(lambda **kwargs: layers.PositionEmbedding(9, D, **kwargs), {"positions": POSITIONS}),
     "position_embedding_normal": Case(
         lambda **kwargs: layers.PositionEmbedding(9, D, embeddings_initializer="random_normal", **kwargs),
@@ -119,6 +155,9 @@ CASES = {
     ),
     "sinusoidal": Case(
         lambda **kwargs: layers.SinusoidalEmbedding(D, max_wavelength=50.0, **kwargs), {"positions": POSITIONS}
+    ),
+    "sinusoidal_concatenated": Case(
+        lambda **kwargs: layers.SinusoidalEmbedding(D, interleaved=False, **kwargs), {"positions": POSITIONS}
     ),
     "alibi": Case(lambda **kwargs: layers.AlibiBias(6, **kwargs), {"positions": POSITIONS}, "float32"),
     "relative": Case(lambda **kwargs: layers.RelativePositionBias(4, **kwargs), {"positions": POSITIONS}),
@@ -152,7 +191,22 @@ CASES = {
         _block({"rotary": layers.RotaryEmbedding(), "num_key_value_heads": 2}), {"x": X, "mask": MASK}
     ),
     "block_cross_attention": Case(_block(cross=True), {"x": X, "context": CONTEXT, "context_mask": CONTEXT_MASK}),
+    "block_scaled": Case(
+        _block(
+            residual_scale=layers.LayerScale(keras.initializers.Constant(0.5)),
+            stochastic_depth=0.3,
+            dropout=0.1,
+            remat=True,
+        ),
+        {"x": X},
+    ),
+    "parallel_block": Case(_parallel(), {"x": X, "mask": MASK}),
+    "parallel_block_shared": Case(
+        _parallel(shared_norm=True, dropout=0.1, stochastic_depth=0.2, residual_scale=layers.LayerScale()), {"x": X}
+    ),
+    "layer_scale": Case(lambda **kwargs: layers.LayerScale("random_normal", **kwargs), {"x": X}),
     "stack": Case(_stack(), {"x": X}),
+    "stack_documents": Case(_stack(), {"x": X, "document_ids": DOCUMENTS}),
     "stack_alibi": Case(
         _stack(lambda **kwargs: layers.AlibiBias(4, **kwargs), final_norm=True), {"x": X, "mask": MASK}
     ),

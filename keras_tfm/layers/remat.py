@@ -1,0 +1,37 @@
+"""Rematerialization: activations that are computed again in the backward pass rather than kept."""
+
+import keras
+from keras import ops, tree
+
+
+def rematerialized(layer, function, arguments: dict):
+    """`function(**arguments)`, of which only arguments and result are kept for the backward pass.
+
+    The layer's variables, its seeds included, go in and out as tensors, so that the second computation draws the same
+    dropout as the first. (`tf.recompute_grad` around a layer with dropout draws anew and trains wrong, silently.)
+
+    Args:
+        layer: a built layer.
+        function: what to compute; of the layer's variables only.
+        arguments: keyword arguments: tensors, nested tensors or None.
+
+    Returns:
+        What `function` returns: a tensor.
+    """
+    trainable, others = layer.trainable_variables, layer.non_trainable_variables
+    variables = [*trainable, *others]
+    tensors = [argument for argument in tree.flatten(arguments) if argument is not None]
+
+    @keras.remat
+    def run(*values):
+        state, given = values[: len(variables)], iter(values[len(variables) :])
+        given = tree.map_structure(lambda argument: None if argument is None else next(given), arguments)
+        with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))) as scope:
+            result = function(**given)
+        return result, *[scope.get_current_value(variable) for variable in others]
+
+    # Copies: TensorFlow would take the variables themselves, count their gradients twice and see their later values.
+    result, *new_values = run(*[ops.copy(variable) for variable in variables], *tensors)
+    for variable, new_value in zip(others, new_values, strict=True):
+        variable.assign(new_value)
+    return result

@@ -1,0 +1,153 @@
+"""Sequences cut into tiles, and which tiles of keys each tile of queries has to look at."""
+
+from keras import ops
+
+from keras_tfm.ops.masks import Visibility
+
+_FAR = 2**30  # beyond any position or document id
+
+
+def tile_size(length, largest: int):
+    """The size of a tile: `largest`, or the whole length if that is shorter. A number where the length is known."""
+    if isinstance(length, int):
+        return max(1, min(length, largest))
+    return ops.maximum(1, ops.minimum(length, largest))
+
+
+def num_tiles(length, size):
+    """How many tiles of `size` cover `length`."""
+    return (length + size - 1) // size
+
+
+def pad_axis(x, axis: int, length, value=0):
+    """`x` with `value` after its end on one axis, up to `length`."""
+    missing = length - ops.shape(x)[axis]
+    if isinstance(missing, int) and missing == 0:
+        return x
+    shape = [missing if i == axis % len(x.shape) else size for i, size in enumerate(ops.shape(x))]
+    return ops.concatenate([x, ops.cast(ops.broadcast_to(ops.convert_to_tensor(value), shape), x.dtype)], axis=axis)
+
+
+def to_tiles(x, size):
+    """(B, N, T, H) -> (tiles, B, N, size, H), zeros after the end."""
+    count = num_tiles(ops.shape(x)[2], size)
+    x = pad_axis(x, 2, count * size)
+    x = ops.reshape(x, (-1, x.shape[1], count, size, x.shape[3]))
+    return ops.transpose(x, (2, 0, 1, 3, 4))
+
+
+def from_tiles(x, length):
+    """(tiles, B, N, size, H) -> (B, N, T, H)."""
+    count, _, num_heads, size, width = ops.shape(x)
+    x = ops.reshape(ops.transpose(x, (1, 2, 0, 3, 4)), (-1, num_heads, count * size, width))
+    return x[:, :, :length]
+
+
+def matrix_tile(matrix, i, j, query_size, key_size):
+    """Tile (i, j) of (B, N, T, S), whose T and S are whole numbers of tiles."""
+    shape = (*ops.shape(matrix)[:2], query_size, key_size)
+    return ops.slice(matrix, (0, 0, i * query_size, j * key_size), shape)
+
+
+class TiledVisibility:
+    """A `Visibility` cut into tiles: `first` and `end` bound the tiles of keys that a tile of queries looks at.
+
+    They come from the positions themselves, so that causal, windowed, packed and padded sequences all skip what is
+    hidden, whatever hides it. (The caller's own mask is not searched.)
+    """
+
+    def __init__(self, visible: Visibility, query_size, key_size):
+        visible = visible.checked()
+        self.visible, self.query_size, self.key_size = visible, query_size, key_size
+        num_queries, num_keys = ops.shape(visible.query_positions)[1], ops.shape(visible.key_positions)[1]
+        self.num_query_tiles = num_tiles(num_queries, query_size)
+        self.num_key_tiles = num_tiles(num_keys, key_size)
+        self.query_positions = self._tiled(visible.query_positions, query_size, self.num_query_tiles, -1)
+        self.key_positions = self._tiled(visible.key_positions, key_size, self.num_key_tiles, -1)
+        self.query_documents = self.key_documents = None
+        if visible.query_documents is not None:
+            self.query_documents = self._tiled(visible.query_documents, query_size, self.num_query_tiles, 0)
+            self.key_documents = self._tiled(visible.key_documents, key_size, self.num_key_tiles, 0)
+        self.mask = None
+        if visible.mask is not None:
+            self.mask = pad_axis(visible.mask, 2, self.num_query_tiles * query_size, False)
+            self.mask = pad_axis(self.mask, 3, self.num_key_tiles * key_size, False)
+        needed, self.whole = self._needed(), self._whole()
+        self.first = ops.cast(ops.argmax(needed, axis=1), "int32")
+        after = self.num_key_tiles - ops.cast(ops.argmax(ops.flip(needed, axis=1), axis=1), "int32")
+        self.end = ops.where(ops.any(needed, axis=1), after, 0)
+
+    @staticmethod
+    def _tiled(x, size, count, value):
+        """(B, T) -> (tiles, B, size)."""
+        return ops.transpose(ops.reshape(pad_axis(x, 1, count * size, value), (-1, count, size)), (1, 0, 2))
+
+    def _needed(self):
+        """bool (query tiles, key tiles): whether any query might see any key, over all rows of the batch."""
+        query_low, query_high = _range(self.query_positions, self.query_positions >= 0)
+        key_low, key_high = _range(self.key_positions, self.key_positions >= 0)
+        query_low, query_high = query_low[:, None], query_high[:, None]
+        needed = ops.logical_and(query_high >= 0, key_high >= 0)
+        if self.visible.causal:
+            needed = ops.logical_and(needed, key_low <= query_high)
+        if self.visible.window is not None:
+            needed = ops.logical_and(needed, query_low - key_high < self.visible.window)
+            if not self.visible.causal:
+                needed = ops.logical_and(needed, key_low - query_high < self.visible.window)
+        if self.query_documents is not None:
+            query_low, query_high = _range(self.query_documents, self.query_positions >= 0)
+            key_low, key_high = _range(self.key_documents, self.key_positions >= 0)
+            needed = ops.logical_and(needed, query_low[:, None] <= key_high)
+            needed = ops.logical_and(needed, key_low <= query_high[:, None])
+        return needed
+
+    def _whole(self):
+        """bool (query tiles, key tiles): whether every query sees every key, in all rows; the mask left aside."""
+        query_low, query_high = (extreme(self.query_positions, axis=(1, 2))[:, None] for extreme in (ops.min, ops.max))
+        key_low, key_high = (extreme(self.key_positions, axis=(1, 2)) for extreme in (ops.min, ops.max))
+        whole = ops.logical_and(query_low >= 0, key_low >= 0)
+        if self.visible.causal:
+            whole = ops.logical_and(whole, key_high <= query_low)
+        if self.visible.window is not None:
+            whole = ops.logical_and(whole, query_high - key_low < self.visible.window)
+            if not self.visible.causal:
+                whole = ops.logical_and(whole, key_high - query_low < self.visible.window)
+        if self.query_documents is not None:
+            for queries in (ops.min, ops.max):
+                for keys in (ops.min, ops.max):
+                    same = queries(self.query_documents, axis=(1, 2))[:, None] == keys(self.key_documents, axis=(1, 2))
+                    whole = ops.logical_and(whole, same)
+        return whole
+
+    def hide(self, scores, i, j, hidden_score: float):
+        """The scores (B, N, queries, keys) of tile (i, j), `hidden_score` where a query may not look."""
+
+        def hidden():
+            return ops.where(self.tile(i, j), scores, hidden_score)
+
+        # Most tiles of a causal sequence are seen whole: leaving them alone saves a tenth of the time.
+        return hidden() if self.mask is not None else ops.cond(self.whole[i, j], lambda: scores, hidden)
+
+    def tile(self, i, j):
+        """bool (B, 1 or N, queries, keys) of tile (i, j)."""
+        documents = (None, None)
+        if self.query_documents is not None:
+            documents = (self.query_documents[i], self.key_documents[j])
+        mask = None
+        if self.mask is not None:
+            mask = matrix_tile(self.mask, i, j, self.query_size, self.key_size)
+        tile = Visibility(
+            self.query_positions[i],
+            self.key_positions[j],
+            self.visible.causal,
+            self.visible.window,
+            None,
+            *documents,
+        ).matrix()
+        return tile if mask is None else ops.logical_and(tile, mask)
+
+
+def _range(numbers, real):
+    """The least and the greatest of the real `numbers` (tiles, B, size) of each tile; an empty range without any."""
+    lowest = ops.min(ops.where(real, numbers, _FAR), axis=(1, 2))
+    return lowest, ops.max(ops.where(real, numbers, -_FAR), axis=(1, 2))
