@@ -1,6 +1,6 @@
 # make demo: train a small GPT on Shakespeare, write text, export it and serve it.
-# make test: run every test.
-# Both make a virtual environment in .venv first and install what they need.
+# make test: run every test. make test-backends: those of ops and layers again, on JAX and on torch.
+# All make a virtual environment in .venv first and install what they need.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,13 +10,17 @@ TORCH ?= torch==2.13.0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-backends lint format clean
 
 demo: $(VENV)/.examples
 	$(VENV)/bin/python examples/train_gpt.py
 
 test: $(VENV)/.tests
 	$(VENV)/bin/python -m pytest -n auto
+
+test-backends: $(VENV)/.tests
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -n auto tests/ops tests/layers
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest -n auto tests/ops tests/layers
 
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,8 @@ HUB = ["keras-hub"]
 # tensorflow-datasets imports importlib_resources without declaring it (seen in 4.9.10).
 DATASETS = ["tensorflow-datasets", "importlib_resources"]
 EXAMPLES = ["matplotlib"]
-TESTS = ["pytest", "pytest-xdist", "hypothesis", "ruff", "torch", "transformers", *HUB, *DATASETS, *EXAMPLES]
+BACKENDS = ["jax", "torch"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", "ruff", "transformers", *BACKENDS, *HUB, *DATASETS, *EXAMPLES]
 
 setup(
     name="keras-tfm",
@@ -29,6 +30,7 @@ setup(
         "hub": HUB,
         "datasets": DATASETS,
         "examples": EXAMPLES,
+        "backends": BACKENDS,
         "benchmarks": ["torch", "transformers", "ctranslate2", *HUB],
         "tests": TESTS,
     },

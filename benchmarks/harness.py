@@ -105,7 +105,7 @@ def _timed(contender: Contender) -> tuple[float, int]:
 
 
 def memory_mb(field: str) -> float:
-    """Resident memory of this process alone: "VmRSS" now, "VmHWM" at its peak (which is both where there is no /proc)."""
+    """Resident memory of this process: "VmRSS" now, "VmHWM" at its peak (which is both where there is no /proc)."""
     try:
         return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
     except (OSError, IndexError):

@@ -30,6 +30,15 @@ def _fixed_seed():
     keras.utils.set_random_seed(1234)
 
 
+@pytest.fixture(autouse=keras.backend.backend() == "torch")
+def _no_gradients():
+    """On torch, only outputs without a graph can be given to NumPy; `outputs_and_gradients` has its own."""
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """300 tokens learned from a few lines; token 0 is the end of a text."""

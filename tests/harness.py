@@ -36,11 +36,14 @@ def check_config(layer) -> None:
     assert json.dumps(revived.get_config()) == json.dumps(config)
 
 
-def functional(make_layer, inputs: dict, static: bool):
-    """A Functional model of the layer alone; T is known (`static`) or not. `inputs`: call argument -> example array."""
+def functional(make_layer, inputs: dict, static: bool, lengths=(5, 3)):
+    """A Functional model of the layer alone; `inputs`: call argument -> example array.
+
+    static: whether the sizes T and S, which are the two `lengths`, are known.
+    """
     tensors = {}
     for name, x in inputs.items():
-        shape = x.shape[1:] if static else (None, *x.shape[2:])
+        shape = [None if size in lengths and not static else size for size in x.shape[1:]]
         tensors[name] = keras.Input(shape, dtype=x.dtype.name, name=name)
     layer = make_layer()
     first, *others = tensors

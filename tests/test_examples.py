@@ -79,3 +79,22 @@ def test_baselines_are_right_on_a_text_worked_out_by_hand():
     assert unigram_loss(train, validation, 2) == pytest.approx(-(math.log(5 / 9) + math.log(4 / 9)) / 2)
     # count(0 1) = 3, count(0 as first) = 3, k = 10: (3 + 10 * 4/9) / (3 + 10).
     assert bigram_loss(train, validation, 2) == pytest.approx(-math.log((3 + 10 * 4 / 9) / 13))
+
+
+@pytest.mark.slow
+def test_position_encodings_prints_a_line_for_each_scheme_and_draws(tmp_path):
+    script = [sys.executable, str(EXAMPLES / "position_encodings.py"), "--steps", "2", "--output", str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line for line in done.stdout.splitlines() if len(line.split()) > 4 and line.split()[-1].count(".") == 1]
+    assert {row[:22].strip() for row in rows} == {
+        "learned",
+        "sinusoidal",
+        "rotary",
+        "rotary, dynamic NTK",
+        "alibi",
+        "relative",
+    }
+    for row in rows:
+        assert all(1 < float(value) < 2000 for value in row[22:].split())
+    assert (tmp_path / "perplexity.png").read_bytes().startswith(b"\x89PNG")

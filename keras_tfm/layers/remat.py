@@ -20,12 +20,13 @@ def rematerialized(layer, function, arguments: dict):
     """
     trainable, others = layer.trainable_variables, layer.non_trainable_variables
     variables = [*trainable, *others]
-    tensors = [argument for argument in tree.flatten(arguments) if argument is not None]
+    flat = tree.flatten(arguments)
+    tensors = [argument for argument in flat if argument is not None]
 
     @keras.remat
     def run(*values):
         state, given = values[: len(variables)], iter(values[len(variables) :])
-        given = tree.map_structure(lambda argument: None if argument is None else next(given), arguments)
+        given = tree.pack_sequence_as(arguments, [None if argument is None else next(given) for argument in flat])
         with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))) as scope:
             result = function(**given)
         return result, *[scope.get_current_value(variable) for variable in others]

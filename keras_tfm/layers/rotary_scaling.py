@@ -92,7 +92,8 @@ class DynamicNtkScaling(RotaryScaling):
         growth = self.factor * length / self.original_max_sequence_length - (self.factor - 1)
         # (base * growth^(dim / (dim - 2)))^(-2i / dim), the growth apart: the base is a number, the growth a tensor.
         exponents = np.arange(0, dim, 2) / max(dim - 2, 1)
-        return rotary_inverse_frequencies(dim, max_wavelength) * growth ** (-exponents).astype("float32")
+        slowing = ops.power(growth, (-exponents).astype("float32"))
+        return ops.multiply(rotary_inverse_frequencies(dim, max_wavelength), slowing)
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

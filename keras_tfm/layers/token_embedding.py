@@ -87,6 +87,11 @@ class TokenEmbedding(keras.layers.Layer):
             x = x + self.position(positions)
         return self.dropout_layer(x, training=training)
 
+    def compute_output_spec(self, inputs, positions=None, reverse=False, training=None):
+        # Said, not traced: JAX and torch trace with a made-up length, which may exceed the learned positions.
+        width = self.vocabulary_size if reverse else self.hidden_dim
+        return keras.KerasTensor((*inputs.shape[:2], width), dtype=self.compute_dtype)
+
     def get_config(self):
         return {
             **super().get_config(),

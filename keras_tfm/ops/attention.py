@@ -1,6 +1,6 @@
 """Scaled dot-product attention."""
 
-from keras import ops
+from keras import backend, ops
 
 from keras_tfm.ops.lean_attention import HIDDEN_SCORE, lean_attention
 from keras_tfm.ops.masks import Visibility
@@ -30,7 +30,9 @@ def scaled_dot_product_attention(
 
     Two methods give the same answer. "plain" computes all scores at once; "lean" computes them tile by tile, again in
     the backward pass, and needs memory for T + S positions rather than T x S scores. "auto" is lean from 2^20 scores
-    a head on (1,024 queries and keys), and where the number of queries is unknown while the function is traced.
+    a head on (1,024 queries and keys), and where the number of queries is unknown while the function is traced. On JAX
+    and torch "auto" is the backend's fused kernel, by `keras.ops.dot_product_attention`, wherever that computes the
+    same: without bias, cap, sink, dropout and scores.
 
     Args:
         query: float (B, N, T, H).
@@ -65,7 +67,11 @@ def scaled_dot_product_attention(
     scale = query.shape[3] ** -0.5 if scale is None else scale
     # Scaling the query rather than the scores is cheaper and keeps float16 scores in range.
     query = query * ops.cast(scale, query.dtype)
-    if method == "lean" or (method == "auto" and not return_attention_scores and _is_long(query, key)):
+    chosen_here = method == "auto" and not return_attention_scores
+    simple = all(option is None for option in (bias, logit_cap, sink, dropout))
+    if chosen_here and simple and _has_fused_kernel(query, key):
+        return _fused_attention(query, key, value, visible.matrix())
+    if method == "lean" or (chosen_here and _is_long(query, key)):
         return lean_attention(query, key, value, visible, bias, logit_cap, sink, dropout)
     bias = bias(visible.query_positions, visible.key_positions) if callable(bias) else bias
     output, weights = _plain_attention(query, key, value, visible.matrix(), bias, logit_cap, sink, dropout)
@@ -90,6 +96,20 @@ def _is_long(query, key) -> bool:
         return True
     # With few queries even the whole matrix is linear in the number of keys.
     return num_keys is not None and num_queries * num_keys >= LEAN_FROM
+
+
+def _has_fused_kernel(query, key) -> bool:
+    """Keras' function on TensorFlow is the plain method; on torch it takes one key head for several queries wrongly."""
+    name = backend.backend()
+    return name == "jax" or (name == "torch" and query.shape[1] == key.shape[1])
+
+
+def _fused_attention(query, key, value, visible):
+    """(B, N, T, H) by the backend's own kernel, which gives a query that sees nothing the mean of all values."""
+    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, T, N, H)
+    output = ops.dot_product_attention(query, key, value, mask=visible, scale=1.0)
+    output = ops.transpose(output, (0, 2, 1, 3))
+    return ops.where(ops.any(visible, axis=-1, keepdims=True), output, ops.zeros_like(output))
 
 
 def _rule_of(mask) -> Visibility:

@@ -72,7 +72,7 @@ def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False, f
     """
     half = inverse_frequencies.shape[-1]
     # float32 whatever the dtype of x: bfloat16 cannot tell position 1,000 from 1,001.
-    angles = ops.cast(positions, "float32")[:, None, :, None] * inverse_frequencies  # (B, 1, T, R)
+    angles = ops.multiply(ops.cast(positions, "float32")[:, None, :, None], inverse_frequencies)  # (B, 1, T, R)
     cos, sin = ops.cast(ops.cos(angles) * factor, x.dtype), ops.cast(ops.sin(angles) * factor, x.dtype)
     turning, passing = x[..., : 2 * half], x[..., 2 * half :]
     if interleaved:
@@ -103,7 +103,7 @@ def sinusoidal_encoding(positions, dim: int, max_wavelength: float = 10_000.0, i
     Reference:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5, https://arxiv.org/abs/1706.03762
     """
-    angles = ops.cast(positions, "float32")[..., None] * rotary_inverse_frequencies(dim, max_wavelength)
+    angles = ops.multiply(ops.cast(positions, "float32")[..., None], rotary_inverse_frequencies(dim, max_wavelength))
     waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1 if interleaved else -2)  # (B, T, dim/2, 2)
     waves = ops.reshape(waves, (-1, ops.shape(positions)[1], dim))
     return ops.where((positions >= 0)[..., None], waves, 0.0)

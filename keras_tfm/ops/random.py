@@ -4,7 +4,7 @@
 that belong to (seed, row, step) rather than to the order in which they were made.
 """
 
-from keras import ops
+from keras import backend, ops
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _KEY_PARITY = 0x1BD11BDA
@@ -31,14 +31,14 @@ def random_bits(key, counter):
     def four_rounds(block, state):
         x, y, keys = state
         for i in range(4):
-            x = x + y
+            x = _wrapped(x + y)
             y = ops.bitwise_xor(_rotate_left(y, rotations[block % 2, i]), x)
         keys = (keys[1], keys[2], keys[0])
-        return x + keys[0], y + keys[1] + ops.cast(block + 1, "uint32"), keys
+        return _wrapped(x + keys[0]), _wrapped(y + keys[1] + ops.cast(block + 1, "uint32")), keys
 
     # A loop, not 20 rounds in a row: XLA takes minutes to compile those.
-    state = (zero + counter[0] + first, zero + counter[1] + second, (zero + first, zero + second, zero + third))
-    x, y, _ = ops.fori_loop(0, 5, four_rounds, state)
+    x, y = _wrapped(zero + counter[0] + first), _wrapped(zero + counter[1] + second)
+    x, y, _ = ops.fori_loop(0, 5, four_rounds, (x, y, (zero + first, zero + second, zero + third)))
     return x, y
 
 
@@ -52,7 +52,12 @@ def random_uniform(key, counter):
 
 
 def _rotate_left(x, distance):
-    return ops.bitwise_or(ops.left_shift(x, distance), ops.right_shift(x, _uint32(32) - distance))
+    return ops.bitwise_or(_wrapped(ops.left_shift(x, distance)), ops.right_shift(x, _uint32(32) - distance))
+
+
+def _wrapped(x):
+    """Modulo 2^32, also on torch, where Keras has int64 stand for uint32."""
+    return x if backend.standardize_dtype(x.dtype) == "uint32" else ops.bitwise_and(x, 0xFFFFFFFF)
 
 
 def _uint32(number: int):

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_tfm import layers, ops
 
-B, T, S, D = 2, 5, 4, 8
+B, T, S, D = 2, 5, 3, 8
 
 
 class Case(NamedTuple):
@@ -26,7 +26,7 @@ def numbers(*shape):
 X = numbers(B, T, D)
 CONTEXT = numbers(B, S, D - 2)
 MASK = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], bool)
-CONTEXT_MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
+CONTEXT_MASK = np.array([[1, 1, 0], [1, 1, 1]], bool)
 POSITIONS = np.array([[0, 1, 2, 3, 4], [-1, -1, 0, 1, 2]], "int32")
 IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], "int32")
 BIAS = numbers(B, 4, T, T)

@@ -22,7 +22,8 @@ for name in names:
     with np.load(f"{folder}/{name}.npz") as arrays:
         arrays = dict(arrays)
     expected = arrays.pop("expected")
-    np.testing.assert_allclose(model(arrays), expected, atol=1e-6, err_msg=name)
+    y = keras.ops.convert_to_numpy(model(arrays))
+    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)
 print("reloaded", len(names))
 """
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_tfm import layers
-from tests.gradients import outputs_and_gradients
+from tests.gradients import gradients_allowed, outputs_and_gradients
 from tests.harness import float32
 
 T, D = 6, 8
@@ -49,7 +49,7 @@ def test_outputs_and_gradients_are_those_without_remat_dropout_included(compiled
     assert np.abs(results[1][0][0] - results[1][1][0]).max() > 1e-3  # the seeds went on
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False] if keras.backend.backend() == "torch" else [False, True])
 def test_fit_has_the_same_losses_with_and_without_remat(jit_compile):
     losses = []
     for remat in (False, True):
@@ -58,7 +58,8 @@ def test_fit_has_the_same_losses_with_and_without_remat(jit_compile):
         model = keras.Model(inputs, stack(inputs))
         model.compile(keras.optimizers.SGD(1e-2), "mse", jit_compile=jit_compile)
         keras.utils.set_random_seed(7)
-        history = model.fit(X, np.roll(X, 1, axis=1), epochs=5, verbose=0, shuffle=False)
+        with gradients_allowed():
+            history = model.fit(X, np.roll(X, 1, axis=1), epochs=5, verbose=0, shuffle=False)
         losses.append(history.history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert losses[0][-1] < losses[0][0]
