@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_tfm.layers.parts import known_value
+
 
 class KVCache(NamedTuple):
     """Keys and values of the tokens read so far, in slots allocated once.
@@ -56,9 +58,8 @@ class KVCache(NamedTuple):
         )
 
     def _check_room(self, num_new) -> None:
-        capacity, index = self.key.shape[2], self.index
-        known = isinstance(num_new, int) and isinstance(capacity, int)
-        if not known or not hasattr(index, "numpy"):
+        capacity, index = self.key.shape[2], known_value(self.index)
+        if index is None or not isinstance(num_new, int) or not isinstance(capacity, int):
             return  # traced: the generation loop checks lengths before it starts
         if int(index) + num_new > capacity:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Constructor arguments that are layers, initializers or activations: revive them from a config, clone them."""
 
 import keras
+from keras import ops
 
 
 def revive(part):
@@ -20,6 +21,14 @@ def clone(part):
     config = part.get_config()
     config.pop("name", None)
     return part.__class__.from_config(config)
+
+
+def known_value(x):
+    """The tensor as a NumPy array, or None while it is traced and has no value yet, whatever the backend."""
+    try:
+        return ops.convert_to_numpy(x)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError):  # TensorFlow's and JAX's answers for a tracer
+        return None
 
 
 def build_part(layer, *shapes) -> None:

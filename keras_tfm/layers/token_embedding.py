@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, revive, serialize
+from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, known_value, revive, serialize
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -105,9 +105,10 @@ class TokenEmbedding(keras.layers.Layer):
 
 def check_token_ids(token_ids, vocabulary_size: int) -> None:
     """Raises for ids outside [0, vocabulary_size), wherever their values are known (outside of traced code)."""
-    if not hasattr(token_ids, "numpy") or 0 in token_ids.shape:
+    values = known_value(token_ids)
+    if values is None or not values.size:
         return
-    lowest, highest = int(ops.min(token_ids)), int(ops.max(token_ids))
+    lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest >= vocabulary_size:
         raise ValueError(
             f"Token ids must be in [0, {vocabulary_size}). Received: ids from {lowest} to {highest}. Use the tokenizer "

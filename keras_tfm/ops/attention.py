@@ -67,6 +67,8 @@ def scaled_dot_product_attention(
     scale = query.shape[3] ** -0.5 if scale is None else scale
     # Scaling the query rather than the scores is cheaper and keeps float16 scores in range.
     query = query * ops.cast(scale, query.dtype)
+    if not all(isinstance(size, int | None) for size in (query.shape[2], key.shape[2])):
+        method = "plain"  # JAX asks for the output's shape with sizes that are symbols and cannot be compared
     chosen_here = method == "auto" and not return_attention_scores
     simple = all(option is None for option in (bias, logit_cap, sink, dropout))
     if chosen_here and simple and _has_fused_kernel(query, key):
