@@ -15,10 +15,13 @@ ROOT = Path(__file__).parents[1]
 TOLERANCE = {"float32": 2e-5, "mixed_bfloat16": 5e-2, "mixed_float16": 5e-3}
 
 
-def fresh_process(script: str, *arguments) -> str:
-    """Runs Python code where nothing is imported yet; returns what it printed, fails with what it complained of."""
+def fresh_process(script: str, *arguments, **environment) -> str:
+    """Runs Python code where nothing is imported yet; returns what it printed, fails with what it complained of.
+
+    environment: variables beside those of this process.
+    """
     command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -4,7 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.samplers.processors import Processor, Temperature, TopK, TopP
+from keras_tfm.samplers.processors import Processor, Temperature
+from keras_tfm.samplers.truncation import TopK, TopP
 
 
 @dataclasses.dataclass(frozen=True)

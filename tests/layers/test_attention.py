@@ -1,5 +1,7 @@
 """Self- and cross-attention: equal to the textbook, causal whatever the options, and the same in pieces."""
 
+import sys
+
 import hypothesis
 import keras
 import numpy as np
@@ -18,6 +20,15 @@ ROTARY = {
     "interleaved": lambda **kwargs: layers.RotaryEmbedding(interleaved=True, **kwargs),
     "partial": lambda **kwargs: layers.RotaryEmbedding(rotary_dim=2, max_wavelength=50.0, **kwargs),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_tiles():
+    """Lean attention cuts even these short sequences into tiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["keras_tfm.ops.lean_attention"], "QUERY_TILE", 2)
+        patch.setattr(sys.modules["keras_tfm.ops.lean_attention"], "KEY_TILE", 2)
+        yield
 
 
 def numbers(*shape, seed=0):
@@ -73,13 +84,20 @@ def test_one_head_is_the_textbook_self_attention():
     attention_mask=st.sampled_from([None, 3, 4]),
     scores=st.booleans(),
     cached=st.booleans(),
+    method=st.sampled_from(["plain", "lean"]),
+    parts=st.booleans(),
     dtype=st.sampled_from(["float32", "mixed_bfloat16", "mixed_float16"]),
     t=st.integers(1, T - 1),
 )
 @hypothesis.settings(max_examples=60)
 def test_a_future_token_never_changes_the_past(
-    rotary, window, num_key_value_heads, dropout, mask, attention_mask, scores, cached, dtype, t
+    rotary, window, num_key_value_heads, dropout, mask, attention_mask, scores, cached, method, parts, dtype, t
 ):
+    options = {"method": "auto" if scores else method}
+    if parts:
+        options["query_key_norm"] = keras.layers.RMSNormalization(dtype=dtype)
+        options["sink"], options["output_gate"] = layers.AttentionSink(4), layers.OutputGate(dtype=dtype)
+        options["logit_cap"] = 4.0
     layer = built(
         layers.MultiHeadSelfAttention(
             4,
@@ -90,6 +108,7 @@ def test_a_future_token_never_changes_the_past(
             window=window,
             dropout=dropout,
             dtype=dtype,
+            **options,
         )
     )
     arguments = {"return_attention_scores": scores}
@@ -118,13 +137,22 @@ def test_a_future_token_never_changes_the_past(
     side=st.sampled_from(["left", "right", "both"]),
     num_key_value_heads=st.sampled_from([4, 1]),
     window=st.sampled_from([None, 2]),
+    method=st.sampled_from(["plain", "lean"]),
 )
 @hypothesis.settings(max_examples=25)
-def test_padding_content_and_side_and_batch_mates_never_matter(rotary, causal, side, num_key_value_heads, window):
+def test_padding_content_and_side_and_batch_mates_never_matter(
+    rotary, causal, side, num_key_value_heads, window, method
+):
     rotary = ROTARY[rotary] and ROTARY[rotary]()
     layer = built(
         layers.MultiHeadSelfAttention(
-            4, 4, num_key_value_heads=num_key_value_heads, rotary=rotary, causal=causal, window=window
+            4,
+            4,
+            num_key_value_heads=num_key_value_heads,
+            rotary=rotary,
+            causal=causal,
+            window=window,
+            method=method,
         )
     )
     row = numbers(1, 4, D)
@@ -145,11 +173,16 @@ def test_padding_content_and_side_and_batch_mates_never_matter(rotary, causal, s
     window=st.sampled_from([None, 2]),
     side=st.sampled_from([None, "left", "right"]),
     room=st.integers(0, 3),
+    method=st.sampled_from(["plain", "lean"]),
 )
 @hypothesis.settings(max_examples=25)
-def test_any_split_into_cached_pieces_equals_one_pass(sizes, rotary, window, side, room):
+def test_any_split_into_cached_pieces_equals_one_pass(sizes, rotary, window, side, room, method):
     rotary = ROTARY[rotary] and ROTARY[rotary]()
-    layer = built(layers.MultiHeadSelfAttention(4, 4, num_key_value_heads=2, rotary=rotary, causal=True, window=window))
+    layer = built(
+        layers.MultiHeadSelfAttention(
+            4, 4, num_key_value_heads=2, rotary=rotary, causal=True, window=window, method=method
+        )
+    )
     length = sum(sizes)
     x, mask = numbers(2, length, D), np.ones((2, length), bool)
     if side and length > 2:

@@ -11,6 +11,7 @@ from keras import backend, ops
 from keras_tfm.layers import AlibiBias, RelativePositionBias
 from keras_tfm.layers.positions import RelativeRule
 from keras_tfm.ops import AttentionDropout, Visibility, scaled_dot_product_attention
+from tests import reference
 from tests.gradients import outputs_and_gradients
 
 LEAN = sys.modules["keras_tfm.ops.lean_attention"]
@@ -176,26 +177,34 @@ def test_lean_equals_plain_where_batch_and_lengths_are_unknown(compiled):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_gradients_equal_finite_differences_in_float64():
-    arrays, options = everything(5, 6)
+@pytest.mark.parametrize("method", ["plain", "lean"])
+def test_gradients_equal_finite_differences_of_the_float64_reference(method):
     rng = np.random.default_rng(1)
-    # float32 throughout (scores always are), so steps of 1e-2 and a central difference: errors of about 1e-3.
-    learned = [ops.convert_to_tensor(x) for x in arrays[3:]]
+    arrays = [x[:1].astype("float64") for x in tensors(rng, 2, 1, 5, 4, head_dim=3)]
+    arrays.append(rng.normal(size=(1, 2, 5, 4)))
+    visible = rng.random((1, 1, 5, 4)) < 0.7
+    everywhere = np.broadcast_to(visible, (1, 2, 5, 4))
 
-    def attend(query, key, value):
-        return scaled_dot_product_attention(query, key, value, **options(*learned), method="lean")
+    def loss(query, key, value, bias):
+        y = reference.attention(query, key, value, everywhere, bias)[0].ravel()
+        return np.sum(y * np.cos(np.arange(1, 1 + y.size)))
 
-    def loss(*arrays):
-        y = np.asarray(ops.convert_to_numpy(attend(*(ops.convert_to_tensor(x) for x in arrays))), "float64").ravel()
-        return float(np.sum(y * np.cos(np.arange(1, 1 + y.size))))
+    def attend(query, key, value, bias):
+        return scaled_dot_product_attention(query, key, value, ops.convert_to_tensor(visible), bias, method=method)
 
-    _, gradients = outputs_and_gradients(attend, *arrays[:3])
-    for i in range(3):
-        direction = rng.normal(size=arrays[i].shape).astype("float32")
-        step = 1e-2
-        ends = [[x + sign * step * direction if j == i else x for j, x in enumerate(arrays[:3])] for sign in (1, -1)]
-        slope = (loss(*ends[0]) - loss(*ends[1])) / (2 * step)
-        np.testing.assert_allclose(np.sum(gradients[i] * direction), slope, atol=3e-3, rtol=3e-3)
+    _, gradients = outputs_and_gradients(attend, *(x.astype("float32") for x in arrays))
+    step = 1e-5
+    for x, gradient in zip(arrays, gradients, strict=True):
+        slopes = np.zeros_like(x)
+        for place in np.ndindex(x.shape):
+            kept = x[place]
+            ends = []
+            for sign in (1, -1):
+                x[place] = kept + sign * step
+                ends.append(loss(*arrays))
+            x[place] = kept
+            slopes[place] = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(gradient, slopes, atol=1e-5)  # float32 sums against float64
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("bfloat16", 4e-2), ("float16", 5e-3)])

@@ -76,6 +76,82 @@ def test_banned_tokens_never_come():
 
 
 @pytest.mark.parametrize(
+    ("mass", "expected"),
+    # Surprises 0.69, 1.39, 1.90, 2.30; the expected one is 1.208: tokens in order of distance 1, 0, 2, 3.
+    [(0.2, [1]), (0.3, [0, 1]), (0.8, [0, 1, 2]), (1.0, [0, 1, 2, 3])],
+)
+def test_typical_keeps_what_surprises_as_much_as_expected(mass, expected):
+    assert kept(samplers.Typical(mass)) == expected
+
+
+@pytest.mark.parametrize(("epsilon", "expected"), [(0.0, [0, 1, 2, 3]), (0.12, [0, 1, 2]), (0.9, [0])])
+def test_epsilon_cutoff_keeps_the_best_token_at_least(epsilon, expected):
+    assert kept(samplers.EpsilonCutoff(epsilon)) == expected
+
+
+def test_eta_cutoff_is_milder_where_the_model_is_unsure():
+    # exp(-entropy) = 0.299: sqrt(0.2) * 0.299 = 0.134 is less than 0.2.
+    assert kept(samplers.EtaCutoff(0.2)) == [0, 1, 2]
+    assert kept(samplers.EpsilonCutoff(0.2)) == [0, 1]
+
+
+SEEN = np.array([[0, -1, 2, 0, -1]], "int32")
+
+
+def test_presence_penalty_counts_a_token_once_and_frequency_penalty_each_time():
+    once = samplers.PresencePenalty(0.5)(tf.zeros((1, 4)), tf.constant(SEEN), 0)
+    np.testing.assert_allclose(once, [[-0.5, 0, -0.5, 0]])
+    each = samplers.FrequencyPenalty(0.5)(tf.zeros((1, 4)), tf.constant(SEEN), 0)
+    np.testing.assert_allclose(each, [[-1.0, 0, -0.5, 0]])
+
+
+@pytest.mark.parametrize(
+    ("n", "tokens", "expected"),
+    [
+        (1, [[0, 1, -1, 1]], [2, 3]),
+        (2, [[0, 1, 2, 0]], [0, 2, 3]),  # 0 was followed by 1
+        (2, [[-1, 0, 1, -1, -1, 0, -1]], [0, 2, 3]),  # gaps are none
+        (3, [[0, 1, 2, 0, 1]], [0, 1, 3]),  # 0 1 was followed by 2
+        (3, [[0, 1, 2, 3, 1]], [0, 1, 2, 3]),
+        (3, [[0, -1, -1, -1]], [0, 1, 2, 3]),
+    ],
+)
+def test_no_repeat_ngram_bans_what_would_repeat(n, tokens, expected):
+    assert kept(samplers.NoRepeatNgram(n), tokens=np.array(tokens, "int32")) == expected
+
+
+def test_length_decay_lifts_the_end_more_and_more():
+    decay, logits = samplers.ExponentialLengthDecay(2, 2.0, (3,)), tf.constant([[1.0, 1.0, 1.0, -1.0]])
+    for step, end in ((0, -1.0), (2, -1.0), (3, 0.0), (4, 2.0)):
+        np.testing.assert_allclose(decay(logits, NO_TOKENS, step), [[1, 1, 1, end]])
+
+
+def test_sequence_bias_and_banned_sequences_act_after_the_other_tokens_of_the_sequence():
+    bias = samplers.SequenceBias({(0, 1): 2.0, (3,): -1.0})
+    for tokens, expected in (([[2, 0, -1]], [0, 2, 0, -1]), ([[0, 2, -1]], [0, 0, 0, -1]), ([[-1] * 3], [0, 0, 0, -1])):
+        np.testing.assert_allclose(bias(tf.zeros((1, 4)), tf.constant(tokens), 0), [expected])
+    ban = samplers.BanSequences(((2, 0, 1), (3,)))
+    assert kept(ban, tokens=np.array([[2, -1, 0]], "int32")) == [0, 2]
+    assert kept(ban, tokens=np.array([[0, 2, -1]], "int32")) == [0, 1, 2]
+
+
+def at(step, processor):
+    return kept(lambda logits, tokens, _: processor(logits, tokens, step))
+
+
+def test_tokens_are_banned_or_forced_at_their_step_only():
+    assert [at(step, samplers.BanTokensAtBegin((0,))) for step in (0, 1)] == [[1, 2, 3], [0, 1, 2, 3]]
+    assert [at(step, samplers.ForceFirstToken(2)) for step in (0, 1)] == [[2], [0, 1, 2, 3]]
+    assert [at(step, samplers.ForceLastToken(1, 3)) for step in (1, 2)] == [[0, 1, 2, 3], [1]]
+    assert [at(step, samplers.MinNewTokens(2, (0, 3))) for step in (1, 2)] == [[1, 2], [0, 1, 2, 3]]
+
+
+def test_min_length_counts_prompt_and_new_tokens():
+    assert kept(samplers.MinLength(3, (0,)), tokens=np.array([[1, -1, 1]], "int32")) == [1, 2, 3]
+    assert kept(samplers.MinLength(3, (0,)), tokens=np.array([[1, 2, 1]], "int32")) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
     ("processor", "peer"),
     [
         (samplers.Temperature(0.7), transformers.TemperatureLogitsWarper(0.7)),
@@ -83,6 +159,18 @@ def test_banned_tokens_never_come():
         (samplers.TopP(0.8), transformers.TopPLogitsWarper(0.8)),
         (samplers.MinP(0.1), transformers.MinPLogitsWarper(0.1)),
         (samplers.RepetitionPenalty(1.3), transformers.RepetitionPenaltyLogitsProcessor(1.3)),
+        (samplers.Typical(0.7), transformers.TypicalLogitsWarper(0.7)),
+        (samplers.EpsilonCutoff(0.02), transformers.EpsilonLogitsWarper(0.02)),
+        (samplers.EtaCutoff(0.02), transformers.EtaLogitsWarper(0.02)),
+        (samplers.NoRepeatNgram(2), transformers.NoRepeatNGramLogitsProcessor(2)),
+        (
+            samplers.SequenceBias({(7,): -2.0, (3, 4): 5.0}),
+            transformers.SequenceBiasLogitsProcessor({(7,): -2.0, (3, 4): 5.0}),
+        ),
+        (samplers.BanSequences(((5,), (3, 4))), transformers.NoBadWordsLogitsProcessor([[5], [3, 4]], eos_token_id=0)),
+        (samplers.BanTokens((3, 9)), transformers.SuppressTokensLogitsProcessor([3, 9])),
+        (samplers.MinLength(20, (1, 2)), transformers.MinLengthLogitsProcessor(20, [1, 2])),
+        (samplers.ExponentialLengthDecay(1, 1.5, (4,)), transformers.ExponentialDecayLengthPenalty((1, 1.5), 4, 9)),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -90,6 +178,8 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(8, 50), scale=3).astype("float32")
     tokens = generator.integers(0, 50, (8, 12)).astype("int32")
+    tokens[:, -1] = 3  # so that sequences begin, and pairs repeat
+    tokens[:4, 3:5] = 3, 4
     compiled = tf.function(lambda logits, tokens: processor(logits, tokens, 3), jit_compile=True)
     ours = np.asarray(compiled(tf.constant(logits), tf.constant(tokens)))
     theirs = peer(torch.tensor(tokens, dtype=torch.long), torch.tensor(logits)).numpy()
@@ -113,6 +203,18 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
         (lambda: samplers.BanTokens(()), r"token_ids=\(\)"),
         (lambda: samplers.BanTokens((-1,)), r"token_ids=\(-1,\)"),
         (lambda: samplers.TopP(math.nan), "p=nan"),
+        (lambda: samplers.Typical(0.0), "mass=0.0"),
+        (lambda: samplers.EpsilonCutoff(1.0), "epsilon=1.0"),
+        (lambda: samplers.EtaCutoff(-0.1), "epsilon=-0.1"),
+        (lambda: samplers.NoRepeatNgram(0), "n=0"),
+        (lambda: samplers.SequenceBias({}), "biases={}"),
+        (lambda: samplers.BanSequences(()), r"sequences=\(\)"),
+        (lambda: samplers.BanSequences(((),)), r"sequences=\(\)"),
+        (lambda: samplers.ForceFirstToken(-1), "token_id=-1"),
+        (lambda: samplers.ForceLastToken(1, 0), "max_new_tokens=0"),
+        (lambda: samplers.MinNewTokens(-1, (0,)), "count=-1"),
+        (lambda: samplers.MinLength(3, ()), r"end_token_ids=\(\)"),
+        (lambda: samplers.ExponentialLengthDecay(0, 0.5, (1,)), "factor=0.5"),
     ],
 )
 def test_impossible_numbers_raise_and_are_shown(make, message):

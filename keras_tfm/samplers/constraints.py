@@ -1,0 +1,187 @@
+"""Processors that forbid or force tokens: always, at certain steps, or after certain other tokens."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from keras import ops
+
+from keras_tfm.samplers.penalties import compact
+from keras_tfm.samplers.processors import BANNED, Processor, one_of, require, token_ids_of
+
+
+@dataclasses.dataclass(frozen=True)
+class BanTokens(Processor):
+    """Tokens that never come.
+
+    Args:
+        token_ids: tuple of ids of the vocabulary.
+    """
+
+    token_ids: tuple[int, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "token_ids", token_ids_of("token_ids", self.token_ids))
+
+    def __call__(self, logits, tokens, step):
+        return ops.where(one_of(self.token_ids, logits), BANNED, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class BanTokensAtBegin(Processor):
+    """Tokens that are never the first new one.
+
+    Args:
+        token_ids: tuple of ids of the vocabulary.
+    """
+
+    token_ids: tuple[int, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "token_ids", token_ids_of("token_ids", self.token_ids))
+
+    def __call__(self, logits, tokens, step):
+        return ops.where(ops.logical_and(one_of(self.token_ids, logits), ops.equal(step, 0)), BANNED, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceBias(Processor):
+    """Adds a number to the logit of the last token of a sequence wherever the text so far ends with the others.
+
+    Args:
+        biases: mapping from tuples of token ids to floats; negative numbers discourage.
+    """
+
+    biases: tuple
+
+    def __post_init__(self):
+        pairs = self.biases.items() if isinstance(self.biases, Mapping) else self.biases
+        pairs = tuple((token_ids_of("biases", sequence), float(bias)) for sequence, bias in pairs)
+        require(len(pairs) > 0, "`biases` must hold at least one sequence", biases=self.biases)
+        object.__setattr__(self, "biases", pairs)
+
+    def __call__(self, logits, tokens, step):
+        history, lengths = compact(tokens)
+        for sequence, bias in self.biases:
+            comes = _would_complete(sequence, history, lengths, logits)
+            logits = logits + bias * ops.cast(comes, "float32")
+        return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class BanSequences(Processor):
+    """Sequences of tokens that never come (bad words): their last token is banned after the others.
+
+    Args:
+        sequences: tuple of tuples of token ids.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self):
+        sequences = tuple(token_ids_of("sequences", sequence) for sequence in self.sequences)
+        require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=self.sequences)
+        object.__setattr__(self, "sequences", sequences)
+
+    def __call__(self, logits, tokens, step):
+        history, lengths = compact(tokens)
+        for sequence in self.sequences:
+            logits = ops.where(_would_complete(sequence, history, lengths, logits), BANNED, logits)
+        return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class ForceFirstToken(Processor):
+    """The first new token.
+
+    Args:
+        token_id: int.
+    """
+
+    token_id: int
+
+    def __post_init__(self):
+        require(self.token_id >= 0, "`token_id` must be at least 0", token_id=self.token_id)
+
+    def __call__(self, logits, tokens, step):
+        return ops.where(ops.equal(step, 0), _only(self.token_id, logits), logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForceLastToken(Processor):
+    """The last new token, where a text has not ended before.
+
+    Args:
+        token_id: int.
+        max_new_tokens: int, the number that `generate` is given.
+    """
+
+    token_id: int
+    max_new_tokens: int
+
+    def __post_init__(self):
+        require(self.token_id >= 0, "`token_id` must be at least 0", token_id=self.token_id)
+        require(self.max_new_tokens >= 1, "`max_new_tokens` must be at least 1", max_new_tokens=self.max_new_tokens)
+
+    def __call__(self, logits, tokens, step):
+        return ops.where(ops.equal(step, self.max_new_tokens - 1), _only(self.token_id, logits), logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinNewTokens(Processor):
+    """A text does not end before it has so many new tokens.
+
+    Args:
+        count: int >= 0.
+        end_token_ids: tuple of ids that end a text.
+    """
+
+    count: int
+    end_token_ids: tuple[int, ...]
+
+    def __post_init__(self):
+        require(self.count >= 0, "`count` must be at least 0", count=self.count)
+        object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
+
+    def __call__(self, logits, tokens, step):
+        return ops.where(
+            ops.logical_and(one_of(self.end_token_ids, logits), ops.less(step, self.count)), BANNED, logits
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MinLength(Processor):
+    """A text does not end before prompt and new tokens together are so many.
+
+    Args:
+        length: int >= 0.
+        end_token_ids: tuple of ids that end a text.
+    """
+
+    length: int
+    end_token_ids: tuple[int, ...]
+
+    def __post_init__(self):
+        require(self.length >= 0, "`length` must be at least 0", length=self.length)
+        object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
+
+    def __call__(self, logits, tokens, step):
+        short = ops.sum(ops.cast(tokens >= 0, "int32"), axis=1, keepdims=True) < self.length
+        return ops.where(ops.logical_and(one_of(self.end_token_ids, logits), short), BANNED, logits)
+
+
+def _only(token_id, logits):
+    """Logits that leave one token: 0 for it, the others banned."""
+    return ops.where(ops.arange(logits.shape[-1], dtype="int32")[None] == token_id, ops.zeros_like(logits), BANNED)
+
+
+def _would_complete(sequence, history, lengths, logits):
+    """bool (B, V): the last token of the sequence, in rows that end with the ones before it."""
+    sequence = ops.convert_to_tensor(sequence, dtype="int32")
+    num_before = sequence.shape[0] - 1
+    last = ops.arange(logits.shape[-1], dtype="int32")[None] == sequence[-1]
+    if num_before == 0:
+        return ops.broadcast_to(last, ops.shape(logits))
+    places = lengths[:, None] - num_before + ops.arange(num_before, dtype="int32")[None]
+    newest = ops.take_along_axis(history, ops.clip(places, 0, ops.shape(history)[1] - 1), axis=1)
+    ends = ops.logical_and(ops.all(newest == sequence[None, :-1], axis=1), lengths >= num_before)
+    return ops.logical_and(last, ends[:, None])
