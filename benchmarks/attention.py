@@ -164,9 +164,7 @@ def plot(cases: list[dict[str, Any]], names: list[str], path: Path) -> None:
             ]
             axis.plot(*zip(*points, strict=True), marker="o", label=name)
         axis.set(xscale="log", yscale="log", xlabel="positions", ylabel=label)
-        axis.set_xticks(
-            [case["length"] for case in cases], [f"{case['length'] // 1024}k" for case in cases], minor=False
-        )
+        axis.set_xticks([case["length"] for case in cases], [f"{case['length']:,}" for case in cases], fontsize=8)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend()

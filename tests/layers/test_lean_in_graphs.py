@@ -60,7 +60,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 arrays = np.load(sys.argv[1] + "/arrays.npz")
-serve = tf.saved_model.load(sys.argv[1] + "/model").serve
+loaded = tf.saved_model.load(sys.argv[1] + "/model")  # kept: the function does not own its variables
+serve = loaded.serve
 np.testing.assert_allclose(serve(arrays["x"]), arrays["expected"], atol=1e-6)
 np.testing.assert_allclose(serve(arrays["x"][:1, :5]), arrays["expected"][:1, :5], atol=1e-6)
 print("keras_tfm" in sys.modules)

@@ -12,9 +12,13 @@ from tests.layers.registry import CASES
 
 RELOAD = """
 import sys
+import warnings
 import numpy as np
 import keras
 import keras_tfm
+
+# Of Keras 3.15's own `np.array(tensor)` NumPy 2 complains, on torch.
+warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy")
 
 folder, *names = sys.argv[1:]
 for name in names:
