@@ -5,13 +5,8 @@ from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, KVCache
 from keras_tfm.layers.feed_forward import FeedForward, GatedFeedForward
 from keras_tfm.layers.parallel_transformer_block import ParallelTransformerBlock
-from keras_tfm.layers.positions import (
-    AlibiBias,
-    PositionEmbedding,
-    RelativePositionBias,
-    SinusoidalEmbedding,
-    TokenPositions,
-)
+from keras_tfm.layers.position_bias import AlibiBias, RelativePositionBias
+from keras_tfm.layers.positions import PositionEmbedding, SinusoidalEmbedding, TokenPositions
 from keras_tfm.layers.residual import LayerScale
 from keras_tfm.layers.rotary import RotaryEmbedding
 from keras_tfm.layers.rotary_scaling import (

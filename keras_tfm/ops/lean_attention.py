@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_tfm.ops.loop import while_loop
+from keras_tfm.ops.loop import TileBuffer, while_loop
 from keras_tfm.ops.masks import Visibility
 from keras_tfm.ops.tile_bias import tile_bias
 from keras_tfm.ops.tiles import TiledVisibility, from_tiles, tile_size, to_tiles
@@ -32,8 +32,7 @@ def lean_attention(query, key, value, visible: Visibility, bias=None, logit_cap=
         Rabe and Staats 2021, https://arxiv.org/abs/2112.05682; Dao et al. 2022, "FlashAttention", algorithms 1 and 4,
         https://arxiv.org/abs/2205.14135
     """
-    num_queries, num_keys = ops.shape(query)[2], ops.shape(key)[2]
-    sizes = tile_size(num_queries, QUERY_TILE), tile_size(num_keys, KEY_TILE)
+    sizes = tile_size(ops.shape(query)[2], QUERY_TILE), tile_size(ops.shape(key)[2], KEY_TILE)
     visible = TiledVisibility(visible, *sizes)
     make_bias, bias_parameters = tile_bias(bias, visible)
     sinks = () if sink is None else (sink,)
@@ -53,18 +52,14 @@ def lean_attention(query, key, value, visible: Visibility, bias=None, logit_cap=
             delta = ops.sum(upstream * output, axis=-1, keepdims=True)  # (tiles, B, N, size, 1)
             upstream = ops.cast(upstream, value.dtype)
             totals = _backward(scores, values, dropout, log_sums, upstream, delta)
-            lengths = num_queries, num_keys, num_keys
-            gradients = [
-                ops.cast(from_tiles(total, length), x.dtype)
-                for total, length, x in zip(totals[:3], lengths, (query, key, value), strict=True)
-            ]
+            gradients = [from_tiles(total, x) for total, x in zip(totals[:3], (query, key, value), strict=True)]
             gradients += bias.finish(totals[3])
             if sinks:
                 shares = ops.exp(ops.cast(sink, "float32")[:, None, None] - log_sums) * delta
                 gradients.append(ops.cast(-ops.sum(shares, axis=(0, 1, 3, 4)), sink.dtype))
             return tuple(gradients)
 
-        return ops.cast(from_tiles(output, num_queries), query.dtype), gradient
+        return from_tiles(output, query), gradient
 
     return attend(query, key, value, *bias_parameters, *sinks)
 
@@ -115,11 +110,11 @@ def _forward(scores, values, sink, dropout):
         sees_something = greatest > HIDDEN_SCORE / 2
         output = ops.where(sees_something, output / total, 0.0)
         log_sum = ops.where(sees_something, greatest + ops.log(total), 0.0)
-        return i + 1, _set(outputs, i, output), _set(log_sums, i, log_sum)
+        return i + 1, TileBuffer.set(outputs, i, output), TileBuffer.set(log_sums, i, log_sum)
 
-    outputs = ops.zeros_like(scores.queries, dtype="float32")
-    start = ops.zeros((), "int32"), outputs, outputs[..., :1]
-    return while_loop(lambda i, *_: i < visible.num_query_tiles, query_tile, start)[1:]
+    start = ops.zeros((), "int32"), TileBuffer.zeros(scores.queries), TileBuffer.zeros(scores.queries[..., :1])
+    _, outputs, log_sums = while_loop(lambda i, *_: i < visible.num_query_tiles, query_tile, start)
+    return TileBuffer.tiles(outputs), TileBuffer.tiles(log_sums)
 
 
 def _backward(scores, values, dropout, log_sums, upstream, delta):
@@ -131,24 +126,25 @@ def _backward(scores, values, dropout, log_sums, upstream, delta):
             tile, slope = scores.tile(i, j)
             weights = ops.exp(tile - log_sums[i])
             dropped = ops.cast(_dropped(weights, dropout, visible, i, j), values.dtype)
-            d_value = _add(d_value, j, scattered(dropped, upstream[i], values[j]))
+            d_value = TileBuffer.add(d_value, j, scattered(dropped, upstream[i], values[j]))
             d_weights = ops.cast(products(upstream[i], values[j]), "float32")
             d_scores = weights * (_dropped(d_weights, dropout, visible, i, j) - delta[i])
             d_bias = bias.add_gradient(d_bias, i, j, d_scores)
             if slope is not None:
                 d_scores = d_scores * slope
             d_scores = ops.cast(d_scores, values.dtype)
-            d_key = _add(d_key, j, scattered(d_scores, scores.queries[i], scores.keys[j]))
+            d_key = TileBuffer.add(d_key, j, scattered(d_scores, scores.queries[i], scores.keys[j]))
             d_query = d_query + ops.cast(gathered(d_scores, scores.keys[j]), "float32")
             return j + 1, d_query, d_key, d_value, d_bias
 
-        start = visible.first[i], ops.zeros_like(d_query[i]), d_key, d_value, d_bias
+        start = visible.first[i], ops.zeros_like(scores.queries[i], dtype="float32"), d_key, d_value, d_bias
         _, row, d_key, d_value, d_bias = while_loop(lambda j, *_: j < visible.end[i], key_tile, start)
-        return i + 1, _set(d_query, i, row), d_key, d_value, d_bias
+        return i + 1, TileBuffer.set(d_query, i, row), d_key, d_value, d_bias
 
-    d_query, d_key = (ops.zeros_like(tiles, dtype="float32") for tiles in (scores.queries, scores.keys))
-    start = ops.zeros((), "int32"), d_query, d_key, ops.zeros_like(values, dtype="float32"), bias.zeros()
-    return while_loop(lambda i, *_: i < visible.num_query_tiles, query_tile, start)[1:]
+    buffers = [TileBuffer.zeros(tiles) for tiles in (scores.queries, scores.keys, values)]
+    start = ops.zeros((), "int32"), *buffers, bias.zeros()
+    _, *buffers, d_bias = while_loop(lambda i, *_: i < visible.num_query_tiles, query_tile, start)
+    return *(TileBuffer.tiles(buffer) for buffer in buffers), d_bias
 
 
 def products(rows, columns):
@@ -181,11 +177,3 @@ def _dropped(weights, dropout, visible, i, j):
     if dropout is None:
         return weights
     return dropout(weights, first_query=i * visible.query_size, first_key=j * visible.key_size)
-
-
-def _set(tiles, i, tile):
-    return ops.scatter_update(tiles, [[i]], tile[None])
-
-
-def _add(tiles, i, tile):
-    return ops.scatter_update(tiles, [[i]], tile[None], reduction="add")

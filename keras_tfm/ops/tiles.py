@@ -36,11 +36,11 @@ def to_tiles(x, size):
     return ops.transpose(x, (2, 0, 1, 3, 4))
 
 
-def from_tiles(x, length):
-    """(tiles, B, N, size, H) -> (B, N, T, H)."""
+def from_tiles(x, like):
+    """(tiles, B, N, size, H) -> (B, N, T, H), in the shape and dtype of `like`."""
     count, _, num_heads, size, width = ops.shape(x)
     x = ops.reshape(ops.transpose(x, (1, 2, 0, 3, 4)), (-1, num_heads, count * size, width))
-    return x[:, :, :length]
+    return ops.cast(ops.reshape(x[:, :, : ops.shape(like)[2]], ops.shape(like)), like.dtype)
 
 
 def matrix_tile(matrix, i, j, query_size, key_size):

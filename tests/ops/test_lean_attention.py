@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras import backend, ops
 
 from keras_tfm.layers import AlibiBias, RelativePositionBias
-from keras_tfm.layers.positions import RelativeRule
+from keras_tfm.layers.position_bias import RelativeRule
 from keras_tfm.ops import AttentionDropout, Visibility, scaled_dot_product_attention
 from tests import reference
 from tests.gradients import outputs_and_gradients
