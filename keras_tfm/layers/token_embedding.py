@@ -14,6 +14,8 @@ class TokenEmbedding(keras.layers.Layer):
         vocabulary_size: int, number of tokens V.
         hidden_dim: int, width D.
         position: `PositionEmbedding`, `SinusoidalEmbedding` or any layer (B, T) -> (B, T, D), added, or None.
+        scale: float, factor on the token vectors before positions are added. The paper has sqrt(D), so that sinusoids,
+            whose size is 1, do not drown them.
         dropout: float, rate of the dropout on the sum.
         embeddings_initializer: for the table.
 
@@ -46,6 +48,7 @@ class TokenEmbedding(keras.layers.Layer):
         vocabulary_size: int,
         hidden_dim: int,
         position=None,
+        scale: float = 1.0,
         dropout: float = 0.0,
         embeddings_initializer="uniform",
         **kwargs,
@@ -56,6 +59,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
         self.position = revive(position)
+        self.scale = scale
         self.dropout = dropout
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.embedding = keras.layers.Embedding(
@@ -80,7 +84,7 @@ class TokenEmbedding(keras.layers.Layer):
             return ops.einsum("btd,vd->btv", inputs, table)
         check_rank(inputs, 2, "token_ids", "(B, T)")
         check_token_ids(inputs, self.vocabulary_size)
-        x = self.embedding(inputs)
+        x = self.embedding(inputs) * self.scale
         if self.position is not None:
             if positions is None:
                 positions = ops.cumsum(ops.ones_like(inputs, dtype="int32"), axis=1) - 1
@@ -98,6 +102,7 @@ class TokenEmbedding(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "hidden_dim": self.hidden_dim,
             "position": serialize(self.position),
+            "scale": self.scale,
             "dropout": self.dropout,
             "embeddings_initializer": serialize(self.embeddings_initializer),
         }

@@ -130,6 +130,7 @@ def build_gpt(
             numbers["vocabulary_size"],
             width,
             position=absolute[position]() if position in absolute else None,
+            scale=width**0.5 if position == "sinusoidal" else 1.0,  # as in the paper: sinusoids have size 1
             dropout=dropout,
             embeddings_initializer=weights,
             dtype=dtype,

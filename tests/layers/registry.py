@@ -180,7 +180,7 @@ CASES = {
         {"inputs": IDS, "positions": POSITIONS},
     ),
     "token_embedding_sinusoidal": Case(
-        _embedding(lambda **kwargs: layers.SinusoidalEmbedding(D, **kwargs)), {"inputs": IDS}
+        _embedding(lambda **kwargs: layers.SinusoidalEmbedding(D, **kwargs), scale=3.0), {"inputs": IDS}
     ),
     "block_pre": Case(_block(), {"x": X}),
     "block_post": Case(_block(norm_placement="post", dropout=0.1), {"x": X, "mask": MASK}),

@@ -26,6 +26,16 @@ def test_learned_positions_are_rows_of_the_table():
     np.testing.assert_array_equal(y, np.asarray(layer.embeddings)[np.maximum(POSITIONS, 0)])
 
 
+def test_token_vectors_are_scaled_before_positions_are_added_and_not_on_the_way_back():
+    layer = layers.TokenEmbedding(9, 4, position=layers.SinusoidalEmbedding(4), scale=2.0)
+    ids = np.array([[1, 2, 8]])
+    y = layer(ids)
+    table = np.asarray(layer.embedding.embeddings)
+    expected = 2 * table[ids] + np.asarray(layer.position(np.array([[0, 1, 2]])))
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(layer(expected, reverse=True), expected @ table.T, atol=1e-5)
+
+
 def test_token_embedding_adds_positions_and_projects_back_with_the_same_table():
     layer = layers.TokenEmbedding(9, 4, position=layers.PositionEmbedding(6, 4))
     ids = np.array([[1, 2, 8], [0, 0, 3]])
