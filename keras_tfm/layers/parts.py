@@ -25,9 +25,11 @@ def clone(part):
 
 def known_value(x):
     """The tensor as a NumPy array, or None while it is traced and has no value yet, whatever the backend."""
+    if keras.backend.backend() == "tensorflow":
+        return x.numpy() if hasattr(x, "numpy") else None
     try:
         return ops.convert_to_numpy(x)
-    except (TypeError, ValueError, NotImplementedError, RuntimeError):  # TensorFlow's and JAX's answers for a tracer
+    except (TypeError, ValueError, RuntimeError):  # JAX's and torch's answers for a tracer
         return None
 
 
