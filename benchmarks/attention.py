@@ -48,7 +48,6 @@ class Attention:
         return self.length
 
     def verify(self) -> None:
-        # Causal: the last input has a gradient from the last output only, the first one from all.
         if self.gradient.shape != self.x.shape or not np.isfinite(self.gradient).all() or not self.gradient[0, 0].any():
             raise RuntimeError(f"Must give finite gradients of shape {self.x.shape}.")
 
@@ -176,7 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--memory-gib", type=float, default=16.0, help="contenders that need more are skipped")
+    parser.add_argument("--memory-gib", type=float, default=16.0, help="contenders that need more are left out")
     harness.add_arguments(parser, "attention")
     args = parser.parse_args()
     if args.worker:

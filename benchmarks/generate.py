@@ -1,10 +1,11 @@
-"""Greedy generation in tokens per second: keras_tfm beside KerasHub, Hugging Face torch and CTranslate2.
+"""Generation in tokens per second, greedy and by beams: keras_tfm beside KerasHub, Hugging Face torch and CTranslate2.
 
 Each library holds a GPT of the same shape with random weights and continues the same prompt of random tokens by
 exactly `--new-tokens`. Run it with `python benchmarks/generate.py`; README.md beside this file tells the method.
 """
 
 import argparse
+import itertools
 import shutil
 import sys
 import tempfile
@@ -64,6 +65,7 @@ class Generation:
     def __init__(self, case: dict[str, Any]):
         self.case = case
         self.new_tokens: int = case["new_tokens"]
+        self.num_beams: int = case["beams"]
         self.vocabulary_size = harness.SHAPES[case["shape"]]["vocabulary_size"]
         self.prompt = np.random.default_rng(0).integers(
             self.vocabulary_size, size=(case["batch"], PROMPT_LENGTH), dtype=np.int32
@@ -94,10 +96,28 @@ class KerasTfm(Generation):
         import keras_tfm
 
         self.model = keras_tfm.models.build_gpt(**harness.SHAPES[self.case["shape"]])
+        self.sampler = keras_tfm.samplers.BeamSampler(num_beams=self.num_beams) if self.num_beams > 1 else "greedy"
 
     def generate(self) -> np.ndarray:
-        result = self.model.generate(self.prompt, max_new_tokens=self.new_tokens, sampler="greedy")
+        result = self.model.generate(self.prompt, max_new_tokens=self.new_tokens, sampler=self.sampler)
         return np.asarray(result.token_ids)
+
+
+class KerasTfmStream(KerasTfm):
+    """Four tokens at a time, each batch of them looked at."""
+
+    def generate(self) -> np.ndarray:
+        steps = self.model.generate_steps(
+            self.prompt, max_new_tokens=self.new_tokens, sampler=self.sampler, tokens_per_step=4
+        )
+        *_, last = steps
+        return np.asarray(last.token_ids)
+
+
+class KerasTfmInt8(KerasTfm):
+    def build(self) -> None:
+        super().build()
+        self.model.quantize_for_generation()
 
 
 class KerasHub(Generation):
@@ -105,7 +125,10 @@ class KerasHub(Generation):
 
     def build(self) -> None:
         self.model = build_keras_hub_gpt2(self.case["shape"])
-        self.model.compile(sampler="greedy", jit_compile=self.jit_compile)
+        import keras_hub
+
+        sampler = keras_hub.samplers.BeamSampler(num_beams=self.num_beams) if self.num_beams > 1 else "greedy"
+        self.model.compile(sampler=sampler, jit_compile=self.jit_compile)
 
     def generate(self, fill: int = 0) -> np.ndarray:
         # Without a preprocessor the length to reach is the length of the buffer that it is given.
@@ -143,6 +166,7 @@ class Torch(Generation):
                 attention_mask=self.attention_mask,
                 max_new_tokens=self.new_tokens,
                 do_sample=False,
+                num_beams=self.num_beams,
                 use_cache=True,
             )
         return token_ids[:, PROMPT_LENGTH:].numpy()
@@ -176,7 +200,7 @@ class CTranslate2(Generation):
             self.tokens,
             max_length=self.new_tokens,
             min_length=self.new_tokens,  # forbids the end token before
-            beam_size=1,
+            beam_size=self.num_beams,
             sampling_topk=1,
             include_prompt_in_result=False,  # else the prompt too is read token by token
         )
@@ -206,6 +230,8 @@ def convert_for_ctranslate2(shape: str, folder: str) -> None:
 
 CONTENDERS: dict[str, type[Generation]] = {
     "keras_tfm": KerasTfm,
+    "keras_tfm_stream": KerasTfmStream,
+    "keras_tfm_int8": KerasTfmInt8,
     "keras_hub": KerasHub,
     "keras_hub_jit": KerasHubJit,
     "torch": Torch,
@@ -220,15 +246,19 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
     speeds, first_calls = [], []
     for case in cases:
         results = case["contenders"]
-        head = [f"{case['shape']}, batch {case['batch']}"]
-        ratios = [harness.ratio(results, "keras_tfm", PEERS), harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"])]
+        head = [f"{case['shape']}, batch {case['batch']}" + (f", beam {case['beams']}" if case["beams"] > 1 else "")]
+        ratios = [
+            harness.ratio(results, "keras_tfm", PEERS),
+            harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"]),
+            harness.ratio(results, "keras_tfm_int8", ["ctranslate2_int8"]),
+        ]
         speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names] + ratios)
         first_calls.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
     title = (
-        f"Greedy generation, prompt of {PROMPT_LENGTH} tokens, {settings['new_tokens']} new ones, float32 except int8. "
+        f"Generation, prompt of {PROMPT_LENGTH} tokens, {settings['new_tokens']} new ones, float32 except int8. "
         f"New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
     )
-    ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32"]
+    ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
     return "\n\n".join(
         [
             title,
@@ -243,6 +273,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=harness.SHAPES, default=["small", "gpt2"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--beams", nargs="+", type=int, default=[1], help="beam counts; 1 is greedy")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--new-tokens", type=int, default=128)
     harness.add_arguments(parser, "generate")
@@ -255,11 +286,12 @@ def main() -> int:
     scratch = tempfile.mkdtemp()
     try:
         for shape in args.shapes:
-            for batch in args.batches:
-                harness.say(f"{shape}, batch {batch}")
-                case = {"shape": shape, "batch": batch, "new_tokens": args.new_tokens, "scratch": scratch}
+            for batch, beams in itertools.product(args.batches, args.beams):
+                harness.say(f"{shape}, batch {batch}, beams {beams}")
+                size = {"shape": shape, "batch": batch, "beams": beams}
+                case = {**size, "new_tokens": args.new_tokens, "scratch": scratch}
                 results = harness.race("benchmarks.generate", case, args.contenders, args.rounds)
-                report["cases"].append({"shape": shape, "batch": batch, "contenders": results})
+                report["cases"].append({**size, "contenders": results})
     finally:
         shutil.rmtree(scratch)
     text = tables(report["cases"], args.contenders, settings)

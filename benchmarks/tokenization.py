@@ -1,10 +1,11 @@
-"""Byte pair encoding in megabytes per second: keras_tfm beside the Rust library `tokenizers`.
+"""Byte pair encoding and WordPiece: keras_tfm beside the Rust library `tokenizers` and, for WordPiece, tensorflow-text.
 
-Both read the same tokenizer, trained on the text itself, and encode the first megabyte of Shakespeare as lines and as
+All read the same tokenizer, trained on the text itself, and encode the first megabyte of Shakespeare as lines and as
 one string. Run it with `python benchmarks/tokenization.py`; README.md beside this file tells the method.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import statistics
@@ -55,7 +56,8 @@ class Encoding:
     def verify(self) -> None:
         import tokenizers
 
-        expected = tokenizers.Tokenizer.from_file(self.case["tokenizer"]).encode_batch(self.texts)
+        tokenizer = tokenizers.Tokenizer.from_file(self.case["tokenizer"])
+        expected = tokenizer.encode_batch(self.texts, add_special_tokens=False)
         if self.ids(self.encoded) != [encoding.ids for encoding in expected]:
             raise RuntimeError("Must give the ids of `tokenizers`. Received: others.")
 
@@ -64,9 +66,7 @@ class KerasTfm(Encoding):
     """To a RaggedTensor."""
 
     def load(self):
-        from keras_tfm.tokenizers import BytePairTokenizer
-
-        self.tokenizer = BytePairTokenizer.from_file(self.case["tokenizer"])
+        self.tokenizer = tokenizer_class(self.case["algorithm"]).from_file(self.case["tokenizer"])
 
     def encode(self):
         return self.tokenizer(self.texts)
@@ -97,7 +97,7 @@ class Rust(Encoding):
         self.tokenizer = tokenizers.Tokenizer.from_file(self.case["tokenizer"])
 
     def encode(self):
-        return self.tokenizer.encode_batch(self.texts)
+        return self.tokenizer.encode_batch(self.texts, add_special_tokens=False)
 
     def ids(self, encoded):
         return [encoding.ids for encoding in encoded]
@@ -119,26 +119,54 @@ class RustOneThread(Rust):
     parallel = False
 
 
+class TensorflowText(Encoding):
+    """To a RaggedTensor, WordPiece only; its op is not part of TensorFlow, so a SavedModel needs the package."""
+
+    def load(self):
+        if self.case["algorithm"] != "WordPiece":
+            raise harness.LeftOut("WordPiece only")
+        import tensorflow_text
+
+        tokens = (Path(self.case["tokenizer"]).parent / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        self.tokenizer = tensorflow_text.FastBertTokenizer(tokens, lower_case_nfd_strip_accents=True)
+
+    def encode(self):
+        return self.tokenizer.tokenize(self.texts)
+
+    def ids(self, encoded):
+        return encoded.to_list()
+
+
 CONTENDERS: dict[str, type[Encoding]] = {
     "keras_tfm": KerasTfm,
     "keras_tfm_lists": KerasTfmLists,
     "tokenizers": Rust,
     "tokenizers_lists": RustLists,
     "tokenizers_one_thread": RustOneThread,
+    "tensorflow_text": TensorflowText,
 }
 # Ours, and what it is compared to.
 PAIRS = (
     ("keras_tfm", "tokenizers"),
     ("keras_tfm", "tokenizers_one_thread"),
     ("keras_tfm_lists", "tokenizers_lists"),
+    ("keras_tfm", "tensorflow_text"),
 )
+ALGORITHMS = ("byte pair", "WordPiece")
+
+
+def tokenizer_class(algorithm: str) -> type:
+    """Our class for one of `ALGORITHMS`."""
+    from keras_tfm.tokenizers import BytePairTokenizer, WordPieceTokenizer
+
+    return {"byte pair": BytePairTokenizer, "WordPiece": WordPieceTokenizer}[algorithm]
 
 
 def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, Any]) -> str:
     """Seconds, our time over theirs, then seconds of building and of the first call."""
     seconds, ratios, details = [], [], []
     for case in cases:
-        results, texts = case["contenders"], case["texts"]
+        results, texts = case["contenders"], f"{case['algorithm']}, {case['texts']}"
         medians = {
             name: statistics.median(result["seconds"]) for name, result in results.items() if "seconds" in result
         }
@@ -175,24 +203,25 @@ def main() -> int:
         return 0
     settings = {name: getattr(args, name) for name in ("characters", "vocabulary_size", "rounds")}
     environment = harness.environment()
-    environment["versions"]["tokenizers"] = importlib.metadata.version("tokenizers")
+    for package in ("tokenizers", "tensorflow-text"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            environment["versions"][package] = importlib.metadata.version(package)
     report = {"benchmark": "tokenization", "environment": environment, "settings": settings, "cases": []}
-    with tempfile.TemporaryDirectory() as folder:
-        case = {"corpus": str(args.corpus.resolve()), "characters": args.characters}
-        case |= {"tokenizer": str(Path(folder) / "tokenizer.json"), "texts": "one string"}
-        from keras_tfm.tokenizers import BytePairTokenizer
-
-        (text,) = read_texts(case)
-        tokenizer = BytePairTokenizer.train(text, args.vocabulary_size)
-        tokenizer.save(folder)
-        for texts in ("lines", "one string"):
-            harness.say(texts)
-            tokens = sum(map(len, tokenizer.encode(read_texts(case | {"texts": texts}))))
-            results = harness.race(
-                "benchmarks.tokenization", case | {"texts": texts, "tokens": tokens}, args.contenders, args.rounds
-            )
-            size = len(text.encode())
-            report["cases"].append({"texts": texts, "bytes": size, "tokens": tokens, "contenders": results})
+    for algorithm in ALGORITHMS:
+        with tempfile.TemporaryDirectory() as folder:
+            case = {"corpus": str(args.corpus.resolve()), "characters": args.characters, "algorithm": algorithm}
+            case |= {"tokenizer": str(Path(folder) / "tokenizer.json"), "texts": "one string"}
+            (text,) = read_texts(case)
+            tokenizer = tokenizer_class(algorithm).train(text, args.vocabulary_size)
+            tokenizer.save(folder)
+            for texts in ("lines", "one string"):
+                harness.say(f"{algorithm}, {texts}")
+                tokens = sum(map(len, tokenizer.encode(read_texts(case | {"texts": texts}))))
+                results = harness.race(
+                    "benchmarks.tokenization", case | {"texts": texts, "tokens": tokens}, args.contenders, args.rounds
+                )
+                account = {"algorithm": algorithm, "texts": texts, "bytes": len(text.encode()), "tokens": tokens}
+                report["cases"].append(account | {"contenders": results})
     text = tables(report["cases"], args.contenders, settings)
     harness.publish("tokenization", report, text, args.json, args.update_readme)
     return harness.exit_status(report)

@@ -3,11 +3,14 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Tiny models are compiled often and run little: code of less quality is compiled a third faster.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_tfm.generation import TextGenerator
 from keras_tfm.models import build_gpt
@@ -28,6 +31,17 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(1234)
+
+
+@pytest.fixture
+def without_xla(monkeypatch):
+    """The generate loop as a plain graph: XLA takes seconds to compile what a tiny model does in milliseconds."""
+    from keras_tfm.generation import compiled
+
+    def trace(function, *specs):
+        return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+
+    monkeypatch.setattr(compiled, "_trace", trace)
 
 
 @pytest.fixture(autouse=keras.backend.backend() == "torch")

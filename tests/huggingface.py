@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from keras_tfm.layers import RotaryEmbedding
-from keras_tfm.models import build_gpt, build_llama
+from keras_tfm.models import BertPretrainer, MaskedLM, build_bert, build_gpt, build_llama
 
 
 def gpt2_pair(vocabulary_size=29, max_sequence_length=16, num_layers=2, num_heads=3, hidden_dim=12):
@@ -124,3 +124,101 @@ def _weights(model) -> dict:
 
 def _set_norm(norm, weights, key):
     norm.set_weights([weights[f"{key}.weight"], weights[f"{key}.bias"]])
+
+
+def bert_pair(vocabulary_size=29, hidden_dim=12, num_heads=3, activation="gelu"):
+    """(Hugging Face BertForPreTraining, our BertPretrainer) with the same random weights."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=vocabulary_size,
+        max_position_embeddings=16,
+        num_hidden_layers=2,
+        num_attention_heads=num_heads,
+        hidden_size=hidden_dim,
+        intermediate_size=20,
+        hidden_act=activation,
+        initializer_range=0.3,
+    )
+    theirs = _shaken(transformers.BertForPreTraining(config).eval())
+    encoder = build_bert(
+        vocabulary_size=vocabulary_size,
+        max_sequence_length=16,
+        num_layers=2,
+        num_heads=num_heads,
+        hidden_dim=hidden_dim,
+        intermediate_dim=20,
+        activation=activation,
+    )
+    ours = BertPretrainer(encoder, activation=activation)
+    weights = _weights(theirs)
+    _set_bert_encoder(encoder, weights, "bert", weights["bert.embeddings.position_embeddings.weight"])
+    encoder.token_embedding.segment.embeddings.assign(weights["bert.embeddings.token_type_embeddings.weight"])
+    _set_dense(encoder.pooler, weights, "bert.pooler.dense")
+    _set_dense(ours.masked_lm.dense, weights, "cls.predictions.transform.dense")
+    _set_norm(ours.masked_lm.norm, weights, "cls.predictions.transform.LayerNorm")
+    ours.masked_lm.bias.assign(weights["cls.predictions.bias"])
+    _set_dense(ours.next_sentence, weights, "cls.seq_relationship")
+    return theirs, ours
+
+
+def roberta_pair(vocabulary_size=29, hidden_dim=12, num_heads=3):
+    """(Hugging Face RobertaForMaskedLM, our MaskedLM without segments) with the same random weights."""
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=vocabulary_size,
+        max_position_embeddings=18,  # 16 and the two before the first: position ids start at padding_idx + 1 = 2
+        num_hidden_layers=2,
+        num_attention_heads=num_heads,
+        hidden_size=hidden_dim,
+        intermediate_size=20,
+        type_vocab_size=1,
+        pad_token_id=1,
+        layer_norm_eps=1e-5,
+        initializer_range=0.3,
+    )
+    theirs = _shaken(transformers.RobertaForMaskedLM(config).eval())
+    encoder = build_bert(
+        vocabulary_size=vocabulary_size,
+        max_sequence_length=16,
+        num_layers=2,
+        num_heads=num_heads,
+        hidden_dim=hidden_dim,
+        intermediate_dim=20,
+        num_segments=0,
+        norm_epsilon=1e-5,
+        pooler=False,
+    )
+    ours = MaskedLM(encoder)
+    weights = _weights(theirs)
+    # Every token is of the one segment, so its vector may as well be a part of each position's.
+    positions = weights["roberta.embeddings.position_embeddings.weight"][2:]
+    positions = positions + weights["roberta.embeddings.token_type_embeddings.weight"]
+    _set_bert_encoder(encoder, weights, "roberta", positions)
+    _set_dense(ours.masked_lm.dense, weights, "lm_head.dense")
+    _set_norm(ours.masked_lm.norm, weights, "lm_head.layer_norm")
+    ours.masked_lm.bias.assign(weights["lm_head.bias"])
+    return theirs, ours
+
+
+def _set_bert_encoder(encoder, weights, key, positions):
+    encoder.token_embedding.embedding.embeddings.assign(weights[f"{key}.embeddings.word_embeddings.weight"])
+    encoder.token_embedding.position.embeddings.assign(positions)
+    _set_norm(encoder.token_embedding.norm, weights, f"{key}.embeddings.LayerNorm")
+    for i, block in enumerate(encoder.stack.blocks):
+        layer = f"{key}.encoder.layer.{i}"
+        attention, feed_forward = block.self_attention, block.feed_forward
+        for dense, name in (
+            (attention.query_dense, "attention.self.query"),
+            (attention.key_dense, "attention.self.key"),
+            (attention.value_dense, "attention.self.value"),
+            (attention.output_dense, "attention.output.dense"),
+            (feed_forward.intermediate_dense, "intermediate.dense"),
+            (feed_forward.output_dense, "output.dense"),
+        ):
+            _set_dense(dense, weights, f"{layer}.{name}")
+        _set_norm(block.attention_wrap.norm_after, weights, f"{layer}.attention.output.LayerNorm")
+        _set_norm(block.feed_forward_wrap.norm_after, weights, f"{layer}.output.LayerNorm")
+
+
+def _set_dense(dense, weights, key):
+    dense.set_weights([weights[f"{key}.weight"].T, weights[f"{key}.bias"]])  # Linear keeps (outputs, inputs)

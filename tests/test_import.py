@@ -6,10 +6,13 @@ from tests.harness import fresh_process
 
 HEAVY = [
     "datasets",
+    "gguf",
     "jax",
     "keras_hub",
     "matplotlib",
     "pandas",
+    "safetensors",
+    "sentencepiece",
     "sklearn",
     "tensorflow_datasets",
     "tensorflow_text",

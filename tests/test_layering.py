@@ -12,15 +12,19 @@ MAY_IMPORT = {
     "layers": {"ops", "layers"},
     "models": {"ops", "layers", "generation", "models"},
     "samplers": {"ops", "samplers"},
-    "generation": {"samplers", "generation"},
+    "generation": {"ops", "samplers", "generation"},
     "tokenizers": {"tokenizers"},
+    "checkpoints": {"ops", "layers", "models", "tokenizers", "checkpoints"},
     "data": {"tokenizers", "data"},
     "visualization": {"ops", "layers", "models", "visualization"},
-    "export": {"generation", "samplers", "tokenizers", "export"},
+    "pipelines": {"tokenizers", "pipelines"},
+    "training": {"layers", "training"},
+    "export": {"generation", "samplers", "tokenizers", "pipelines", "export"},
 }
 # (file, what it imports inside a function): ways round the arrows, each with its reason.
 LAZY = {
     ("generation/text_generator.py", "export"): "`TextGenerator.export` is a shortcut to the package above it",
+    ("pipelines/text_pipeline.py", "export"): "`TextPipeline.export` is a shortcut to the package above it",
 }
 
 
@@ -64,7 +68,7 @@ def test_nothing_points_against_the_arrows(folder):
 
 
 def test_the_loop_knows_ids_only():
-    assert {subpackage for subpackage, _ in imports(PACKAGE / "generation" / "loop.py")} <= {"samplers"}
+    assert {subpackage for subpackage, _ in imports(PACKAGE / "generation" / "loop.py")} <= {"ops", "samplers"}
 
 
 @pytest.mark.parametrize("folder", ["ops", "layers", "models", "samplers"])

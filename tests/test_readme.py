@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_snippet_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_every_snippet_of_the_readme_runs(tmp_path, monkeypatch, capsys, without_xla):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -19,7 +19,7 @@ def tokenize_documents(texts_or_files: Any, tokenizer: Callable[[list], tf.Ragge
     if not callable(tokenizer):
         raise TypeError(f"`tokenizer` must be callable on a list of strings. Received: {_shown(tokenizer)}.")
     pieces, num_documents = [np.zeros(0, np.int32)], 0
-    for documents in _blocks(_documents(texts_or_files)):
+    for documents in blocks(read_documents(texts_or_files)):
         num_documents += len(documents)
         pieces.append(_token_ids(documents, tokenizer))
     token_ids = np.concatenate(pieces)
@@ -28,7 +28,7 @@ def tokenize_documents(texts_or_files: Any, tokenizer: Callable[[list], tf.Ragge
     return token_ids, num_documents
 
 
-def _documents(texts_or_files: Any) -> Iterator[str | bytes]:
+def read_documents(texts_or_files: Any) -> Iterator[str | bytes]:
     """The documents, one at a time, those that are empty left out."""
     if isinstance(texts_or_files, tf.data.Dataset):
         yield from filter(None, _dataset_documents(texts_or_files))
@@ -68,7 +68,7 @@ def _dataset_documents(dataset: tf.data.Dataset) -> Iterator[bytes]:
         yield element["text"] if is_dict else element
 
 
-def _blocks(documents: Iterator[str | bytes]) -> Iterator[list[str | bytes]]:
+def blocks(documents: Iterator[str | bytes]) -> Iterator[list[str | bytes]]:
     """Whole documents in lists of some million characters, so that many of them need not be in memory."""
     block, size = [], 0
     for document in documents:

@@ -1,15 +1,14 @@
 """Text to batches of token ids and the ids that come next, packed without padding between documents."""
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_tfm.data.documents import tokenize_documents
+from keras_tfm.data.epochs import as_integer, epochs_of_batches, shuffled
 
 _REMAINDERS = ("drop", "pad")
 
@@ -97,7 +96,7 @@ def pack(
         >>> packed.num_tokens, packed.num_sequences, packed.num_dropped_tokens
         (19, 4, 2)
     """
-    sequence_length = _integer("sequence_length", sequence_length, smallest=1)
+    sequence_length = as_integer("sequence_length", sequence_length, smallest=1)
     if remainder not in _REMAINDERS:
         raise ValueError(f'`remainder` must be "drop" or "pad". Received: remainder={remainder!r}.')
     token_ids, num_documents = tokenize_documents(texts_or_files, tokenizer)
@@ -157,7 +156,7 @@ class PackedTokens:
 
     def num_batches(self, batch_size: int, drop_partial_batch: bool = False) -> int:
         """Batches in one epoch: the `steps_per_epoch` that goes with `dataset(..., repeat=True)`."""
-        whole, rest = divmod(self.num_sequences, _integer("batch_size", batch_size, smallest=1))
+        whole, rest = divmod(self.num_sequences, as_integer("batch_size", batch_size, smallest=1))
         return whole + (rest > 0 and not drop_partial_batch)
 
     def dataset(
@@ -211,46 +210,32 @@ class PackedTokens:
             >>> rest = packed.dataset(16, initial_epoch=4, repeat=True)
             >>> model.fit(rest, steps_per_epoch=steps, initial_epoch=4, epochs=5, shuffle=False)
         """
-        batch_size = _integer("batch_size", batch_size, smallest=1)
+        batch_size = as_integer("batch_size", batch_size, smallest=1)
         num_batches = self.num_batches(batch_size, drop_partial_batch)
         if not num_batches:
             raise ValueError(
                 "`batch_size` must be at most the number of windows with `drop_partial_batch=True`. "
                 f"Received: batch_size={batch_size} and {self.num_sequences} windows."
             )
-        seed = _integer("seed", seed, smallest=0)
-        initial_epoch = _integer("initial_epoch", initial_epoch, smallest=0)
+        seed = as_integer("seed", seed, smallest=0)
+        initial_epoch = as_integer("initial_epoch", initial_epoch, smallest=0)
         whole_batches = drop_partial_batch or self.num_sequences % batch_size == 0  # so that B is a static dimension
         windows = self._windows()
 
         def sequences(epoch: tf.Tensor) -> tf.data.Dataset:
-            order = tf.range(self.num_sequences, dtype=tf.int64)
-            if shuffle:
-                key = tf.stack([tf.constant(seed, tf.int64), epoch])
-                order = tf.random.experimental.stateless_shuffle(order, key, alg="philox")
+            order = (
+                shuffled(self.num_sequences, seed, epoch) if shuffle else tf.range(self.num_sequences, dtype=tf.int64)
+            )
             return tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=whole_batches)
 
-        if repeat:
-            epochs = tf.data.Dataset.counter(initial_epoch)
-            dataset = epochs.flat_map(sequences).map(windows)
-            return _prefetched(dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
-        if not shuffle:
-            return _prefetched(sequences(tf.constant(0, tf.int64)).map(windows))
-
-        counter = _EpochCounter(initial_epoch)
-
-        def one_epoch(_: tf.Tensor) -> tf.data.Dataset:
-            epoch = counter.read()  # once, when the first batch is asked for
-            numbered = sequences(epoch).enumerate()
-            return numbered.map(lambda step, chosen: (epoch, step, windows(chosen)))
-
-        def count(epoch: tf.Tensor, step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-            counter.write(epoch + 1, when=step == num_batches - 1)
-            return batch
-
-        dataset = tf.data.Dataset.range(1).flat_map(one_epoch)
-        dataset = _prefetched(dataset.apply(tf.data.experimental.assert_cardinality(num_batches)))
-        return dataset.map(count)  # after prefetch: what was fetched may never be taken
+        return epochs_of_batches(
+            sequences,
+            lambda _epoch, _step, chosen: windows(chosen),
+            num_batches,
+            initial_epoch,
+            repeat,
+            new_each=shuffle,
+        )
 
     def _windows(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
         """A function from numbers of sequences (B,) to what a model is given."""
@@ -265,42 +250,3 @@ class PackedTokens:
             return (*pair, tf.cast(places[:, 1:] < num_tokens, tf.float32)) if with_weight else pair
 
         return windows
-
-
-def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """A few batches ahead, without autotuning.
-
-    Its thread is not woken when an iterator goes (TensorFlow 2.21): each `fit`, `evaluate` and epoch's validation may
-    end with a wait of up to a minute. There is nothing to tune here either.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.prefetch(4).with_options(options)
-
-
-class _EpochCounter:
-    """One number that a dataset reads and writes. A table, since a distribution strategy would mirror a variable."""
-
-    def __init__(self, value: int):
-        with tf.device("CPU:0"):
-            self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=value)
-
-    def read(self) -> tf.Tensor:
-        return self._table.lookup(tf.constant(0, tf.int64))
-
-    def write(self, value: tf.Tensor, when: tf.Tensor) -> None:
-        def insert() -> tf.Tensor:
-            self._table.insert(tf.constant(0, tf.int64), value)
-            return tf.constant(True)
-
-        tf.cond(when, insert, lambda: tf.constant(False))
-
-
-def _integer(name: str, value: Any, smallest: int) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}.") from error
-    if value < smallest:
-        raise ValueError(f"`{name}` must be at least {smallest}. Received: {name}={value}.")
-    return value

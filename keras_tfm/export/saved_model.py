@@ -1,18 +1,25 @@
 """A text generator as a SavedModel: tokenizer, model and the generate loop in one graph, for TensorFlow alone."""
 
 import dataclasses
-import os
-import pathlib
-import shutil
+import functools
+import re
 
+import keras
 import tensorflow as tf
+from keras import tree
 
-from keras_tfm.generation.compiled import CompiledGeneration, new_tokens, pad_prompts
-from keras_tfm.samplers import GreedySampler, RandomSampler, Temperature, TopK, TopP
-from keras_tfm.samplers.numbers import split_numbers
+from keras_tfm.export.writing import check_is_free, write_saved_model
+from keras_tfm.generation import loop
+from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for
+from keras_tfm.generation.generation import GenerationOptions
+from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
+from keras_tfm.samplers.numbers import split_numbers, with_numbers
+from keras_tfm.samplers.stopping import REASONS, StopRules
 
 # What a caller may set: signature argument -> (processor, its field).
 _CONTROLS = {"temperature": (Temperature, "value"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
+_CONTROL_DTYPES = {"temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32}
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def export_text_generator(
@@ -23,13 +30,21 @@ def export_text_generator(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    num_return_sequences: int = 1,
+    stop_strings=(),
 ) -> None:
     """Writes a SavedModel whose signatures take and give strings; it loads in a process that imports only tensorflow.
 
     Signatures:
-        generate: prompts string (B,), max_new_tokens int32 (), temperature float32 () (0 = greedy), top_k int32 ()
-            (0 = off), top_p float32 () (1 = off), seed int32 () -> text string (B,), num_tokens int32 (B,).
+        generate: prompts string (B,), max_new_tokens int32 (), seed int32 (), and where the sampler chooses token by
+            token temperature float32 () (0 = greedy), top_k int32 () (0 = off), top_p float32 () (1 = off)
+            -> text string (R,), num_tokens int32 (R,), finish_reason string (R,), scores float32 (R,);
+            R = B x num_return_sequences.
         serving_default: prompts string (B,) -> the same, with the defaults given here.
+        prefill: the arguments of generate -> the same answers after the first token, and state_000, state_001, ...:
+            all that a generation is, the cache included.
+        decode_step: state_000, ... and num_tokens int32 (), the new tokens to write -> the same again. `text` is all
+            text so far, of whole characters; a generation has ended when no finish_reason is empty.
         tokenize: texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,).
         logits: token_ids int32 (B, T) -> logits float32 (B, T, V).
 
@@ -42,22 +57,19 @@ def export_text_generator(
         max_new_tokens: int, default of `serving_default`; `generate` takes any number that fits the model.
         temperature, top_k, top_p: defaults. Default: the sampler's own, else 1, 0 and 1 (greedy: temperature 0).
         seed: int, default.
+        num_return_sequences: int, texts for each prompt.
+        stop_strings: str each; a text ends before the first of them.
 
     Raises:
         FileExistsError: if `path` exists.
+        ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token.
     """
-    path = pathlib.Path(path)
-    if path.exists():
-        raise FileExistsError(f"`path` must not exist yet. Received: {path}. Delete it or export to a new version.")
-    sampler, defaults = _open_sampler(writer.sampler, temperature=temperature, top_k=top_k, top_p=top_p)
-    module = ServedTextGenerator(writer, sampler, {"max_new_tokens": max_new_tokens, **defaults, "seed": seed})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
-    try:
-        tf.saved_model.save(module, str(unfinished), signatures=module.signatures())
-        os.rename(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    check_is_free(path)  # before any work
+    controls = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampler, controls = _open_sampler(writer.sampler, controls)
+    options = writer.options(sampler=sampler, num_return_sequences=num_return_sequences, stop_strings=stop_strings)
+    module = ServedTextGenerator(writer, options, {"max_new_tokens": max_new_tokens, "seed": seed, **controls})
+    write_saved_model(module, module.signatures(), path)
 
 
 class ServedTextGenerator(tf.Module):
@@ -65,64 +77,78 @@ class ServedTextGenerator(tf.Module):
 
     Args:
         writer: `TextGenerator`.
-        sampler: its sampler, with a Temperature, a TopK and a TopP among the processors.
-        defaults: values of "max_new_tokens", "temperature", "top_k", "top_p" and "seed" for `serving_default`.
+        options: `GenerationOptions` with the sampler, the texts for each prompt and the stops.
+        defaults: values of "max_new_tokens", "seed" and the sampler's controls for `serving_default`.
     """
 
-    def __init__(self, writer, sampler, defaults):
+    def __init__(self, writer, options: GenerationOptions, defaults: dict):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
         self.tokenizer = writer.tokenizer
-        self.weights = [variable.value for variable in writer.model.variables]
+        models = [writer.model, *_models_in(options.sampler)]
+        self.weights = [variable.value for model in models for variable in model.variables]
         self._writer = writer
-        self._compiled = CompiledGeneration(writer.model, sampler)
-        self._numbers = split_numbers(sampler)[1]
-        self._places = {name: _place(sampler, kind) for name, (kind, _) in _CONTROLS.items()}
+        self._options = options
         self._defaults = defaults
+        self._shape = loop.Shape(options.num_return_sequences)
+        has_stop_strings = options.stop_strings is not None
+        self._compiled = CompiledGeneration(
+            writer.model, options.sampler, self._shape, has_stop_strings=has_stop_strings
+        )
 
     def signatures(self) -> dict:
         """name -> traced function."""
         prompts = tf.TensorSpec([None], tf.string, name="prompts")
-        integer = {name: tf.TensorSpec([], tf.int32, name=name) for name in ("max_new_tokens", "top_k", "seed")}
-        number = {name: tf.TensorSpec([], tf.float32, name=name) for name in ("temperature", "top_p")}
+        integer = tf.TensorSpec([], tf.int32)
+        settings = {name: integer for name in ("max_new_tokens", "seed")}
+        settings |= {name: tf.TensorSpec([], _CONTROL_DTYPES[name]) for name in _CONTROLS if name in self._defaults}
+        settings = {name: tf.TensorSpec([], spec.dtype, name=name) for name, spec in settings.items()}
         texts = tf.TensorSpec([None], tf.string, name="texts")
         token_ids = tf.TensorSpec([None, None], tf.int32, name="token_ids")
+        prefill = tf.function(self.prefill).get_concrete_function(prompts, **settings)
+        states = {
+            name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+            for name, tensor in prefill.structured_outputs.items()
+            if name.startswith("state_")
+        }
         return {
             "serving_default": self.generate_with_defaults.get_concrete_function(prompts),
-            "generate": self.generate.get_concrete_function(prompts, **integer, **number),
+            "generate": self.generate.get_concrete_function(prompts, **settings),
+            "prefill": prefill,
+            "decode_step": tf.function(self.decode_step).get_concrete_function(
+                num_tokens=tf.TensorSpec([], tf.int32, name="num_tokens"), **states
+            ),
             "tokenize": self.tokenize.get_concrete_function(texts),
             "logits": self.logits.get_concrete_function(token_ids),
         }
 
     @tf.function
     def generate_with_defaults(self, prompts):
-        """prompts string (B,) -> text, num_tokens."""
+        """prompts string (B,) -> what `generate` gives."""
         return self.generate(prompts, **{name: tf.constant(value) for name, value in self._defaults.items()})
 
     @tf.function
-    def generate(self, prompts, max_new_tokens, temperature, top_k, top_p, seed):
-        """prompts string (B,) and settings () -> text string (B,), num_tokens int32 (B,)."""
-        token_ids = self.tokenizer(prompts)
-        num_rows = token_ids.nrows(tf.int32)
-        checks = self._checks(token_ids, max_new_tokens, temperature, top_p)
-        with tf.control_dependencies(checks):
-            inputs = pad_prompts(token_ids, max_new_tokens, self._writer.start_token_id)
-        numbers = [tf.constant(number) for number in self._numbers]
-        for name, value in {"temperature": temperature, "top_k": top_k, "top_p": top_p}.items():
-            numbers[self._places[name]] = value
-        settings = {
-            "numbers": numbers,
-            "stop_token_ids": tf.constant([-1, *self._writer.stop_token_ids], tf.int32),
-            "seed": seed,
-        }
-        state = self._compiled.begin(inputs, settings)
-        state = self._compiled.extend(state, inputs["room"], max_new_tokens, settings)
-        new_ids, num_tokens = new_tokens(state, inputs["room"], num_rows)
-        num_tokens = tf.minimum(num_tokens, max_new_tokens)
-        text = self.tokenizer.detokenize(tf.RaggedTensor.from_tensor(new_ids, lengths=num_tokens))
-        # As Python's decode(errors="replace"): clients want valid UTF-8.
-        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-        return {"text": text, "num_tokens": num_tokens}
+    def generate(self, prompts, max_new_tokens, seed, **controls):
+        """prompts string (B,) and settings () -> text, num_tokens, finish_reason, scores, (R,) each."""
+        everything, num_rows = self._begin(prompts, max_new_tokens, seed, controls)
+        return self._answer(self._extend(everything, max_new_tokens), num_rows)
+
+    def prefill(self, prompts, max_new_tokens, seed, **controls):
+        """As `generate`, after the first token, with the state of the generation."""
+        everything, num_rows = self._begin(prompts, max_new_tokens, seed, controls)
+        everything = self._extend(everything, tf.minimum(1, max_new_tokens))
+        # A function, since a tf.Module would take a structure of tensors for its own.
+        self._unnamed = functools.partial(_unnamed, (everything, num_rows))
+        return {**self._answer(everything, num_rows), **_named((everything, num_rows))}
+
+    def decode_step(self, num_tokens, **states):
+        """Goes on by `num_tokens` for each row that has not finished."""
+        everything, num_rows = self._unnamed(states)
+        state, _, settings, _ = everything
+        written = tf.reduce_max(tf.where(state.finish == 0, state.num_tokens, 0))
+        until = tf.minimum(written + num_tokens, settings.max_new_tokens)
+        everything = self._extend(everything, until)
+        return {**self._answer(everything, num_rows), **_named((everything, num_rows))}
 
     @tf.function
     def tokenize(self, texts):
@@ -135,23 +161,111 @@ class ServedTextGenerator(tf.Module):
         """token_ids int32 (B, T) -> logits float32 (B, T, V)."""
         return {"logits": tf.cast(self._writer.model(token_ids, training=False), tf.float32)}
 
-    def _checks(self, token_ids, max_new_tokens, temperature, top_p):
+    def _begin(self, prompts, max_new_tokens, seed, controls):
+        """((state, room, settings, the sampler's numbers), number of real rows) after the prompts were read."""
+        token_ids = self.tokenizer(prompts)
+        with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
+            padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
+        numbers = [tf.constant(number) for number in split_numbers(self._options.sampler)[1]]
+        for name, value in controls.items():
+            numbers[_place(self._options.sampler, _CONTROLS[name][0])] = value
+        strings = self._options.stop_strings
+        settings = loop.Settings(
+            stops=StopRules(
+                token_ids=tf.constant([-1, *self._options.stop_token_ids], tf.int32),
+                sequences=tf.constant([[-1]], tf.int32),
+                strings=() if strings is None else tree.map_structure(tf.constant, strings.tables),
+            ),
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        room = room_for(max_new_tokens)
+        state = self._compiled.begin(padded, room, settings, numbers)
+        everything = (state, room, settings, numbers)
+        return everything, token_ids.nrows(tf.int32) * self._options.num_return_sequences
+
+    def _extend(self, everything, until):
+        state, room, settings, numbers = everything
+        return (self._compiled.extend(state, room, until, settings, numbers), room, settings, numbers)
+
+    def _answer(self, everything, num_rows):
+        state, room, settings, numbers = everything
+        sampler = with_numbers(self._options.sampler, numbers)
+        state, scores = loop.answer(sampler, state, room, settings, self._shape)
+        num_tokens = tf.minimum(state.num_tokens[:num_rows], settings.max_new_tokens)
+        finish = state.finish[:num_rows]
+        text = self.tokenizer.detokenize(tf.RaggedTensor.from_tensor(state.tokens[:num_rows], lengths=num_tokens))
+        return {
+            "text": self._whole_text(text, finish),
+            "num_tokens": num_tokens,
+            "finish_reason": tf.gather(tf.constant(REASONS), finish),
+            "scores": scores[:num_rows],
+        }
+
+    def _whole_text(self, text, finish):
+        """Valid UTF-8 up to a stop string; of unfinished rows only what will stay."""
+        # As Python's decode(errors="replace"): clients want valid UTF-8.
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+        safe = tf.strings.regex_replace(text, f"{_REPLACEMENT}+$", "")  # perhaps the first bytes of a character
+        if self._options.stop_strings is not None:
+            strings = self._options.stop_strings.strings
+            cut = "(?s)(?:" + "|".join(map(re.escape, strings)) + ").*"
+            text, safe = (tf.strings.regex_replace(x, cut, "") for x in (text, safe))
+            beginnings = {string[:length] for string in strings for length in range(1, len(string))}
+            if beginnings:
+                ends = "(?:" + "|".join(map(re.escape, sorted(beginnings, key=len, reverse=True))) + ")$"
+                safe = tf.strings.regex_replace(safe, ends, "")
+        return tf.where(finish == 0, safe, text)
+
+    def _checks(self, token_ids, max_new_tokens, controls):
         longest = tf.cast(tf.reduce_max(tf.concat([token_ids.row_lengths(), [1]], 0)), tf.int32)
         limit = self._writer.model.max_sequence_length
-        return [
+        checks = [
             tf.debugging.assert_non_negative(max_new_tokens, "`max_new_tokens` must be at least 0."),
-            tf.debugging.assert_non_negative(temperature, "`temperature` must be at least 0."),
-            tf.debugging.assert_positive(top_p, "`top_p` must be greater than 0."),
             tf.debugging.assert_less_equal(
                 longest,
                 (tf.int32.max if limit is None else limit) - max_new_tokens,
                 f"A prompt and its new tokens must fit the {limit} positions of the model.",
             ),
         ]
+        if "temperature" in controls:
+            checks += [
+                tf.debugging.assert_non_negative(controls["temperature"], "`temperature` must be at least 0."),
+                tf.debugging.assert_positive(controls["top_p"], "`top_p` must be greater than 0."),
+            ]
+        return checks
 
 
-def _open_sampler(sampler, **values):
+def _named(tensors) -> dict:
+    """Any structure of tensors as a flat dict, which is all that a signature can give."""
+    return {f"state_{i:03d}": tensor for i, tensor in enumerate(tree.flatten(tensors))}
+
+
+def _unnamed(like, named):
+    """The structure again."""
+    return tree.pack_sequence_as(like, [named[name] for name in sorted(named)])
+
+
+def _models_in(part) -> list:
+    """The models that a sampler holds, for example to draft with."""
+    if isinstance(part, keras.Model):
+        return [part]
+    if dataclasses.is_dataclass(part):
+        return [model for field in dataclasses.fields(part) for model in _models_in(getattr(part, field.name))]
+    return []
+
+
+def _open_sampler(sampler, values):
     """The sampler with a processor for each of `_CONTROLS`, and their values by name."""
+    sampler = dataclasses.replace(sampler, seed=None)
+    if type(sampler).advance is not Sampler.advance:
+        given = {name: value for name, value in values.items() if value is not None}
+        if given:
+            raise ValueError(
+                "Only samplers that choose token by token take a temperature, top-k or top-p from the caller. "
+                f"Received: {given} for {type(sampler).__name__}. Give the sampler's own processors their values."
+            )
+        return sampler, {}
     neutral = {"temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0, "top_k": 0, "top_p": 1.0}
     processors = list(sampler.processors)
     for name, (kind, field) in _CONTROLS.items():

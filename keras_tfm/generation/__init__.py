@@ -1,6 +1,7 @@
-"""Text and token generation: the loop, its compilation, and strings in and out."""
+"""Text and token generation: the loop, its compilation, strings in and out, and texts that go on."""
 
-from keras_tfm.generation.runner import Generation
+from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.generation.session import TextSession
 from keras_tfm.generation.text_generator import TextGenerator
 
-__all__ = ["Generation", "TextGenerator"]
+__all__ = ["Generation", "GenerationOptions", "TextGenerator", "TextSession"]

@@ -1,84 +1,183 @@
-"""The one generate loop. It knows token ids, a sampler and three methods of a model; it does not know text.
+"""The one generate loop. It knows token ids, a sampler and four methods of a model; it does not know text.
 
-The model gives `init_cache(batch_size, max_length)`, `prefill(token_ids, cache, padding_mask) -> (logits, cache)` and
-`decode_step(token_ids, cache, padding_mask) -> (logits, cache)`.
+The model gives `init_cache(batch_size, max_length, dtype)`, `read(token_ids, cache, padding_mask) -> (hidden, cache)`,
+`project(hidden) -> logits` and, for samplers that read ahead, `rewind(cache, num_read, kept) -> cache`.
+
+One round: the sampler proposes tokens (the newest one, mostly), the model reads them, the sampler writes tokens and
+says what becomes of the cache. Every sampler goes through it, with one row or several a prompt, one token or several a
+round.
 """
 
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras import ops, tree
 
-from keras_tfm.samplers.randomness import StepRandom
+from keras_tfm.ops.positions import last_real
+from keras_tfm.samplers.processors import StatefulProcessor
+from keras_tfm.samplers.state import Context, GenerationState, LogProbs, take_rows
 
 
-class GenerationState(NamedTuple):
-    """Where a generation stands: the same tensors in and out of every piece of it.
+class Prompts(NamedTuple):
+    """What a generation begins with, for B prompts.
 
-    tokens: int32 (B, P + M), prompt and new tokens, -1 where there is none. num_tokens: int32 (B,), new tokens so far.
-    finished: bool (B,). step: int32 (), new tokens of a row that has not finished. cache: the model's.
+    token_ids: int32 (B, P). padding_mask: bool (B, P), each row has a real token. finished: bool (B,), rows that must
+    not be written at all (they fill up a batch). history: int32 (B, H), tokens that the cache holds, -1 = none; and
+    cache: the model's, that these prompts go on
+    from, with room for all that will be written; or () for a fresh one. negative_token_ids and
+    negative_padding_mask: prompts that guidance leads away from, or ().
     """
 
-    tokens: Any
-    num_tokens: Any
+    token_ids: Any
+    padding_mask: Any
     finished: Any
-    step: Any
-    cache: Any
+    history: Any = ()
+    cache: Any = ()
+    negative_token_ids: Any = ()
+    negative_padding_mask: Any = ()
 
 
-def begin(model, sampler, prompt, padding_mask, room, finished, stop_token_ids, seed) -> GenerationState:
-    """Reads the prompts and chooses the first new token of each row.
+class Settings(NamedTuple):
+    """The numbers of a generation, beside the sampler's.
+
+    stops, max_new_tokens, seed: as in `Context`. guidance_scale: float32 (), or () without guidance.
+    """
+
+    stops: Any
+    max_new_tokens: Any
+    seed: Any
+    guidance_scale: Any = ()
+
+
+class Shape(NamedTuple):
+    """What a generation is compiled for: rows for each prompt, the cache's dtype (None = the model's), and how many
+    alternatives are recorded for each token (None = not even its log-probability)."""
+
+    num_return_sequences: int = 1
+    cache_dtype: str | None = None
+    alternatives: int | None = None
+
+
+def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Shape) -> GenerationState:
+    """Reads the prompts and lets the sampler write the first token of each row, if it can decide on it yet.
 
     Args:
         model: see above.
         sampler: a `Sampler`.
-        prompt: int32 (B, P). padding_mask: bool (B, P), each row has a real token.
+        prompts: of the batch.
         room: a tensor (M,) whose length is the most new tokens that will ever be asked for.
-        finished: bool (B,), rows that must not be written at all (they fill up a batch).
-        stop_token_ids: int32 (any,), -1 = none.
-        seed: int32 ().
+        settings: the numbers.
+        shape: what is compiled in.
     """
-    batch, num_prompt = ops.shape(prompt)[0], ops.shape(prompt)[1]
-    num_slots = num_prompt + ops.shape(room)[0]
-    logits, cache = model.prefill(prompt, model.init_cache(batch, num_slots), padding_mask)
-    tokens = ops.full((batch, num_slots), -1, dtype="int32")
+    width = sampler.rows_per_prompt(shape.num_return_sequences)
+    num_rows = width * ops.shape(prompts.token_ids)[0]
+    columns, slots = sampler.room(num_rows, ops.shape(room)[0])
+    token_ids, mask = prompts.token_ids, prompts.padding_mask
+    is_guided = not isinstance(prompts.negative_token_ids, tuple)
+    if is_guided:
+        token_ids = ops.concatenate([token_ids, prompts.negative_token_ids])
+        mask = ops.concatenate([mask, prompts.negative_padding_mask])
+    num_read = ops.shape(token_ids)[1]
+    cache = prompts.cache
+    if not tree.flatten(cache):
+        cache = model.init_cache(ops.shape(token_ids)[0], num_read + slots, shape.cache_dtype)
+    hidden, cache = model.read(token_ids, cache, mask)
+    # Padding on the right is read last: its slots are free again.
+    places = ops.arange(1, num_read + 1, dtype="int32")
+    cache = model.rewind(cache, num_read, ops.max(ops.where(mask, places, 0), axis=1))
+    rows = ops.repeat(ops.arange(ops.shape(token_ids)[0], dtype="int32"), width)
+    hidden, mask, cache = take_rows((hidden, mask, cache), rows) if width > 1 else (hidden, mask, cache)
+
+    known = ops.where(prompts.padding_mask, prompts.token_ids, -1)
+    if not isinstance(prompts.history, tuple):
+        known = ops.concatenate([prompts.history, known], axis=1)
+    known = ops.repeat(known, width, axis=0)
     state = GenerationState(
-        tokens=ops.slice_update(tokens, (0, 0), ops.where(padding_mask, prompt, -1)),
-        num_tokens=ops.zeros((batch,), "int32"),
-        finished=finished,
-        step=ops.zeros((), "int32"),
+        tokens=ops.concatenate([known, ops.full((num_rows, columns), -1, dtype="int32")], axis=1),
+        num_tokens=ops.zeros((num_rows,), "int32"),
+        finish=ops.repeat(ops.cast(prompts.finished, "int32"), width),
         cache=cache,
+        stop_progress=ops.zeros((num_rows,), "int32") if len(settings.stops.strings) else (),
+        processor_states=tuple(
+            processor.start(num_rows) if isinstance(processor, StatefulProcessor) else ()
+            for processor in sampler.processors
+        ),
+        log_probs=_log_probs(num_rows, ops.shape(room)[0], shape.alternatives),
     )
-    return _write_token(sampler, logits, state, num_prompt, stop_token_ids, seed)
+    context = _context(state, columns, settings)
+    visible = slice(None, num_rows) if is_guided else slice(None)
+    state = sampler.begin(state, hidden[visible], mask[visible], context)
+    return _advance(model, sampler, state, last_real(hidden, mask), context, settings)
 
 
-def extend(model, sampler, state: GenerationState, room, until, stop_token_ids, seed) -> GenerationState:
+def extend(model, sampler, state: GenerationState, room, until, settings: Settings) -> GenerationState:
     """Goes on until each row has `until` new tokens (int32 (), at most the length of `room`) or has finished."""
-    num_prompt = ops.shape(state.tokens)[1] - ops.shape(room)[0]
+    columns, _ = sampler.room(ops.shape(state.num_tokens)[0], ops.shape(room)[0])
+    context = _context(state, columns, settings)
 
-    def unfinished(state):
-        return ops.logical_and(state.step < until, ops.logical_not(ops.all(state.finished)))
+    def goes_on(state):
+        return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
 
     def body(state):
-        newest = ops.slice(state.tokens, (0, num_prompt + state.step - 1), (ops.shape(state.tokens)[0], 1))[:, 0]
-        reads = ops.logical_not(state.finished)
-        logits, cache = model.decode_step(ops.maximum(newest, 0), state.cache, reads)
-        state = state._replace(cache=cache)
-        return (_write_token(sampler, logits, state, num_prompt, stop_token_ids, seed),)
+        token_ids, state = sampler.propose(state, context)
+        mask = ops.broadcast_to((state.finish == 0)[:, None], ops.shape(token_ids))
+        if not isinstance(settings.guidance_scale, tuple):
+            token_ids, mask = ops.tile(token_ids, (2, 1)), ops.tile(mask, (2, 1))
+        hidden, cache = model.read(token_ids, state.cache, mask)
+        return (_advance(model, sampler, state._replace(cache=cache), hidden, context, settings),)
 
     # A tuple around the state: Keras flattens one level of what it is given.
-    return ops.while_loop(unfinished, body, (state,))[0]
+    return ops.while_loop(goes_on, body, (state,))[0]
 
 
-def _write_token(sampler, logits, state, num_prompt, stop_token_ids, seed) -> GenerationState:
-    """Chooses a token from the logits and writes it, except to rows that have finished."""
-    rows = ops.arange(ops.shape(logits)[0], dtype="int32")
-    logits = sampler.process(ops.cast(logits, "float32"), state.tokens, state.step)
-    token = ops.cast(sampler.choose(logits, StepRandom(seed, rows, state.step)), "int32")
-    stops = ops.any(token[:, None] == stop_token_ids[None], axis=-1)
-    finished = ops.logical_or(state.finished, stops)
-    return state._replace(
-        tokens=ops.slice_update(state.tokens, (0, num_prompt + state.step), ops.where(finished, -1, token)[:, None]),
-        num_tokens=state.num_tokens + ops.cast(ops.logical_not(finished), "int32"),
-        finished=finished,
-        step=state.step + 1,
+def answer(sampler, state: GenerationState, room, settings: Settings, shape: Shape):
+    """(state, scores) of the rows to return, `shape.num_return_sequences` for each prompt, with new tokens only."""
+    columns, _ = sampler.room(ops.shape(state.num_tokens)[0], ops.shape(room)[0])
+    context = _context(state, columns, settings)
+    state, scores = sampler.answer(state._replace(cache=()), shape.num_return_sequences, context)
+    return state._replace(tokens=state.tokens[:, context.num_prompt :]), scores
+
+
+def _advance(model, sampler, state, hidden, context, settings) -> GenerationState:
+    """Lets the sampler write, and does to the cache what the sampler says."""
+    num_rows, num_read = ops.shape(state.num_tokens)[0], ops.shape(hidden)[1]
+    logits = ops.cast(model.project(hidden), "float32")
+    is_guided = not isinstance(settings.guidance_scale, tuple)
+    if is_guided:
+        logits, hidden = _guided(logits, num_rows, settings.guidance_scale), hidden[:num_rows]
+    cache, state = state.cache, state._replace(cache=())
+    state, change = sampler.advance(state, logits, hidden, context)
+    parents, kept = change
+    if is_guided and parents is not None:
+        parents = ops.concatenate([parents, parents + num_rows])
+    if is_guided and kept is not None:
+        kept = ops.tile(kept, (2,))
+    if parents is not None:
+        cache = take_rows(cache, parents)
+    if kept is not None:
+        cache = model.rewind(cache, num_read, kept)
+    return state._replace(cache=cache)
+
+
+def _guided(logits, num_rows, scale):
+    """Classifier-free guidance: away from what the negative prompts make likely.
+
+    Reference: Sanchez et al. 2023, "Stay on topic with Classifier-Free Guidance", https://arxiv.org/abs/2306.17806
+    """
+    logs = ops.log_softmax(logits, axis=-1)
+    return logs[num_rows:] + scale * (logs[:num_rows] - logs[num_rows:])
+
+
+def _log_probs(num_rows, length, alternatives):
+    if alternatives is None:
+        return ()
+    return LogProbs(
+        chosen=ops.zeros((num_rows, length), "float32"),
+        top_ids=ops.full((num_rows, length, alternatives), -1, dtype="int32"),
+        top=ops.zeros((num_rows, length, alternatives), "float32"),
     )
+
+
+def _context(state, columns, settings) -> Context:
+    rows = ops.arange(ops.shape(state.num_tokens)[0], dtype="int32")
+    num_prompt = ops.shape(state.tokens)[1] - columns
+    return Context(settings.stops, settings.max_new_tokens, settings.seed, num_prompt, rows)

@@ -2,68 +2,190 @@
 
 import dataclasses
 import random
+import time
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from keras import tree
 
-from keras_tfm.generation.compiled import CompiledGeneration, new_tokens, pad_prompts
+from keras_tfm.generation import loop
+from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for
+from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.samplers.numbers import split_numbers
-from keras_tfm.samplers.sampler import get_sampler
+from keras_tfm.samplers.state import take_rows
+from keras_tfm.samplers.stopping import INVALID, REASONS, TIME, StopRules
+
+_TOKENS_BETWEEN_CLOCK_READINGS = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """New tokens of a batch. `token_ids`: int32 (B, max_new_tokens), -1 after a row's end; `num_tokens`: int32 (B,)."""
+class Memory(NamedTuple):
+    """What a model has read of one text. token_ids: int32 (H,), all in the cache; cache: the model's, one row."""
 
     token_ids: np.ndarray
-    num_tokens: np.ndarray
+    cache: Any
+
+
+class Progress(NamedTuple):
+    """A `Generation` under way, and the model's cache behind it."""
+
+    generation: Generation
+    cache: Any
 
 
 class GenerationRunner:
-    """Generates with one model; each sampler structure is compiled once."""
+    """Generates with one model; each structure of sampler and options is compiled once."""
 
     def __init__(self, model):
         self._model = model
         self._compiled: dict = {}
 
-    def compiled(self, sampler) -> CompiledGeneration:
-        """The compiled loop for samplers of this structure."""
-        structure = split_numbers(sampler)[0]
-        if structure not in self._compiled:
-            self._compiled[structure] = CompiledGeneration(self._model, sampler)
-        return self._compiled[structure]
-
-    def steps(
-        self, token_ids, max_new_tokens, sampler, stop_token_ids, seed, start_token_id, tokens_per_step
-    ) -> Iterator[Generation]:
+    def steps(self, token_ids, options: GenerationOptions, tokens_per_step: int) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
-        sampler = get_sampler(sampler)
+        for progress in self.run(token_ids, options, tokens_per_step):
+            yield progress.generation
+
+    def run(self, token_ids, options: GenerationOptions, tokens_per_step, memory: Memory | None = None):
+        """Yields `Progress` after the first token and every `tokens_per_step` more.
+
+        Args:
+            token_ids: prompts in any form that `prompts_of` takes.
+            options: of the generation.
+            tokens_per_step: int.
+            memory: what the prompts go on from, all of them; its cache is not modified.
+        """
+        deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
         prompts = prompts_of(token_ids, self._model.vocabulary_size)
-        check_fits(self._model, prompts, max_new_tokens)
-        num_rows = int(prompts.nrows())
-        if max_new_tokens == 0 or num_rows == 0:
-            yield Generation(np.full((num_rows, max_new_tokens), -1, "int32"), np.zeros(num_rows, "int32"))
+        num_remembered = 0 if memory is None else len(memory.token_ids)
+        check_fits(self._model, prompts, options.max_new_tokens, num_remembered)
+        num_rows = int(prompts.nrows()) * options.num_return_sequences
+        if options.max_new_tokens == 0 or num_rows == 0:
+            yield Progress(_nothing(num_rows, options), None if memory is None else memory.cache)
             return
-        if seed is None:
-            seed = random.getrandbits(31) if sampler.seed is None else sampler.seed
+        sampler = options.sampler
+        seed = sampler.seed if options.seed is None else options.seed
+        seed = random.getrandbits(31) if seed is None else seed
         sampler = dataclasses.replace(sampler, seed=None)
-        compiled = self.compiled(sampler)
-        settings = {
-            "numbers": [tf.constant(number) for number in split_numbers(sampler)[1]],
-            "stop_token_ids": tf.constant([-1, *stop_token_ids], tf.int32),
-            "seed": tf.constant(np.uint32(seed % 2**32).view(np.int32)),
-        }
-        inputs = pad_prompts(prompts, max_new_tokens, start_token_id)
-        state = compiled.begin(inputs, settings)
-        for done in range(1, max_new_tokens + tokens_per_step, max(1, tokens_per_step)):
-            if done > 1:
-                until = tf.constant(min(done, max_new_tokens))
-                state = compiled.extend(state, inputs["room"], until, settings)
-            ids, num_tokens = new_tokens(state, inputs["room"], num_rows)
-            yield Generation(ids.numpy()[:, :max_new_tokens], num_tokens.numpy())
-            if bool(tf.reduce_all(state.finished)):
+        shape = loop.Shape(
+            options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
+        )
+        compiled = self.compiled(sampler, shape, options, memory is not None)
+        numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
+        settings = settings_of(options, seed)
+        room = room_for(options.max_new_tokens)
+        inputs = self._prompts(prompts, options, memory, room, sampler)
+        state = compiled.begin(inputs, room, settings, numbers)
+        for until, is_shown in _stages(options, tokens_per_step if sampler.streams else options.max_new_tokens):
+            state = compiled.extend(state, room, tf.constant(until), settings, numbers)
+            if deadline is not None and time.monotonic() > deadline:
+                state = state._replace(finish=tf.where(state.finish == 0, TIME, state.finish))
+            has_ended = bool(tf.reduce_all(state.finish > 0))
+            if is_shown or has_ended:
+                final, scores = loop.answer(sampler, state, room, settings, shape)
+                yield Progress(generation_of(final, scores, num_rows, options), state.cache)
+            if has_ended:
                 return
+
+    def compiled(self, sampler, shape, options, goes_on) -> CompiledGeneration:
+        """The compiled loop for samplers and options of this structure."""
+        is_guided = options.guidance_scale is not None
+        key = (split_numbers(sampler)[0], shape, is_guided, goes_on, options.stop_strings is not None)
+        if key not in self._compiled:
+            self._compiled[key] = CompiledGeneration(self._model, sampler, *key[1:])
+        return self._compiled[key]
+
+    def _prompts(self, prompts, options, memory, room, sampler) -> loop.Prompts:
+        """The prompts, padded; with negative ones, or with a memory's cache copied for each and made longer."""
+        if options.guidance_scale is not None:
+            negative = self._negative_prompts(prompts, options)
+            longest = tf.cast(tf.reduce_max(tf.concat([prompts.row_lengths(), negative.row_lengths()], 0)), tf.int32)
+            padded, negative = (pad_prompts(rows, options.start_token_id, longest) for rows in (prompts, negative))
+            return loop.Prompts(
+                **padded,
+                negative_token_ids=negative["token_ids"],
+                negative_padding_mask=negative["padding_mask"],
+            )
+        padded = pad_prompts(prompts, options.start_token_id)
+        if memory is None:
+            return loop.Prompts(**padded)
+        num_rows, length = padded["token_ids"].shape
+        _, slots = sampler.room(num_rows * sampler.rows_per_prompt(options.num_return_sequences), room.shape[0])
+        history = np.full((num_rows, int(bucket(len(memory.token_ids), SMALLEST_BUCKET))), -1, "int32")
+        history[:, : len(memory.token_ids)] = memory.token_ids
+        cache = take_rows(memory.cache, tf.zeros([num_rows], tf.int32))
+        cache = self._model.extend_cache(cache, length + int(slots))
+        return loop.Prompts(**padded, history=tf.constant(history), cache=cache)
+
+    def _negative_prompts(self, prompts, options) -> tf.RaggedTensor:
+        if options.negative_token_ids is None:
+            return prompts[:, -1:]
+        negative = prompts_of(options.negative_token_ids, self._model.vocabulary_size)
+        if negative.nrows() != prompts.nrows():
+            raise ValueError(
+                "`negative_token_ids` must hold one prompt for each prompt. "
+                f"Received: {int(negative.nrows())} for {int(prompts.nrows())}."
+            )
+        check_fits(self._model, negative, options.max_new_tokens)
+        return negative
+
+
+def _stages(options, tokens_per_step):
+    """(number of new tokens, whether they are shown) after which the loop comes back to Python."""
+    last = options.max_new_tokens
+    shown = {*range(1, last, tokens_per_step), last} if tokens_per_step < last else {last}
+    clock = set() if options.max_seconds is None else set(range(1, last, _TOKENS_BETWEEN_CLOCK_READINGS))
+    return [(until, until in shown) for until in sorted(shown | clock)]
+
+
+def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
+    """The options' numbers as tensors, the lists among them filled up to sizes that few calls differ in."""
+    strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
+    longest = max([1, *map(len, options.stop_sequences)])
+    sequences = np.full((int(bucket(len(options.stop_sequences), 1)), int(bucket(longest, 1))), -1, "int32")
+    for row, sequence in zip(sequences, options.stop_sequences, strict=False):
+        row[-len(sequence) :] = sequence
+    stop_ids = np.full(int(bucket(len(options.stop_token_ids), 2)), -1, "int32")
+    stop_ids[: len(options.stop_token_ids)] = list(options.stop_token_ids)
+    return loop.Settings(
+        stops=StopRules(tf.constant(stop_ids), tf.constant(sequences), strings),
+        max_new_tokens=tf.constant(options.max_new_tokens),
+        seed=tf.constant(np.uint32(seed % 2**32).view(np.int32)),
+        guidance_scale=() if options.guidance_scale is None else tf.constant(options.guidance_scale, tf.float32),
+    )
+
+
+def generation_of(state, scores, num_rows, options) -> Generation:
+    """The real rows of an answer as arrays."""
+    finish = state.finish.numpy()[:num_rows]
+    if (finish == INVALID).any():
+        row = int(np.argmax(finish == INVALID))
+        raise ValueError(
+            "The logits must be numbers and the sampler must choose ids of the vocabulary. Received: NaN, or an id "
+            f"outside, for row {row} after {int(state.num_tokens[row])} new tokens."
+        )
+    length = options.max_new_tokens
+    records = state.log_probs
+    chosen, top_ids, top = (x.numpy()[:num_rows, :length] for x in records) if len(records) else (None, None, None)
+    return Generation(
+        token_ids=state.tokens.numpy()[:num_rows, :length],
+        num_tokens=np.minimum(state.num_tokens.numpy()[:num_rows], length),
+        finish_reasons=tuple(REASONS[reason] for reason in finish),
+        scores=np.asarray(scores)[:num_rows],
+        log_probs=chosen,
+        top_ids=top_ids if options.alternatives else None,
+        top_log_probs=top if options.alternatives else None,
+    )
+
+
+def _nothing(num_rows, options) -> Generation:
+    """The answer to nobody, or of no tokens."""
+    return Generation(
+        token_ids=np.full((num_rows, options.max_new_tokens), -1, "int32"),
+        num_tokens=np.zeros(num_rows, "int32"),
+        finish_reasons=("length",) * num_rows,
+        scores=np.zeros(num_rows, "float32"),
+    )
 
 
 def prompts_of(token_ids, vocabulary_size: int) -> tf.RaggedTensor:
@@ -94,11 +216,9 @@ def prompts_of(token_ids, vocabulary_size: int) -> tf.RaggedTensor:
     return tf.RaggedTensor.from_row_lengths(flat, np.array([len(row) for row in rows], "int64"))
 
 
-def check_fits(model, prompts: tf.RaggedTensor, max_new_tokens: int) -> None:
+def check_fits(model, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
     """Raises unless the longest prompt and its new tokens fit the model's positions."""
-    if isinstance(max_new_tokens, bool) or int(max_new_tokens) != max_new_tokens or max_new_tokens < 0:
-        raise ValueError(f"`max_new_tokens` must be an integer of at least 0. Received: {max_new_tokens!r}.")
-    limit, longest = model.max_sequence_length, max([1, *prompts.row_lengths().numpy()])
+    limit, longest = model.max_sequence_length, max([1, *prompts.row_lengths().numpy()]) + num_remembered
     if limit is not None and longest + max_new_tokens > limit:
         raise ValueError(
             f"A prompt and its new tokens must fit the model's {limit} positions. Received: a prompt of {longest} "

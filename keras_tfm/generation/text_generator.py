@@ -1,26 +1,30 @@
 """Strings in, strings out: a model, a tokenizer and a sampler as one object."""
 
 import codecs
+import dataclasses
+import functools
 from collections.abc import Iterator
 
-from keras_tfm.samplers.sampler import get_sampler
+from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.samplers.registry import get_sampler
+from keras_tfm.samplers.stop_strings import StopStrings
 
 
 class TextGenerator:
-    """Writes text with a causal language model: at once, piece by piece, or from a SavedModel.
+    """Writes text with a causal language model: at once, piece by piece, as a chat, or from a SavedModel.
 
     Args:
         model: `CausalLM`.
         tokenizer: `BytePairTokenizer` of the same vocabulary. If it has an end-of-text token, a text ends there, and
             an empty prompt starts from it.
-        sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p".
+        sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
 
     Raises:
         ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
 
     Example:
         >>> writer = TextGenerator(model, tokenizer, sampler=RandomSampler([Temperature(0.8), TopP(0.95)], seed=7))
-        >>> writer("ROMEO:", max_new_tokens=100)
+        >>> writer("ROMEO:", max_new_tokens=100, stop_strings=["JULIET:"])
         >>> for piece in writer.stream("ROMEO:"):
         ...     print(piece, end="")
         >>> writer.export("serving/1")
@@ -35,6 +39,7 @@ class TextGenerator:
         self.model = model
         self.tokenizer = tokenizer
         self.sampler = get_sampler(sampler)
+        self.stop_strings = functools.lru_cache(maxsize=8)(self._stop_strings)
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -47,75 +52,150 @@ class TextGenerator:
         """What an empty prompt stands for: the end-of-text token, or token 0."""
         return (*self.stop_token_ids, 0)[0]
 
-    def __call__(self, prompts, max_new_tokens: int = 64, seed: int | None = None):
+    @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token of the vocabulary."""
+        return [self.tokenizer.token_bytes(token_id) for token_id in range(self.tokenizer.vocabulary_size)]
+
+    def __call__(self, prompts, max_new_tokens: int = 64, **options):
         """Continues prompts.
 
         Args:
             prompts: str, or list of str. Special tokens in them are read as such.
             max_new_tokens: int, at most so many new tokens each.
-            seed: int; text i depends on its prompt, the seed and i alone. Default: the sampler's, or a fresh one.
+            **options: as in `generate`.
 
         Returns:
-            The new text without the prompt: str for a str, list for a list. Bytes that are no UTF-8 become U+FFFD.
+            The new text without the prompt: str for a str, list for a list; with `num_return_sequences` a list of texts
+            in the place of each. Bytes that are no UTF-8 become U+FFFD.
 
         Raises:
             ValueError: if a prompt with its new tokens does not fit the model; before any work.
         """
-        rows = [prompts] if isinstance(prompts, str) else list(prompts)
-        generation = self.model.generate(
-            [self.tokenizer.encode(row) for row in rows],
-            max_new_tokens=max_new_tokens,
-            sampler=self.sampler,
-            stop_token_ids=self.stop_token_ids,
-            seed=seed,
-            start_token_id=self.start_token_id,
-        )
-        texts = [
-            self.tokenizer.decode(ids[:length])
-            for ids, length in zip(generation.token_ids, generation.num_tokens, strict=True)
-        ]
-        return texts[0] if isinstance(prompts, str) else texts
+        texts = self.generate(prompts, max_new_tokens, **options).texts
+        width = options.get("num_return_sequences", 1)
+        if width > 1:
+            texts = [list(texts[i : i + width]) for i in range(0, len(texts), width)]
+        return texts[0] if isinstance(prompts, str) else list(texts)
 
-    def stream(
-        self, prompt: str, max_new_tokens: int = 64, seed: int | None = None, tokens_per_piece: int = 4
-    ) -> Iterator[str]:
-        """Continues one prompt, yielding text as it is written; together the pieces are what `__call__` returns.
+    def generate(self, prompts, max_new_tokens: int = 64, **options) -> Generation:
+        """Continues prompts and tells all about it: texts, token ids, why each ended, log-probabilities, scores.
 
         Args:
-            prompt: str.
-            max_new_tokens, seed: as in `__call__`.
+            prompts: str, or list of str.
+            max_new_tokens: int.
+            **options: those of `GenerationOptions`, and
+                stop_strings: str each; a text ends before the first of them, wherever token borders fall.
+                negative_prompts: str, or one for each prompt, for classifier-free guidance; with `guidance_scale`.
+                Stop tokens are added to the tokenizer's end-of-text token.
+
+        Returns:
+            `Generation` with `texts`.
+        """
+        options = self.options(max_new_tokens=max_new_tokens, **options)
+        *_, last = self._steps(self.encode(prompts), options, options.max_new_tokens)
+        return self.with_texts(last, options)
+
+    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int = 4, **options) -> Iterator:
+        """Continues prompts, yielding text as it is written; together the pieces are what `__call__` returns.
+
+        Args:
+            prompts: str, or list of str.
+            max_new_tokens, **options: as in `generate`.
             tokens_per_piece: int, tokens computed between two pieces, after the first.
 
         Yields:
-            str of whole characters: a character whose bytes are split among tokens waits for its last byte.
+            str of whole characters for a str: a character whose bytes are split among tokens waits for its last byte,
+            and what may become a stop string waits until it does not. For a list the pairs (row, str). Closing the
+            iterator ends the work.
         """
-        steps = self.model.generate_steps(
-            [self.tokenizer.encode(prompt)],
-            max_new_tokens=max_new_tokens,
-            sampler=self.sampler,
-            stop_token_ids=self.stop_token_ids,
-            seed=seed,
-            start_token_id=self.start_token_id,
-            tokens_per_step=tokens_per_piece,
+        options = self.options(max_new_tokens=max_new_tokens, **options)
+        steps = self._steps(self.encode(prompts), options, tokens_per_piece)
+        for row, piece in self.pieces(steps, options):
+            yield piece if isinstance(prompts, str) and options.num_return_sequences == 1 else (row, piece)
+
+    def session(self, text: str = ""):
+        """A `TextSession` that begins with `text`, for example a system prompt: it is read once."""
+        from keras_tfm.generation.session import TextSession  # it is made of this class
+
+        return TextSession(self, self.encode(text)[0])
+
+    def options(self, stop_strings=(), negative_prompts=None, stop_token_ids=(), **options) -> GenerationOptions:
+        """The options of a call, with what strings among them mean for the tokenizer."""
+        if stop_strings:
+            options["stop_strings"] = self.stop_strings(tuple(stop_strings))
+        if negative_prompts is not None:
+            options["negative_token_ids"] = self.encode(negative_prompts)
+        return GenerationOptions(
+            **{"sampler": self.sampler, "start_token_id": self.start_token_id, **options},
+            stop_token_ids=(*self.stop_token_ids, *stop_token_ids),
         )
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        num_read = 0
+
+    def encode(self, prompts) -> list[list[int]]:
+        """Token ids of each prompt."""
+        return [self.tokenizer.encode(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+
+    def with_texts(self, generation: Generation, options: GenerationOptions) -> Generation:
+        """The generation with its texts."""
+        # Byte by byte, as a stream gives them: some tokenizers drop a first space when they decode.
+        rows = zip(generation.token_ids, generation.num_tokens, strict=True)
+        pieces = [b"".join(self.tokenizer.token_bytes(int(i)) for i in ids[:length]) for ids, length in rows]
+        texts = [piece.decode("utf-8", errors="replace") for piece in pieces]
+        if options.stop_strings is not None:
+            texts = [options.stop_strings.cut(text) for text in texts]
+        return dataclasses.replace(generation, texts=tuple(texts))
+
+    def pieces(self, steps, options: GenerationOptions) -> Iterator[tuple[int, str]]:
+        """The pairs (row, piece of text) of a generation under way."""
+        rows = None
         for generation in steps:
-            new_ids = generation.token_ids[0, num_read : generation.num_tokens[0]]
-            num_read = int(generation.num_tokens[0])
-            piece = decoder.decode(b"".join(self.tokenizer.token_bytes(int(token_id)) for token_id in new_ids))
-            if piece:
-                yield piece
-        if piece := decoder.decode(b"", final=True):
-            yield piece
+            rows = rows or [_RowText(self.tokenizer, options) for _ in generation.num_tokens]
+            for i, row in enumerate(rows):
+                ids = generation.token_ids[i, : generation.num_tokens[i]]
+                if piece := row.read(ids, has_ended=bool(generation.finish_reasons[i])):
+                    yield i, piece
 
     def export(self, path, **defaults) -> None:
         """Writes a SavedModel that TensorFlow alone can serve, text in, text out; see `keras_tfm.export`.
 
         Args:
             path: a folder that does not exist yet; servers expect `.../1`.
-            **defaults: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` for callers that give prompts alone.
+            **defaults: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` for callers that give prompts alone;
+                `num_return_sequences` and `stop_strings` for all.
         """
         from keras_tfm.export.saved_model import export_text_generator  # it imports this package
 
         export_text_generator(self, path, **defaults)
+
+    def _steps(self, token_ids, options, tokens_per_step):
+        return self.model.generation_runner.steps(token_ids, options, tokens_per_step)
+
+    def _stop_strings(self, strings: tuple[str, ...]) -> StopStrings:
+        return StopStrings(strings, self.token_bytes)
+
+
+class _RowText:
+    """One row's text as it comes: whole characters that no stop can take back."""
+
+    def __init__(self, tokenizer, options):
+        self._tokenizer = tokenizer
+        self._stop_strings = options.stop_strings
+        self._num_held = max([0, *(len(sequence) - 1 for sequence in options.stop_sequences)])
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._num_read = 0
+        self._text = ""
+        self._num_given = 0
+
+    def read(self, token_ids, has_ended: bool) -> str:
+        """The text that has become certain, given all tokens so far."""
+        certain = len(token_ids) if has_ended else max(len(token_ids) - self._num_held, self._num_read)
+        new_bytes = b"".join(self._tokenizer.token_bytes(int(i)) for i in token_ids[self._num_read : certain])
+        self._num_read = certain
+        self._text += self._decoder.decode(new_bytes, final=has_ended)
+        text = self._text
+        if self._stop_strings is not None:
+            text = self._stop_strings.cut(text)
+            text = text if has_ended else text[: self._stop_strings.num_safe(text)]
+        piece = text[self._num_given :]
+        self._num_given += len(piece)
+        return piece

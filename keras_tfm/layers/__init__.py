@@ -4,7 +4,9 @@ from keras_tfm.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAtt
 from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, KVCache
 from keras_tfm.layers.feed_forward import FeedForward, GatedFeedForward
+from keras_tfm.layers.masked_lm_head import MaskedLMHead
 from keras_tfm.layers.parallel_transformer_block import ParallelTransformerBlock
+from keras_tfm.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_tfm.layers.position_bias import AlibiBias, RelativePositionBias
 from keras_tfm.layers.positions import PositionEmbedding, SinusoidalEmbedding, TokenPositions
 from keras_tfm.layers.residual import LayerScale
@@ -29,12 +31,15 @@ __all__ = [
     "ContextCache",
     "DynamicNtkScaling",
     "FeedForward",
+    "FirstTokenPooling",
     "GatedFeedForward",
     "KVCache",
     "LayerScale",
     "LinearScaling",
     "Llama3Scaling",
     "LongRopeScaling",
+    "MaskedLMHead",
+    "MeanPooling",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
     "OutputGate",

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_tfm import ops as tfm_ops
-from keras_tfm.layers.cache import ContextCache, KVCache
+from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
 from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, clone, revive, serialize
 from keras_tfm.layers.projection import Projection
 from keras_tfm.ops.attention import check_method
@@ -21,6 +21,7 @@ class _MultiHeadAttention(keras.layers.Layer):
         scale: float | None = None,
         logit_cap: float | None = None,
         use_bias: bool = True,
+        output_use_bias: bool | None = None,
         query_key_norm=None,
         sink=None,
         output_gate=None,
@@ -39,11 +40,6 @@ class _MultiHeadAttention(keras.layers.Layer):
         check_method(method)
         if logit_cap is not None and logit_cap <= 0:
             raise ValueError(f"`logit_cap` must be positive. Received: logit_cap={logit_cap}.")
-        if sink is not None and revive(sink).num_heads != num_heads:
-            raise ValueError(
-                "`sink` must have a score for each head. "
-                f"Received: num_heads={num_heads} and a sink of {revive(sink).num_heads} heads."
-            )
         if num_heads % num_key_value_heads:
             raise ValueError(
                 f"`num_heads` must be a multiple of `num_key_value_heads`. "
@@ -55,8 +51,14 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.scale = scale
         self.logit_cap = logit_cap
         self.use_bias = use_bias
+        self.output_use_bias = use_bias if output_use_bias is None else output_use_bias
         self.query_key_norm = revive(query_key_norm)
         self.sink = revive(sink)
+        if self.sink is not None and self.sink.num_heads != num_heads:
+            raise ValueError(
+                "`sink` must have a score for each head. "
+                f"Received: num_heads={num_heads} and a sink of {self.sink.num_heads} heads."
+            )
         self.output_gate = revive(output_gate)
         self.dropout = dropout
         self.method = method
@@ -76,11 +78,14 @@ class _MultiHeadAttention(keras.layers.Layer):
                     f"Received: width={hidden_dim}, num_heads={self.num_heads}."
                 )
             self.head_dim = hidden_dim // self.num_heads
-        self.query_dense = self._dense("query", self.num_heads * self.head_dim, x_shape)
-        self.key_dense = self._dense("key", self.num_key_value_heads * self.head_dim, context_shape)
-        self.value_dense = self._dense("value", self.num_key_value_heads * self.head_dim, context_shape)
-        attended_shape = (*x_shape[:-1], self.num_heads * self.head_dim)
-        self.output_dense = self._dense("output", hidden_dim, attended_shape, self.output_kernel_initializer)
+        num_queries, num_keys = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        self.query_dense = self._dense("query", num_queries, x_shape, self.use_bias)
+        self.key_dense = self._dense("key", num_keys, context_shape, self.use_bias)
+        self.value_dense = self._dense("value", num_keys, context_shape, self.use_bias)
+        attended_shape = (*x_shape[:-1], num_queries)
+        self.output_dense = self._dense(
+            "output", hidden_dim, attended_shape, self.output_use_bias, self.output_kernel_initializer
+        )
         if self.query_key_norm is not None:
             build_part(self.query_norm, (None, self.num_heads, None, self.head_dim))
             build_part(self.key_norm, (None, self.num_key_value_heads, None, self.head_dim))
@@ -89,10 +94,10 @@ class _MultiHeadAttention(keras.layers.Layer):
         if self.output_gate is not None:
             build_part(self.output_gate, attended_shape, x_shape)
 
-    def _dense(self, name, units, input_shape, kernel_initializer=None):
+    def _dense(self, name, units, input_shape, use_bias, kernel_initializer=None):
         dense = Projection(
             units,
-            use_bias=self.use_bias,
+            use_bias=use_bias,
             kernel_initializer=clone(kernel_initializer or self.kernel_initializer),
             dtype=self.dtype_policy,
             name=name,
@@ -120,10 +125,11 @@ class _MultiHeadAttention(keras.layers.Layer):
         dropout = None
         if training and self.seed_generator is not None:
             dropout = tfm_ops.AttentionDropout(self.dropout, self.seed_generator.next())
+        key, value = memory.read(query.dtype)
         y = tfm_ops.scaled_dot_product_attention(
             query,
-            memory.key,
-            memory.value,
+            key,
+            value,
             visible,
             bias=bias,
             scale=self.scale,
@@ -149,6 +155,7 @@ class _MultiHeadAttention(keras.layers.Layer):
             "scale": self.scale,
             "logit_cap": self.logit_cap,
             "use_bias": self.use_bias,
+            "output_use_bias": self.output_use_bias,
             "query_key_norm": serialize(self.query_key_norm),
             "sink": serialize(self.sink),
             "output_gate": serialize(self.output_gate),
@@ -176,7 +183,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         window: int, a position sees only keys fewer than `window` positions away. Default: no limit.
         scale: float, factor on the scores. Default: 1 / sqrt(H).
         logit_cap: float, scores become cap * tanh(scores / cap) (Gemma 2), or None.
-        use_bias: bool, biases in the four projections.
+        use_bias: bool, biases in the projections.
+        output_use_bias: bool, a bias in the output projection. Default: `use_bias` (Qwen 2 has none there).
         query_key_norm: a norm layer, copied for queries and for keys and applied to each head before `rotary`
             (Qwen 3), or None.
         sink: `AttentionSink`, a place for a head's attention to go where nothing matters (gpt-oss), or None.
@@ -244,9 +252,17 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
     def build(self, x_shape):
         self._build_projections(x_shape, x_shape)
 
-    def init_cache(self, batch_size, max_length) -> KVCache:
-        """An empty cache for this layer; the layer must be built."""
-        return KVCache.empty(batch_size, max_length, self.num_key_value_heads, self.head_dim, self.compute_dtype)
+    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> KVCache | RollingKVCache:
+        """An empty cache for this layer; the layer must be built. With a window its size has the window's bound.
+
+        Args:
+            batch_size, max_length: int, or int32 () where traced.
+            dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
+        """
+        sizes = (batch_size, max_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
+        if self.causal and self.window is not None:
+            return RollingKVCache.empty(*sizes, window=self.window)
+        return KVCache.empty(*sizes)
 
     def call(
         self,
@@ -290,8 +306,9 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     """Every position of a sequence gathers from a context, for example a decoder from the encoder's output.
 
     Args:
-        num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, query_key_norm, sink, output_gate,
-        dropout, method, kernel_initializer, output_kernel_initializer: as in `MultiHeadSelfAttention`.
+        num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, output_use_bias, query_key_norm,
+        sink, output_gate, dropout, method, kernel_initializer, output_kernel_initializer: as in
+        `MultiHeadSelfAttention`.
 
     Call arguments:
         x: float (B, T, D).

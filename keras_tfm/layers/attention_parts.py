@@ -1,10 +1,10 @@
 """Parts that attention takes as objects: a sink for attention, a gate on its output."""
 
 import keras
-from keras import ops
 
 from keras_tfm.layers.parts import check_positive, clone, serialize
 from keras_tfm.layers.projection import Projection
+from keras_tfm.ops.attention import softmax_with_sink
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -43,8 +43,7 @@ class AttentionSink(keras.layers.Layer):
         self.scores = self.add_weight(shape=(self.num_heads,), initializer=clone(self.initializer), name="scores")
 
     def call(self, scores):
-        sink = ops.broadcast_to(ops.cast(self.scores, scores.dtype)[:, None, None], (*ops.shape(scores)[:3], 1))
-        return ops.softmax(ops.concatenate([scores, sink], axis=-1), axis=-1)[..., :-1]
+        return softmax_with_sink(scores, self.scores)
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "initializer": serialize(self.initializer)}

@@ -2,16 +2,40 @@
 
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras import ops, tree
 
 from keras_tfm.layers.parts import known_value
+
+# The most tokens that `CausalLM` reads at once into a cache; longer prompts are read in pieces of this size. A
+# `RollingKVCache` has so many slots beside its window, since the first query of a piece still needs all of its window.
+LONGEST_APPEND = 512
+
+
+class Int8Array(NamedTuple):
+    """Numbers in 8 bits: values int8 (..., H), and one float32 scale (..., 1) for each vector."""
+
+    values: Any
+    scale: Any
+
+    @classmethod
+    def of(cls, x) -> "Int8Array":
+        """Rounds each vector to 255 steps between its greatest magnitude and minus that."""
+        x = ops.cast(x, "float32")
+        scale = ops.max(ops.abs(x), axis=-1, keepdims=True) / 127.0
+        values = ops.round(x / ops.where(scale > 0, scale, 1.0))
+        return cls(ops.cast(values, "int8"), scale)
+
+    def to(self, dtype):
+        """The numbers again, as far as 8 bits hold them."""
+        return ops.cast(ops.cast(self.values, "float32") * self.scale, dtype)
 
 
 class KVCache(NamedTuple):
     """Keys and values of the tokens read so far, in slots allocated once.
 
-    key, value: (B, K, S, H) in the compute dtype. positions: int32 (B, S), -1 = an empty slot or padding, which is
-    thereby invisible with no further mask. index: int32 (), the first free slot, the same for all rows.
+    key, value: (B, K, S, H) in the compute dtype, or `Int8Array`s. positions: int32 (B, S), -1 = an empty slot or
+    padding, which is thereby invisible with no further mask. index: int32 (), the first free slot, the same for all
+    rows.
 
     Example:
         >>> cache = KVCache.empty(batch_size=2, max_length=16, num_heads=4, head_dim=8, dtype="float32")
@@ -25,11 +49,18 @@ class KVCache(NamedTuple):
 
     @classmethod
     def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype) -> "KVCache":
-        """A cache of `max_length` free slots. The dtype must be the layer's compute dtype, or each step casts it."""
+        """A cache of `max_length` free slots. The dtype must be the layer's compute dtype, or each step casts it;
+        "int8" takes a quarter of float32's memory and rounds."""
         shape = (batch_size, num_heads, max_length, head_dim)
+
+        def zeros():
+            if dtype == "int8":
+                return Int8Array(ops.zeros(shape, "int8"), ops.zeros((*shape[:3], 1), "float32"))
+            return ops.zeros(shape, dtype)
+
         return cls(
-            key=ops.zeros(shape, dtype),
-            value=ops.zeros(shape, dtype),
+            key=zeros(),
+            value=zeros(),
             positions=ops.full((batch_size, max_length), -1, dtype="int32"),
             index=ops.zeros((), "int32"),
         )
@@ -49,23 +80,119 @@ class KVCache(NamedTuple):
         Raises:
             ValueError: if the tokens do not fit, wherever `index` is known (outside of compiled code).
         """
-        self._check_room(ops.shape(key)[2])
-        return KVCache(
-            key=ops.slice_update(self.key, (0, 0, self.index, 0), ops.cast(key, self.key.dtype)),
-            value=ops.slice_update(self.value, (0, 0, self.index, 0), ops.cast(value, self.value.dtype)),
-            positions=ops.slice_update(self.positions, (0, self.index), positions),
-            index=self.index + ops.shape(key)[2],
-        )
-
-    def _check_room(self, num_new) -> None:
-        capacity, index = self.key.shape[2], known_value(self.index)
-        if index is None or not isinstance(num_new, int) or not isinstance(capacity, int):
-            return  # traced: the generation loop checks lengths before it starts
-        if int(index) + num_new > capacity:
+        num_new = ops.shape(key)[2]
+        capacity, index = self.positions.shape[1], known_value(self.index)
+        # While traced, nothing is known: the generation loop checks lengths before it starts.
+        known = index is not None and isinstance(num_new, int) and isinstance(capacity, int)
+        if known and int(index) + num_new > capacity:
             raise ValueError(
                 f"The cache holds {capacity} positions and {int(index)} are used; {num_new} more do not fit. "
                 "Pass a larger `max_length` to `init_cache`."
             )
+
+        def write(slots, new):
+            return ops.slice_update(slots, (0, 0, self.index, 0), new)
+
+        return KVCache(
+            key=tree.map_structure(write, self.key, _stored(key, self.key)),
+            value=tree.map_structure(write, self.value, _stored(value, self.value)),
+            positions=ops.slice_update(self.positions, (0, self.index), positions),
+            index=self.index + num_new,
+        )
+
+    def read(self, dtype):
+        """The pair (keys, values), (B, K, S, H) each, as attention takes them."""
+        return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
+
+    def rewind(self, num_read: int, kept) -> "KVCache":
+        """Forgets the newest tokens again: of the last `num_read` slots each row keeps the first `kept`, int32 (B,).
+
+        Slots that no row keeps are free again; slots that only some rows keep are invisible to the others.
+        """
+        kept = ops.convert_to_tensor(kept, "int32")
+        start = self.index - num_read
+        offset = ops.arange(ops.shape(self.positions)[1], dtype="int32")[None] - start
+        forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
+        return self._replace(positions=ops.where(forgotten, -1, self.positions), index=start + ops.max(kept, initial=0))
+
+
+class RollingKVCache(NamedTuple):
+    """A `KVCache` for windowed attention: slots are used again once their tokens have left the window.
+
+    The fields of `KVCache`, and window: int32 (). Token number i lies in slot i modulo S.
+    """
+
+    key: Any
+    value: Any
+    positions: Any
+    index: Any
+    window: Any
+
+    @classmethod
+    def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype, window: int) -> "RollingKVCache":
+        """A cache of as many slots as the window needs for any number of tokens, or `max_length` if that is less."""
+        num_slots = ops.minimum(max_length, window + LONGEST_APPEND)
+        num_slots = num_slots if known_value(num_slots) is None else int(num_slots)
+        slots = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
+        return cls(*slots, window=ops.full((), window, dtype="int32"))
+
+    def append(self, key, value, positions) -> "RollingKVCache":
+        """A new cache with T more tokens, in the place of the oldest.
+
+        Args:
+            key, value: (B, K, T, H).
+            positions: int32 (B, T), -1 = padding.
+
+        Raises:
+            ValueError: if they would take the place of tokens that the first of them still sees, wherever `index` is
+                known.
+        """
+        num_new, num_slots = ops.shape(key)[2], ops.shape(self.positions)[1]
+        self._check_room(num_new, num_slots)
+        first = self.index % num_slots
+
+        def write(axis):
+            def one(slots, new):
+                if new.shape[axis] == 1:
+                    start = [first if i == axis else 0 for i in range(len(slots.shape))]
+                    return ops.slice_update(slots, start, new)
+                # The piece may go over the end: each slot takes the new token that falls on it, or stays.
+                place = (ops.arange(num_slots, dtype="int32") - first) % num_slots
+                source = ops.where(place < num_new, num_slots + place, ops.arange(num_slots, dtype="int32"))
+                return ops.take(ops.concatenate([slots, new], axis=axis), source, axis=axis)
+
+            return one
+
+        return self._replace(
+            key=tree.map_structure(write(2), self.key, _stored(key, self.key)),
+            value=tree.map_structure(write(2), self.value, _stored(value, self.value)),
+            positions=write(1)(self.positions, positions),
+            index=self.index + num_new,
+        )
+
+    def _check_room(self, num_new, num_slots) -> None:
+        index, window = known_value(self.index), known_value(self.window)
+        if index is None or not isinstance(num_new, int) or not isinstance(num_slots, int):
+            return
+        if index + num_new > num_slots and window - 1 + num_new > num_slots:
+            raise ValueError(
+                f"The rolling cache has {num_slots} slots, {window - 1} of which the first new token still sees. "
+                f"Received: {num_new} tokens at once after {index}. Pass a larger `max_length` to `init_cache`, or "
+                "append fewer tokens at once."
+            )
+
+    def read(self, dtype):
+        """The pair (keys, values), (B, K, S, H) each, as attention takes them; their order does not matter."""
+        return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
+
+    def rewind(self, num_read: int, kept) -> "RollingKVCache":
+        """As `KVCache.rewind`; what the forgotten tokens took the place of had left the window before them."""
+        kept = ops.convert_to_tensor(kept, "int32")
+        num_slots = ops.shape(self.positions)[1]
+        start = self.index - num_read
+        offset = (ops.arange(num_slots, dtype="int32")[None] - start) % num_slots
+        forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
+        return self._replace(positions=ops.where(forgotten, -1, self.positions), index=start + ops.max(kept, initial=0))
 
 
 class ContextCache(NamedTuple):
@@ -75,9 +202,22 @@ class ContextCache(NamedTuple):
     value: Any
     positions: Any
 
+    def read(self, dtype):
+        """The pair (keys, values)."""
+        return self.key, self.value
+
 
 class BlockCache(NamedTuple):
     """What one transformer block remembers; without cross-attention its place holds (), which has no tensors."""
 
-    self_attention: KVCache
+    self_attention: KVCache | RollingKVCache
     cross_attention: ContextCache | tuple[()] = ()
+
+
+def _stored(x, slots):
+    """Keys or values in the form that the slots hold."""
+    return Int8Array.of(x) if isinstance(slots, Int8Array) else ops.cast(x, slots.dtype)
+
+
+def _as_numbers(slots, dtype):
+    return slots.to(dtype) if isinstance(slots, Int8Array) else slots

@@ -84,9 +84,9 @@ class ParallelTransformerBlock(keras.layers.Layer):
         for part in (self.self_attention, self.attention_wrap, self.feed_forward, self.feed_forward_wrap):
             build_part(part, x_shape)
 
-    def init_cache(self, batch_size, max_length) -> BlockCache:
+    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> BlockCache:
         """An empty cache for the self-attention."""
-        return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length))
+        return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length, dtype))
 
     def call(
         self,

@@ -3,12 +3,24 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, known_value, revive, serialize
+from keras_tfm.layers.parts import (
+    build_part,
+    check_positive,
+    check_rank,
+    check_rate,
+    clone,
+    known_value,
+    revive,
+    serialize,
+)
+from keras_tfm.layers.token_table import TokenTable
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TokenEmbedding(keras.layers.Layer):
-    """A vector for each token, plus one for its position; the same table projects back to logits (`reverse=True`).
+    """A vector for each token, plus one for its position and one for its segment; normalized, if a norm is given.
+
+    The same table projects back to logits (`reverse=True`).
 
     Args:
         vocabulary_size: int, number of tokens V.
@@ -16,12 +28,16 @@ class TokenEmbedding(keras.layers.Layer):
         position: `PositionEmbedding`, `SinusoidalEmbedding` or any layer (B, T) -> (B, T, D), added, or None.
         scale: float, factor on the token vectors before positions are added. The paper has sqrt(D), so that sinusoids,
             whose size is 1, do not drown them.
+        num_segments: int, number of segments, each with a learned vector (BERT has 2); 0 = none.
+        norm: a norm layer on the sum, before the dropout (BERT, BLOOM), or None.
+        logit_cap: float, projected logits become cap * tanh(logits / cap) (Gemma 2), or None.
         dropout: float, rate of the dropout on the sum.
         embeddings_initializer: for the table.
 
     Call arguments:
         inputs: int32 (B, T) token ids; with `reverse` float (B, T, D).
         positions: int32 (B, T), -1 = padding. Default: 0, 1, 2, ...
+        segment_ids: int32 (B, T), which segment a token belongs to. Default: all to segment 0.
         reverse: bool, project to logits with the transposed table.
         training: bool.
 
@@ -29,8 +45,8 @@ class TokenEmbedding(keras.layers.Layer):
         float (B, T, D); with `reverse` logits (B, T, V).
 
     Raises:
-        ValueError: for another rank, and for ids outside the vocabulary where their values are known (called eagerly;
-            in `fit` TensorFlow's own gather says it on a CPU).
+        ValueError: for another rank, for segments without `num_segments`, and for ids outside the vocabulary or the
+            segments where their values are known (called eagerly; in `fit` TensorFlow's own gather says it on a CPU).
 
     Example:
         >>> embedding = TokenEmbedding(vocabulary_size=100, hidden_dim=64)
@@ -49,39 +65,53 @@ class TokenEmbedding(keras.layers.Layer):
         hidden_dim: int,
         position=None,
         scale: float = 1.0,
+        num_segments: int = 0,
+        norm=None,
+        logit_cap: float | None = None,
         dropout: float = 0.0,
         embeddings_initializer="uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_positive(vocabulary_size=vocabulary_size, hidden_dim=hidden_dim)
+        if num_segments:
+            check_positive(num_segments=num_segments)
         check_rate(dropout=dropout)
+        if logit_cap is not None and logit_cap <= 0:
+            raise ValueError(f"`logit_cap` must be positive. Received: logit_cap={logit_cap}.")
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
         self.position = revive(position)
         self.scale = scale
+        self.num_segments = num_segments
+        self.norm = revive(norm)
+        self.logit_cap = logit_cap
         self.dropout = dropout
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self.embedding = keras.layers.Embedding(
-            vocabulary_size,
-            hidden_dim,
-            embeddings_initializer=self.embeddings_initializer,
-            dtype=self.dtype_policy,
-            name="tokens",
-        )
+        self.embedding = self._table(TokenTable, vocabulary_size, "tokens")
+        self.segment = self._table(keras.layers.Embedding, num_segments, "segments") if num_segments else None
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
-    def build(self, inputs_shape, positions_shape=None):
-        build_part(self.embedding, inputs_shape)
-        if self.position is not None:
-            build_part(self.position, inputs_shape)
+    def _table(self, kind, num_rows, name):
+        return kind(
+            num_rows,
+            self.hidden_dim,
+            embeddings_initializer=clone(self.embeddings_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
 
-    def call(self, inputs, positions=None, reverse=False, training=None):
+    def build(self, inputs_shape, positions_shape=None, segment_ids_shape=None):
+        for table in (self.embedding, self.position, self.segment):
+            if table is not None:
+                build_part(table, inputs_shape)
+        if self.norm is not None:
+            build_part(self.norm, (*inputs_shape, self.hidden_dim))
+
+    def call(self, inputs, positions=None, segment_ids=None, reverse=False, training=None):
         if reverse:
-            # An einsum reads the table as it lies; `ReversibleEmbedding` transposes it first, which at batch 8 makes
-            # a compiled decoding step of GPT-2 small 2 times slower on a CPU.
-            table = ops.cast(self.embedding.embeddings, self.compute_dtype)
-            return ops.einsum("btd,vd->btv", inputs, table)
+            logits = self.embedding.logits(inputs)
+            return logits if self.logit_cap is None else self.logit_cap * ops.tanh(logits / self.logit_cap)
         check_rank(inputs, 2, "token_ids", "(B, T)")
         check_token_ids(inputs, self.vocabulary_size)
         x = self.embedding(inputs) * self.scale
@@ -89,9 +119,23 @@ class TokenEmbedding(keras.layers.Layer):
             if positions is None:
                 positions = ops.cumsum(ops.ones_like(inputs, dtype="int32"), axis=1) - 1
             x = x + self.position(positions)
+        if self.segment is not None:
+            x = x + self.segment(ops.zeros_like(inputs) if segment_ids is None else self._checked_segments(segment_ids))
+        elif segment_ids is not None:
+            raise ValueError(
+                "`segment_ids` need `num_segments` of at least 1. "
+                f"Received: segment_ids of shape {tuple(segment_ids.shape)}, num_segments=0. Leave them out."
+            )
+        if self.norm is not None:
+            x = self.norm(x)
         return self.dropout_layer(x, training=training)
 
-    def compute_output_spec(self, inputs, positions=None, reverse=False, training=None):
+    def _checked_segments(self, segment_ids):
+        check_rank(segment_ids, 2, "segment_ids", "(B, T)")
+        _check_range(segment_ids, self.num_segments, "Segment ids", "Make the model with more `num_segments`.")
+        return segment_ids
+
+    def compute_output_spec(self, inputs, positions=None, segment_ids=None, reverse=False, training=None):
         # Said, not traced: JAX and torch trace with a made-up length, which may exceed the learned positions.
         width = self.vocabulary_size if reverse else self.hidden_dim
         return keras.KerasTensor((*inputs.shape[:2], width), dtype=self.compute_dtype)
@@ -103,6 +147,9 @@ class TokenEmbedding(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "position": serialize(self.position),
             "scale": self.scale,
+            "num_segments": self.num_segments,
+            "norm": serialize(self.norm),
+            "logit_cap": self.logit_cap,
             "dropout": self.dropout,
             "embeddings_initializer": serialize(self.embeddings_initializer),
         }
@@ -110,12 +157,17 @@ class TokenEmbedding(keras.layers.Layer):
 
 def check_token_ids(token_ids, vocabulary_size: int) -> None:
     """Raises for ids outside [0, vocabulary_size), wherever their values are known (outside of traced code)."""
-    values = known_value(token_ids)
+    advice = (
+        "Use the tokenizer that the model was trained with; padding takes any id of the vocabulary and a False in "
+        "`padding_mask`."
+    )
+    _check_range(token_ids, vocabulary_size, "Token ids", advice)
+
+
+def _check_range(ids, number: int, what: str, advice: str) -> None:
+    values = known_value(ids)
     if values is None or not values.size:
         return
     lowest, highest = int(values.min()), int(values.max())
-    if lowest < 0 or highest >= vocabulary_size:
-        raise ValueError(
-            f"Token ids must be in [0, {vocabulary_size}). Received: ids from {lowest} to {highest}. Use the tokenizer "
-            "that the model was trained with; padding takes any id of the vocabulary and a False in `padding_mask`."
-        )
+    if lowest < 0 or highest >= number:
+        raise ValueError(f"{what} must be in [0, {number}). Received: ids from {lowest} to {highest}. {advice}")

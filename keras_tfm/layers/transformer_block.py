@@ -100,9 +100,9 @@ class TransformerBlock(keras.layers.Layer):
         build_part(self.feed_forward, x_shape)
         build_part(self.feed_forward_wrap, x_shape)
 
-    def init_cache(self, batch_size, max_length) -> BlockCache:
+    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> BlockCache:
         """An empty cache for the self-attention; the cross-attention's is made by its `remember`."""
-        return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length))
+        return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length, dtype))
 
     def call(
         self,

@@ -62,9 +62,9 @@ class TransformerStack(keras.layers.Layer):
         if self.final_norm is not None:
             build_part(self.final_norm, x_shape)
 
-    def init_cache(self, batch_size, max_length) -> tuple[BlockCache, ...]:
-        """Empty caches of `max_length` slots, one a block; the stack must be built."""
-        return tuple(block.init_cache(batch_size, max_length) for block in self.blocks)
+    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> tuple[BlockCache, ...]:
+        """Empty caches of `max_length` slots, one a block; the stack must be built. `dtype`: as in the attention."""
+        return tuple(block.init_cache(batch_size, max_length, dtype) for block in self.blocks)
 
     def call(
         self,
@@ -104,6 +104,12 @@ class TransformerStack(keras.layers.Layer):
         if self.final_norm is not None:
             x = self.final_norm(x)
         return x if cache is None else (x, tuple(memories))
+
+    def compute_output_spec(self, x, cache=None, **arguments):
+        # Said, not traced: a functional model of 30 blocks is made in a second rather than in twenty.
+        if cache is not None:
+            return super().compute_output_spec(x, cache=cache, **arguments)
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def get_config(self):
         return {

@@ -39,6 +39,8 @@ def build_gpt(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     position: str = "learned",
+    activation=gelu_tanh,
+    norm_epsilon: float = 1e-5,
     dropout: float = 0.0,
     remat: bool = False,
     dtype=None,
@@ -59,6 +61,8 @@ def build_gpt(
         intermediate_dim: int, width of the feed-forward. Default: 4 D.
         position: how the model knows where a token stands: "learned" and "sinusoidal" add to the embedding, "rotary"
             turns queries and keys, "alibi" and "relative" (T5's buckets) add to the scores.
+        activation: of the feed-forward, name or function.
+        norm_epsilon: float, of the layer norms.
         dropout: float, rate after the embedding, on attention weights and before each residual sum.
         remat: bool, keep only the blocks' inputs for the backward pass, and compute the rest again: less memory.
         dtype: dtype policy of all layers, for example "mixed_bfloat16". Default: Keras' global policy.
@@ -108,7 +112,7 @@ def build_gpt(
     }
 
     def norm():
-        return keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype)
+        return keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=dtype)
 
     def block():
         return TransformerBlock(
@@ -119,7 +123,7 @@ def build_gpt(
                 dropout=dropout,
                 **initializers,
             ),
-            FeedForward(intermediate_dim or 4 * width, activation=gelu_tanh, **initializers),
+            FeedForward(intermediate_dim or 4 * width, activation=activation, **initializers),
             norm=norm(),
             dropout=dropout,
             dtype=dtype,

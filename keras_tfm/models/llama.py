@@ -11,6 +11,7 @@ from keras_tfm.layers import (
     TransformerStack,
 )
 from keras_tfm.layers.parts import clone
+from keras_tfm.layers.projection import Projection
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.sizes import size_of
 
@@ -40,6 +41,7 @@ SIZES = {
         "intermediate_dim": 14336,
     },
 }
+BIASES = ("query_key_value", "attention_output", "feed_forward")
 
 
 def build_llama(
@@ -51,11 +53,13 @@ def build_llama(
     num_key_value_heads: int | None = None,
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
+    head_dim: int | None = None,
     rotary: RotaryEmbedding | None = None,
     norm_epsilon: float = 1e-5,
     tie_weights: bool = False,
     windows: tuple[int | None, ...] = (None,),
     query_key_norm: bool = False,
+    biases: tuple[str, ...] = (),
     remat: bool = False,
     dtype=None,
     name: str = "llama",
@@ -71,12 +75,14 @@ def build_llama(
         num_key_value_heads: int, shared key and value heads K, a divisor of N.
         hidden_dim: int, width D.
         intermediate_dim: int, width of the gated feed-forward.
+        head_dim: int, width of one head. Default: D / N.
         rotary: `RotaryEmbedding`. Default: base 10,000 (Llama 3 uses 500,000).
         norm_epsilon: float, of the RMS norms.
         tie_weights: bool, project with the transposed token embedding instead of a head.
         windows: block i sees `windows[i % len(windows)]` positions back, None = all: (4096,) for Mistral, (4096, None)
             for Gemma 2's alternation of local and global blocks.
         query_key_norm: bool, RMS norms on the queries and keys of each head (Qwen 3).
+        biases: which projections have one: "query_key_value" (Qwen 2), "attention_output", "feed_forward".
         remat: bool, keep only the blocks' inputs for the backward pass, and compute the rest again.
         dtype: dtype policy of all layers. Default: Keras' global policy.
         name: name of the model.
@@ -85,7 +91,7 @@ def build_llama(
         `CausalLM`.
 
     Raises:
-        ValueError: for an unknown size, or missing numbers.
+        ValueError: for an unknown size or bias, or missing numbers.
 
     Example:
         >>> model = build_llama("nano", vocabulary_size=512)
@@ -105,6 +111,8 @@ def build_llama(
         hidden_dim=hidden_dim,
         intermediate_dim=intermediate_dim,
     )
+    if unknown := set(biases) - set(BIASES):
+        raise ValueError(f"`biases` must be among {BIASES}. Received: {sorted(unknown)}.")
     weights = keras.initializers.RandomNormal(stddev=0.02)
     rotary = rotary or RotaryEmbedding(dtype=dtype)
 
@@ -115,23 +123,28 @@ def build_llama(
         return TransformerBlock(
             MultiHeadSelfAttention(
                 numbers["num_heads"],
+                head_dim=head_dim,
                 num_key_value_heads=numbers["num_key_value_heads"],
                 rotary=clone(rotary),
                 causal=True,
                 window=window,
                 query_key_norm=norm() if query_key_norm else None,
-                use_bias=False,
+                use_bias="query_key_value" in biases,
+                output_use_bias="attention_output" in biases,
                 kernel_initializer=weights,
                 dtype=dtype,
             ),
-            GatedFeedForward(numbers["intermediate_dim"], kernel_initializer=weights, dtype=dtype),
+            GatedFeedForward(
+                numbers["intermediate_dim"],
+                use_bias="feed_forward" in biases,
+                kernel_initializer=weights,
+                dtype=dtype,
+            ),
             norm=norm(),
             dtype=dtype,
         )
 
-    head = keras.layers.Dense(
-        numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head"
-    )
+    head = Projection(numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head")
     return CausalLM(
         TokenEmbedding(
             numbers["vocabulary_size"],

@@ -3,10 +3,12 @@
 from keras_tfm.ops.activations import gelu_tanh
 from keras_tfm.ops.attention import scaled_dot_product_attention
 from keras_tfm.ops.dropout import AttentionDropout
+from keras_tfm.ops.gather import gather_positions
 from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
 from keras_tfm.ops.positions import (
     alibi_slopes,
     apply_rotary,
+    last_real,
     next_positions,
     relative_position_buckets,
     rotary_inverse_frequencies,
@@ -20,7 +22,9 @@ __all__ = [
     "alibi_slopes",
     "apply_rotary",
     "attention_mask",
+    "gather_positions",
     "gelu_tanh",
+    "last_real",
     "next_positions",
     "padding_mask",
     "random_bits",

@@ -2,7 +2,7 @@
 
 from keras import backend, ops
 
-from keras_tfm.ops.lean_attention import HIDDEN_SCORE, lean_attention
+from keras_tfm.ops.lean_attention import HIDDEN_SCORE, gathered, lean_attention, products
 from keras_tfm.ops.masks import Visibility
 
 # Measured on 2 cores: from about 1,024 x 1,024 positions on the lean path is faster, and memory begins to matter.
@@ -124,30 +124,24 @@ def _rule_of(mask) -> Visibility:
 
 def _plain_attention(query, key, value, visible, bias, logit_cap, sink, dropout):
     """(output (B, N, T, H), weights (B, N, T, S)) from all scores at once."""
-    num_heads, head_dim = query.shape[1], query.shape[3]
-    num_key_value_heads = key.shape[1]
-    length, num_keys = ops.shape(query)[2], ops.shape(key)[2]
-    group = num_heads // num_key_value_heads * length
-    # An einsum reads the keys as they lie; a product with swapped axes would copy the whole cache at each step.
-    scores = ops.einsum("bkth,bksh->bkts", ops.reshape(query, (-1, num_key_value_heads, group, head_dim)), key)
-    scores = ops.cast(ops.reshape(scores, (-1, num_heads, length, num_keys)), "float32")
+    scores = ops.cast(products(query, key), "float32")
     if logit_cap is not None:
         scores = logit_cap * ops.tanh(scores / logit_cap)
     if bias is not None:
         scores = scores + ops.cast(bias, "float32")
-    weights = _softmax(ops.where(visible, scores, HIDDEN_SCORE), sink)  # (B, N, T, S)
+    weights = softmax_with_sink(ops.where(visible, scores, HIDDEN_SCORE), sink)  # (B, N, T, S)
     sees_something = ops.any(visible, axis=-1, keepdims=True)
 
     kept = weights if dropout is None else dropout(weights)
-    kept = ops.reshape(ops.cast(kept, value.dtype), (-1, num_key_value_heads, group, num_keys))
-    output = ops.reshape(ops.matmul(kept, value), (-1, num_heads, length, head_dim))
+    output = gathered(ops.cast(kept, value.dtype), value)
     output = ops.where(sees_something, output, ops.zeros_like(output))
     return output, ops.where(sees_something, weights, ops.zeros_like(weights))
 
 
-def _softmax(scores, sink):
+def softmax_with_sink(scores, sink=None):
+    """softmax over the keys (B, N, T, S); a sink (N,) takes its share of each row's 1 and is left out."""
     if sink is not None:
-        extra = ops.broadcast_to(ops.cast(sink, "float32")[:, None, None], (*ops.shape(scores)[:3], 1))
+        extra = ops.broadcast_to(ops.cast(sink, scores.dtype)[:, None, None], (*ops.shape(scores)[:3], 1))
         return ops.softmax(ops.concatenate([scores, extra], axis=-1), axis=-1)[..., :-1]
     # Keras warns of a softmax over a single key, which is what the first token of a sequence sees.
     return ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)

@@ -65,7 +65,7 @@ def lean_attention(query, key, value, visible: Visibility, bias=None, logit_cap=
 
 
 class _Scores:
-    """The scores of one tile of queries and keys, and what their gradient means for queries, keys and bias."""
+    """The scores of one tile of queries and keys: capped, biased, hidden where a query may not look."""
 
     def __init__(self, query, key, sizes, visible, bias, logit_cap):
         self.queries, self.keys = to_tiles(query, sizes[0]), to_tiles(key, sizes[1])
@@ -148,7 +148,10 @@ def _backward(scores, values, dropout, log_sums, upstream, delta):
 
 
 def products(rows, columns):
-    """(B, N, T, H) and (B, K, S, H) -> (B, N, T, S): each row with each column of its shared head."""
+    """(B, N, T, H) and (B, K, S, H) -> (B, N, T, S): each row with each column of its shared head.
+
+    An einsum reads the columns as they lie; a product with swapped axes would copy a whole cache at each step.
+    """
     batch, num_heads, length, width = ops.shape(rows)
     shared, num_columns = ops.shape(columns)[1:3]
     rows = ops.reshape(rows, (batch, shared, num_heads // shared * length, width))

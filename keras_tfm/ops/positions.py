@@ -31,6 +31,13 @@ def next_positions(mask, remembered_positions=None, document_ids=None):
     return ops.where(mask, positions, -1)
 
 
+def last_real(x, mask):
+    """What stands at each row's last real token: x (B, T, D) and mask bool (B, T) to (B, 1, D)."""
+    places = ops.arange(1, ops.shape(x)[1] + 1, dtype="int32")
+    place = ops.cast(ops.argmax(ops.where(mask, places, 0), axis=1), "int32")
+    return ops.take_along_axis(x, place[:, None, None], axis=1)
+
+
 def _document_starts(num_before, document_ids):
     """int32 (B, T): how many real tokens of the row come before the token's document."""
     changes = document_ids[:, 1:] != document_ids[:, :-1]

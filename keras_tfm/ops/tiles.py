@@ -130,21 +130,12 @@ class TiledVisibility:
 
     def tile(self, i, j):
         """bool (B, 1 or N, queries, keys) of tile (i, j)."""
-        documents = (None, None)
+        tile = self.visible._replace(query_positions=self.query_positions[i], key_positions=self.key_positions[j])
         if self.query_documents is not None:
-            documents = (self.query_documents[i], self.key_documents[j])
-        mask = None
+            tile = tile._replace(query_documents=self.query_documents[i], key_documents=self.key_documents[j])
         if self.mask is not None:
-            mask = matrix_tile(self.mask, i, j, self.query_size, self.key_size)
-        tile = Visibility(
-            self.query_positions[i],
-            self.key_positions[j],
-            self.visible.causal,
-            self.visible.window,
-            None,
-            *documents,
-        ).matrix()
-        return tile if mask is None else ops.logical_and(tile, mask)
+            tile = tile._replace(mask=matrix_tile(self.mask, i, j, self.query_size, self.key_size))
+        return tile.matrix()
 
 
 def _range(numbers, real):

@@ -1,5 +1,7 @@
 """Samplers choose tokens from logits; processors shape the logits before. Neither knows the model."""
 
+from keras_tfm.samplers.beam import BeamSampler
+from keras_tfm.samplers.constrained_beam import ConstrainedBeamSampler
 from keras_tfm.samplers.constraints import (
     BanSequences,
     BanTokens,
@@ -10,6 +12,10 @@ from keras_tfm.samplers.constraints import (
     MinNewTokens,
     SequenceBias,
 )
+from keras_tfm.samplers.contrastive import ContrastiveSampler
+from keras_tfm.samplers.diverse_beam import DiverseBeamSampler
+from keras_tfm.samplers.grammar import Grammar, match_json_schema, match_one_of, match_regex
+from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.penalties import (
     ExponentialLengthDecay,
     FrequencyPenalty,
@@ -17,9 +23,12 @@ from keras_tfm.samplers.penalties import (
     PresencePenalty,
     RepetitionPenalty,
 )
-from keras_tfm.samplers.processors import BANNED, Processor, Temperature
+from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, Temperature
 from keras_tfm.samplers.randomness import StepRandom
-from keras_tfm.samplers.sampler import SAMPLERS, GreedySampler, RandomSampler, Sampler, get_sampler
+from keras_tfm.samplers.registry import SAMPLERS, get_sampler
+from keras_tfm.samplers.sampler import GreedySampler, RandomSampler, Sampler
+from keras_tfm.samplers.speculative import DraftModel, PromptLookup, SpeculativeSampler
+from keras_tfm.samplers.stop_strings import StopStrings
 from keras_tfm.samplers.truncation import EpsilonCutoff, EtaCutoff, MinP, TopK, TopP, Typical
 
 __all__ = [
@@ -28,12 +37,18 @@ __all__ = [
     "BanSequences",
     "BanTokens",
     "BanTokensAtBegin",
+    "BeamSampler",
+    "ConstrainedBeamSampler",
+    "ContrastiveSampler",
+    "DiverseBeamSampler",
+    "DraftModel",
     "EpsilonCutoff",
     "EtaCutoff",
     "ExponentialLengthDecay",
     "ForceFirstToken",
     "ForceLastToken",
     "FrequencyPenalty",
+    "Grammar",
     "GreedySampler",
     "MinLength",
     "MinNewTokens",
@@ -41,14 +56,22 @@ __all__ = [
     "NoRepeatNgram",
     "PresencePenalty",
     "Processor",
+    "PromptLookup",
     "RandomSampler",
     "RepetitionPenalty",
     "Sampler",
     "SequenceBias",
+    "SpeculativeSampler",
+    "StatefulProcessor",
     "StepRandom",
+    "StopStrings",
     "Temperature",
     "TopK",
     "TopP",
     "Typical",
     "get_sampler",
+    "match_json_schema",
+    "match_one_of",
+    "match_regex",
+    "static",
 ]

@@ -4,8 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.samplers.processors import Processor, Temperature
-from keras_tfm.samplers.truncation import TopK, TopP
+from keras_tfm.samplers.processors import Processor, StatefulProcessor
+from keras_tfm.samplers.state import Change, Context, GenerationState, newest_tokens, write_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,13 @@ class Sampler:
         if strangers:
             raise TypeError(f"`processors` must be dataclasses derived from `Processor`. Received: {strangers}.")
 
-    def process(self, logits, tokens, step):
-        """The logits after all processors; arguments as in `Processor`."""
-        for processor in self.processors:
-            logits = processor(logits, tokens, step)
+    def process(self, logits, tokens, step, states=None):
+        """The logits after all processors; arguments as in `Processor`, `states` one for each (those without: ())."""
+        for i, processor in enumerate(self.processors):
+            if isinstance(processor, StatefulProcessor):
+                logits = processor(logits, tokens, step, states[i])
+            else:
+                logits = processor(logits, tokens, step)
         return logits
 
     def choose(self, logits, random):
@@ -56,6 +59,57 @@ class Sampler:
         """
         raise NotImplementedError(f"{type(self).__name__} must define `choose(logits, random)`.")
 
+    def probabilities(self, logits):
+        """float32 (B, V): how likely `choose` takes each token. Speculative decoding asks for it."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `probabilities(logits)` to be used speculatively."
+        )
+
+    # What follows is how a sampler goes through a generation. Samplers that choose one token from one row of logits
+    # need none of it; those that keep several hypotheses or read ahead override it.
+
+    streams = True  # whether tokens stand as soon as they are written
+
+    def rows_per_prompt(self, num_return_sequences: int) -> int:
+        """How many rows are written for each prompt."""
+        return num_return_sequences
+
+    def room(self, num_rows, max_new_tokens):
+        """(columns for new tokens, slots of the cache for them): int or int32 ()."""
+        return max_new_tokens, max_new_tokens
+
+    def begin(self, state: GenerationState, hidden, padding_mask, context: Context) -> GenerationState:
+        """Prepares `memory`, before the first `advance`.
+
+        Args:
+            state: with empty `memory`.
+            hidden: float (R, P, D), the model's states of the prompt. padding_mask: bool (R, P).
+            context: of the generation.
+        """
+        return state
+
+    def propose(self, state: GenerationState, context: Context):
+        """(token_ids int32 (R, T) that the model reads next, state)."""
+        return newest_tokens(state, context.num_prompt)[:, None], state
+
+    def advance(self, state: GenerationState, logits, hidden, context: Context) -> tuple[GenerationState, Change]:
+        """Writes tokens.
+
+        Args:
+            state: after `propose`.
+            logits: float32 (R, T, V) and hidden: float (R, T, D), of the tokens proposed (at first: T = 1, of the
+                prompt's last token).
+            context: of the generation.
+        """
+        logits = logits[:, -1]
+        shaped = self.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
+        token = self.choose(shaped, context.random(state))
+        return write_token(state, self.processors, token, logits, context, shaped), Change()
+
+    def answer(self, state: GenerationState, num_return_sequences: int, context: Context):
+        """(state, scores float32 (R,)) of the rows to return, `num_return_sequences` a prompt, best first."""
+        return state, ops.zeros(ops.shape(state.num_tokens), "float32")
+
 
 @dataclasses.dataclass(frozen=True)
 class GreedySampler(Sampler):
@@ -67,6 +121,9 @@ class GreedySampler(Sampler):
 
     def choose(self, logits, random):
         return ops.argmax(logits, axis=-1)
+
+    def probabilities(self, logits):
+        return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,27 +140,5 @@ class RandomSampler(Sampler):
     def choose(self, logits, random):
         return ops.argmax(logits + random.gumbel(logits.shape[-1]), axis=-1)
 
-
-SAMPLERS = {
-    "greedy": GreedySampler(),
-    "random": RandomSampler(),
-    "top_k": RandomSampler((Temperature(1.0), TopK(50))),
-    "top_p": RandomSampler((Temperature(1.0), TopP(0.95))),
-}
-
-
-def get_sampler(sampler: "str | Sampler") -> Sampler:
-    """A sampler by its name in `SAMPLERS`; a sampler itself passes.
-
-    Raises:
-        ValueError: for an unknown name. TypeError: for anything else.
-    """
-    if isinstance(sampler, str):
-        if sampler not in SAMPLERS:
-            raise ValueError(
-                f"`sampler` must be one of {sorted(SAMPLERS)} or a `Sampler`. Received: sampler={sampler!r}."
-            )
-        return SAMPLERS[sampler]
-    if not isinstance(sampler, Sampler) or not dataclasses.is_dataclass(sampler):
-        raise TypeError(f"`sampler` must be a name or a `Sampler` object. Received: {sampler!r}.")
-    return sampler
+    def probabilities(self, logits):
+        return ops.softmax(logits, axis=-1)

@@ -126,7 +126,7 @@ class EpsilonCutoff(Processor):
 
 
 @dataclasses.dataclass(frozen=True)
-class EtaCutoff(Processor):
+class EtaCutoff(EpsilonCutoff):
     """`EpsilonCutoff` that is milder where the model is unsure: min(epsilon, sqrt(epsilon) exp(-entropy)).
 
     Args:
@@ -135,12 +135,6 @@ class EtaCutoff(Processor):
     Reference: Hewitt et al. 2022, "Truncation Sampling as Language Model Desmoothing",
     https://arxiv.org/abs/2210.15191
     """
-
-    epsilon: float = 3e-4
-
-    def __post_init__(self):
-        require(0 <= self.epsilon < 1, "`epsilon` must be at least 0 and less than 1", epsilon=self.epsilon)
-        object.__setattr__(self, "epsilon", float(self.epsilon))
 
     def __call__(self, logits, tokens, step):
         logs = ops.log_softmax(logits, axis=-1)

@@ -1,5 +1,8 @@
 """Tokenizers that train, encode and decode, and run inside TensorFlow graphs."""
 
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
+from keras_tfm.tokenizers.sentence_packer import SentencePacker
+from keras_tfm.tokenizers.sentence_piece import SentencePieceTokenizer
+from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
-__all__ = ["BytePairTokenizer"]
+__all__ = ["BytePairTokenizer", "SentencePacker", "SentencePieceTokenizer", "WordPieceTokenizer"]

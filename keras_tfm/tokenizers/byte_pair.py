@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS, check_encodable
+from keras_tfm.tokenizers.arguments import as_id_rows, as_string_tensor
+from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
 from keras_tfm.tokenizers.byte_pair_files import read_vocabulary, write_vocabulary
 from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_vocabulary
 from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
 from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.unicode_nfc import NormalizationC
 from keras_tfm.tokenizers.word_splitter import WordSplitter
 
 
@@ -27,10 +28,16 @@ class BytePairTokenizer(tf.Module):
     Args:
         vocabulary: dict from token to id; tokens are written in GPT-2's byte alphabet ("Ġthe" is " the"), the 256
             symbols of which must be there; ids are 0, 1, ..., V - 1.
-        merges: pairs of tokens in order of rank; parts and products are in the vocabulary, and no token is used before
-            it is made (so it is in every trained vocabulary).
+        merges: pairs of tokens in order of rank; parts and products are in the vocabulary.
         special_tokens: tokens of the vocabulary, as plain text, that are cut out of a text before anything else; where
             several begin, the longest counts.
+        words: how texts are cut into words before merging: "gpt2", "llama3", "qwen2", "smollm" or "bloom".
+        whole_words: bool, a word that is a token is that token, even if no merges lead to it (Llama 3).
+        end_of_text: the special token at which a text ends. Default: "<|endoftext|>", if that is one.
+        drops_bytes: bool, bytes without a token are left out, as Hugging Face does (SmolLM). Default: all 256 are
+            required.
+        normalization: "nfc", to write characters with marks as one code point first (Qwen 2, GPT-NeoX), or None.
+        plain_tokens: special tokens that stay when decoding skips special tokens (GPT-NeoX's runs of spaces).
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD
@@ -59,27 +66,59 @@ class BytePairTokenizer(tf.Module):
     """
 
     def __init__(
-        self, vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]], special_tokens: Iterable[str] = ()
+        self,
+        vocabulary: Mapping[str, int],
+        merges: Iterable[tuple[str, str]],
+        special_tokens: Iterable[str] = (),
+        words: str = "gpt2",
+        whole_words: bool = False,
+        end_of_text: str | None = None,
+        drops_bytes: bool = False,
+        normalization: str | None = None,
+        plain_tokens: Iterable[str] = (),
+        *,
+        post_processor: dict[str, Any] | None = None,
     ):
         super().__init__(name="byte_pair_tokenizer")
-        self._vocabulary = BytePairVocabulary(vocabulary, merges, special_tokens)
+        self._vocabulary = BytePairVocabulary(
+            vocabulary,
+            merges,
+            special_tokens,
+            words,
+            whole_words,
+            end_of_text,
+            drops_bytes,
+            normalization,
+            plain_tokens,
+            post_processor,
+        )
         token_ids, token_bytes = self._vocabulary.token_ids, self._vocabulary.token_bytes
-        self._split = WordSplitter(self.special_tokens)
+        self._normalization = NormalizationC() if normalization else None
+        self._split = WordSplitter(self.special_tokens, words, self._normalization)
         self._merge = PairMerger(
-            byte_ids=[token_ids[symbol] for symbol in BYTE_SYMBOLS],
+            byte_ids=[token_ids.get(symbol, -1) for symbol in BYTE_SYMBOLS],
             merges=[(token_ids[a], token_ids[b], token_ids[a + b]) for a, b in self._vocabulary.merges],
             vocabulary_size=self.vocabulary_size,
         )
         is_special = [token in self.special_tokens for token in self._vocabulary.tokens]
-        ordinary_bytes = [b"" if special else piece for special, piece in zip(is_special, token_bytes, strict=True)]
+        is_skipped = [
+            special and token not in self._vocabulary.plain_tokens
+            for special, token in zip(is_special, self._vocabulary.tokens, strict=True)
+        ]
+        ordinary_bytes = [b"" if skipped else piece for skipped, piece in zip(is_skipped, token_bytes, strict=True)]
         with tf.init_scope(), tf.device("CPU:0"):
             self._token_bytes = tf.constant(token_bytes, tf.string)
             self._ordinary_bytes = tf.constant(ordinary_bytes, tf.string)
-            if self.special_tokens:
-                self._special_ids = tf.lookup.StaticHashTable(
-                    tf.lookup.KeyValueTensorInitializer(
-                        list(self.special_tokens), list(self.special_tokens.values()), tf.string, tf.int32
-                    ),
+            # Words that are not merged from bytes, and their ids.
+            whole = [
+                (piece, token_id)
+                for token_id, (piece, special) in enumerate(zip(token_bytes, is_special, strict=True))
+                if special or whole_words
+            ]
+            self._whole_ids = None
+            if whole:
+                self._whole_ids = tf.lookup.StaticHashTable(
+                    tf.lookup.KeyValueTensorInitializer(*zip(*whole, strict=True), tf.string, tf.int32),
                     default_value=-1,
                 )
 
@@ -119,14 +158,15 @@ class BytePairTokenizer(tf.Module):
 
         Raises:
             FileNotFoundError: if these files are not there.
-            ValueError: if a tokenizer.json asks for anything else than byte-level BPE with GPT-2's regular expression
-                (a normalizer, `add_prefix_space`, an unknown token, added tokens that are not special, ...).
+            ValueError: if a tokenizer.json asks for anything else than byte-level BPE with a known regular expression
+                (a normalizer, `add_prefix_space`, an unknown token, added tokens that are not special, ...). What it
+                does to ids afterwards, such as a first token before each text, is kept for `save` but not done.
         """
         return cls._from_vocabulary(read_vocabulary(path))
 
     @classmethod
     def _from_vocabulary(cls, vocabulary: BytePairVocabulary) -> "BytePairTokenizer":
-        return cls(vocabulary.token_ids, vocabulary.merges, tuple(vocabulary.special_tokens))
+        return cls(*_arguments(vocabulary), post_processor=vocabulary.post_processor)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt into a folder, which is made if need be.
@@ -135,10 +175,16 @@ class BytePairTokenizer(tf.Module):
         """
         write_vocabulary(self._vocabulary, folder)
 
+    def changed(self, **arguments: Any) -> "BytePairTokenizer":
+        """A tokenizer like this one with other values for some of the constructor's arguments."""
+        names = ("vocabulary", "merges", "special_tokens", "words", "whole_words", "end_of_text", "drops_bytes")
+        names += ("normalization", "plain_tokens")
+        own = dict(zip(names, _arguments(self._vocabulary), strict=True))
+        return type(self)(**{**own, "post_processor": self._vocabulary.post_processor, **arguments})
+
     def __reduce__(self):
         # Tables cannot be pickled or copied: make them anew.
-        vocabulary = self._vocabulary
-        return type(self), (dict(vocabulary.token_ids), vocabulary.merges, tuple(vocabulary.special_tokens))
+        return _rebuilt, (type(self), _arguments(self._vocabulary), self._vocabulary.post_processor)
 
     @property
     def vocabulary_size(self) -> int:
@@ -152,8 +198,8 @@ class BytePairTokenizer(tf.Module):
 
     @property
     def end_of_text_id(self) -> int | None:
-        """The id of "<|endoftext|>"; None if that is not a special token."""
-        return self.special_tokens.get("<|endoftext|>")
+        """The id of the special token at which a text ends; None if there is none."""
+        return None if self._vocabulary.end_of_text is None else self.special_tokens[self._vocabulary.end_of_text]
 
     def token_to_id(self, token: str) -> int:
         """The id of a token written in the byte alphabet ("Ġthe"), or of a special token."""
@@ -175,7 +221,7 @@ class BytePairTokenizer(tf.Module):
         return self._vocabulary.token_bytes[token_id]
 
     def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
-        texts = _as_string_tensor(texts)
+        texts = as_string_tensor(texts)
         if texts.shape.rank == 0:
             return self._tokenize(texts[None]).values
         return self._tokenize(texts)
@@ -233,7 +279,7 @@ class BytePairTokenizer(tf.Module):
         Raises:
             ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
         """
-        rows, is_batch = _as_id_rows(token_ids)
+        rows, is_batch = as_id_rows(token_ids)
         ids = rows.values.numpy()
         if (wrong := ids[(ids < 0) | (ids >= self.vocabulary_size)]).size:
             self._check_id(wrong[0])
@@ -245,14 +291,14 @@ class BytePairTokenizer(tf.Module):
         with tf.device("CPU:0"):
             words = self._split(texts)  # (B, words)
             distinct, index = tf.unique(words.values)
-            if self.special_tokens:
-                special = self._special_ids.lookup(distinct)
-                is_special = special >= 0
-                ids = self._merge(tf.where(is_special, "", distinct))
-                special = tf.RaggedTensor.from_row_lengths(
-                    tf.boolean_mask(special, is_special), tf.cast(is_special, tf.int64), validate=False
+            if self._whole_ids is not None:
+                whole = self._whole_ids.lookup(distinct)
+                is_whole = whole >= 0
+                ids = self._merge(tf.where(is_whole, "", distinct))
+                whole = tf.RaggedTensor.from_row_lengths(
+                    tf.boolean_mask(whole, is_whole), tf.cast(is_whole, tf.int64), validate=False
                 )
-                ids = tf.concat([ids, special], axis=1)  # a word has either
+                ids = tf.concat([ids, whole], axis=1)  # a word has either
             else:
                 ids = self._merge(distinct)
             return tf.gather(ids, words.with_values(index)).merge_dims(1, 2)
@@ -264,47 +310,20 @@ class BytePairTokenizer(tf.Module):
             )
 
 
-def _as_string_tensor(texts: Any) -> tf.Tensor:
-    if isinstance(texts, tf.RaggedTensor | tf.SparseTensor):
-        raise TypeError(f"`texts` must be a dense tensor. Received: {type(texts).__name__} of shape {texts.shape}.")
-    try:
-        texts = tf.convert_to_tensor(texts, tf.string)
-    except (TypeError, ValueError) as error:
-        for text in np.ravel(np.array(texts, dtype=object)):
-            if isinstance(text, str):
-                check_encodable(text)
-        raise TypeError(
-            f"`texts` must be a string, or a list, array or tensor of strings. Received: {str(texts)[:60]} of type "
-            f"{type(texts).__name__}."
-        ) from error
-    if texts.shape.rank not in (0, 1):
-        raise ValueError(f"`texts` must have a known rank, 0 or 1. Received: shape={texts.shape}.")
-    return texts
+def _arguments(vocabulary: BytePairVocabulary) -> tuple:
+    """What a tokenizer of this vocabulary is made from."""
+    return (
+        dict(vocabulary.token_ids),
+        vocabulary.merges,
+        tuple(vocabulary.special_tokens),
+        vocabulary.words,
+        vocabulary.whole_words,
+        vocabulary.end_of_text,
+        vocabulary.drops_bytes,
+        vocabulary.normalization,
+        tuple(vocabulary.plain_tokens),
+    )
 
 
-def _as_id_rows(token_ids: Any) -> tuple[tf.RaggedTensor, bool]:
-    """The ids as (B, tokens), and whether they came as several rows."""
-    if isinstance(token_ids, tf.RaggedTensor):
-        token_ids = token_ids.to_list()
-    if isinstance(token_ids, list | tuple):
-        is_batch = any(isinstance(row, list | tuple) or getattr(row, "ndim", 0) for row in token_ids)
-    else:
-        token_ids = np.asarray(token_ids)
-        is_batch = token_ids.ndim > 1
-    rows = [_as_id_array(row) for row in token_ids] if is_batch else [_as_id_array(token_ids)]
-    values = np.concatenate([np.zeros(0, np.int64), *rows])
-    return tf.RaggedTensor.from_row_lengths(values, [row.size for row in rows], validate=False), is_batch
-
-
-def _as_id_array(row: Any) -> np.ndarray:
-    """One row of ids as int64 (T,)."""
-    try:
-        array = np.asarray(row)
-    except ValueError:  # rows of rows of different lengths
-        array = np.asarray(row, dtype=object)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(
-            "`token_ids` must be integers of shape (T,) or (B, T), or rows of integers. "
-            f"Received: {str(row)[:60]} (dtype={array.dtype}, shape={array.shape})."
-        )
-    return array.astype(np.int64)
+def _rebuilt(cls: type, arguments: tuple, post_processor) -> BytePairTokenizer:
+    return cls(*arguments, post_processor=post_processor)

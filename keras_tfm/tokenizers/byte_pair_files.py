@@ -7,10 +7,15 @@ from typing import Any
 
 from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
 from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
+from keras_tfm.tokenizers.files import read_json, replace_file
+from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of
 
 # GPT-2's own release used the second pair of names.
 _GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _MERGES_HEADER = "#version: 0.2"
+_NFC = {"type": "NFC"}
+# They add special tokens around a text or correct offsets; neither is done here.
+_POST_PROCESSORS = ("ByteLevel", "TemplateProcessing", "RobertaProcessing")
 
 
 def read_vocabulary(path: str | os.PathLike) -> BytePairVocabulary:
@@ -22,12 +27,12 @@ def read_vocabulary(path: str | os.PathLike) -> BytePairVocabulary:
     """
     path = Path(path)
     if path.is_file():
-        return vocabulary_from_json(_read_json(path))
+        return vocabulary_from_json(read_json(path))
     if (path / "tokenizer.json").is_file():
-        return vocabulary_from_json(_read_json(path / "tokenizer.json"))
+        return vocabulary_from_json(read_json(path / "tokenizer.json"))
     for tokens_name, merges_name in _GPT2_FILES:
         if (path / tokens_name).is_file() and (path / merges_name).is_file():
-            token_ids = _read_json(path / tokens_name)
+            token_ids = read_json(path / tokens_name)
             merges = _parse_merges((path / merges_name).read_text(encoding="utf-8"))
             return BytePairVocabulary(token_ids, merges, _unmade_tokens(token_ids, merges))
     raise FileNotFoundError(
@@ -41,9 +46,9 @@ def write_vocabulary(vocabulary: BytePairVocabulary, folder: str | os.PathLike) 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     merges = "\n".join([_MERGES_HEADER, *(f"{left} {right}" for left, right in vocabulary.merges)]) + "\n"
-    _replace(folder / "vocab.json", json.dumps(dict(vocabulary.token_ids), ensure_ascii=False))
-    _replace(folder / "merges.txt", merges)
-    _replace(folder / "tokenizer.json", json.dumps(vocabulary_to_json(vocabulary), ensure_ascii=False, indent=1))
+    replace_file(folder / "vocab.json", json.dumps(dict(vocabulary.token_ids), ensure_ascii=False))
+    replace_file(folder / "merges.txt", merges)
+    replace_file(folder / "tokenizer.json", json.dumps(vocabulary_to_json(vocabulary), ensure_ascii=False, indent=1))
 
 
 def vocabulary_from_json(document: Any) -> BytePairVocabulary:
@@ -54,48 +59,77 @@ def vocabulary_from_json(document: Any) -> BytePairVocabulary:
     _expect("model.type", model.get("type", "BPE"), "BPE")
     for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         _expect(f"model.{field}", model.get(field) or None, None)
-    for field in ("byte_fallback", "ignore_merges"):
-        _expect(f"model.{field}", bool(model.get(field)), False)
-    for field in ("normalizer", "truncation", "padding"):
+    _expect("model.byte_fallback", bool(model.get("byte_fallback")), False)
+    for field in ("truncation", "padding"):
         _expect(field, document.get(field), None)
-    pre_tokenizer = document.get("pre_tokenizer") or {}
-    _expect("pre_tokenizer.type", pre_tokenizer.get("type"), "ByteLevel")
-    _expect("pre_tokenizer.add_prefix_space", pre_tokenizer.get("add_prefix_space", True), False)
-    _expect("pre_tokenizer.use_regex", pre_tokenizer.get("use_regex", True), True)
-    for field in ("post_processor", "decoder"):
-        _expect(f"{field}.type", (document.get(field) or {"type": "ByteLevel"}).get("type"), "ByteLevel")
+    normalizer = document.get("normalizer")
+    if normalizer != _NFC:
+        _expect("normalizer", normalizer, None)
+    words = _words_of(document.get("pre_tokenizer") or {})
+    _expect("decoder.type", (document.get("decoder") or {"type": "ByteLevel"}).get("type"), "ByteLevel")
+    for part in _parts(document.get("post_processor") or {"type": "ByteLevel"}):
+        if part.get("type") not in _POST_PROCESSORS:
+            _expect("post_processor.type", part.get("type"), "ByteLevel")
 
     token_ids = dict(model["vocab"])
     added_tokens = sorted(document.get("added_tokens") or [], key=lambda added: added["id"])
     for added in added_tokens:
         content = added["content"]
-        _expect(f"special of the added token {content!r}", added.get("special"), True)
+        if content.strip(" "):  # runs of spaces overlap with no other token
+            _expect(f"special of the added token {content!r}", added.get("special"), True)
         for field in ("single_word", "lstrip", "rstrip"):
             _expect(f"{field} of the added token {content!r}", bool(added.get(field)), False)
         # Those with `normalized` are looked for after the others, which matters only if there are both.
-        _expect(
-            f"normalized of the added token {content!r}", added.get("normalized"), added_tokens[0].get("normalized")
-        )
+        if content.strip(" "):
+            normalized = next(one for one in added_tokens if one["content"].strip(" ")).get("normalized")
+            _expect(f"normalized of the added token {content!r}", added.get("normalized"), normalized)
         _expect(f"id of the added token {content!r}", added["id"], token_ids.setdefault(content, added["id"]))
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    return BytePairVocabulary(token_ids, merges, [added["content"] for added in added_tokens])
+    return BytePairVocabulary(
+        token_ids,
+        merges,
+        [added["content"] for added in added_tokens],
+        words=words,
+        whole_words=bool(model.get("ignore_merges")),
+        normalization="nfc" if normalizer == _NFC else None,
+        plain_tokens=[added["content"] for added in added_tokens if not added.get("special")],
+        drops_bytes=True,  # as the Rust library does without an unknown token
+        post_processor=document.get("post_processor"),
+    )
+
+
+def _words_of(pre_tokenizer: dict[str, Any]) -> str:
+    """The name of the pattern that cuts texts into words."""
+    if (words := pattern_of(pre_tokenizer)) is not None:
+        return words
+    if pre_tokenizer.get("type") == "Sequence":
+        _expect("pre_tokenizer", pre_tokenizer, [WORD_PATTERNS[name].pre_tokenizer for name in WORD_PATTERNS])
+    _expect("pre_tokenizer.type", pre_tokenizer.get("type"), "ByteLevel")
+    _expect("pre_tokenizer.add_prefix_space", pre_tokenizer.get("add_prefix_space", True), False)
+    _expect("pre_tokenizer.use_regex", pre_tokenizer.get("use_regex", True), True)
+    raise ValueError(f"Received: pre_tokenizer={pre_tokenizer!r}.")
+
+
+def _parts(processor: dict[str, Any]) -> list[dict[str, Any]]:
+    return processor.get("processors", []) if processor.get("type") == "Sequence" else [processor]
 
 
 def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
     """The content of a tokenizer.json that the library `tokenizers` loads."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    plain = {"normalized": True, "special": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": token_id, "content": token, **flags}
+            {"id": token_id, "content": token, **flags, **(plain if token in vocabulary.plain_tokens else {})}
             for token, token_id in sorted(vocabulary.special_tokens.items(), key=lambda item: item[1])
         ],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
+        "normalizer": _NFC if vocabulary.normalization else None,
+        "pre_tokenizer": WORD_PATTERNS[vocabulary.words].pre_tokenizer,
+        "post_processor": vocabulary.post_processor,
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -105,7 +139,7 @@ def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": vocabulary.whole_words,
             "vocab": dict(vocabulary.token_ids),
             "merges": [list(pair) for pair in vocabulary.merges],
         },
@@ -115,7 +149,8 @@ def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
 def _expect(field: str, received: Any, expected: Any) -> None:
     if received != expected:
         raise ValueError(
-            f"Only byte-level BPE with GPT-2's regular expression is supported; `{field}` must be {expected!r}. "
+            "Only byte-level BPE with a regular expression that is known here is supported; "
+            f"`{field}` must be {expected!r}. "
             f"Received: {received!r}."
         )
 
@@ -131,21 +166,3 @@ def _unmade_tokens(token_ids: dict[str, int], merges: list[tuple[str, ...]]) -> 
     """Tokens that are neither bytes nor products of merges: GPT-2's files name their special tokens in no other way."""
     made = {*BYTE_SYMBOLS, *map("".join, merges)}
     return sorted((token for token in token_ids if token not in made), key=token_ids.__getitem__)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} must be JSON in UTF-8. Received: {error}.") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file beside its place and then renames it, so that no reader sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
-from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS, check_encodable, symbols_to_bytes
+from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS, symbols_to_bytes
+from keras_tfm.tokenizers.special_tokens import check_special_tokens
+from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS
 
 
 class BytePairVocabulary:
@@ -13,6 +16,13 @@ class BytePairVocabulary:
         token_ids: dict from token, in GPT-2's byte alphabet, to id; the ids are 0, 1, ..., V - 1.
         merges: pairs of tokens in order of rank.
         special_tokens: tokens, as plain text, that are found in a text before anything else.
+        words: name of the pattern that cuts texts into words; see `WORD_PATTERNS`.
+        whole_words: bool, a word that is a token is that token, whatever the merges say.
+        end_of_text: the special token at which a text ends. Default: "<|endoftext|>", if that is one.
+        drops_bytes: bool, bytes without a token are left out, rather than refused.
+        normalization: "nfc" or None, what is done to texts first.
+        plain_tokens: special tokens that are ordinary text when decoded (runs of spaces in GPT-NeoX).
+        post_processor: what a tokenizer.json does to ids afterwards. It is kept for the file and not done here.
 
     Attributes:
         token_ids: read-only dict.
@@ -25,14 +35,42 @@ class BytePairVocabulary:
         ValueError, TypeError: if the three do not fit together.
     """
 
-    def __init__(self, token_ids: Mapping[str, int], merges: Iterable[tuple[str, str]], special_tokens: Iterable[str]):
+    def __init__(
+        self,
+        token_ids: Mapping[str, int],
+        merges: Iterable[tuple[str, str]],
+        special_tokens: Iterable[str],
+        words: str = "gpt2",
+        whole_words: bool = False,
+        end_of_text: str | None = None,
+        drops_bytes: bool = False,
+        normalization: str | None = None,
+        plain_tokens: Iterable[str] = (),
+        post_processor: dict[str, Any] | None = None,
+    ):
+        if words not in WORD_PATTERNS:
+            raise ValueError(f"`words` must be one of {tuple(WORD_PATTERNS)}. Received: words={words!r}.")
+        self.words = words
+        self.whole_words = whole_words
+        self.drops_bytes = drops_bytes
+        if normalization not in (None, "nfc"):
+            raise ValueError(f"`normalization` must be 'nfc' or None. Received: normalization={normalization!r}.")
+        self.normalization = normalization
+        self.plain_tokens = frozenset(plain_tokens)
+        self.post_processor = post_processor
         self.token_ids = MappingProxyType(dict(token_ids))
         self.merges = tuple(tuple(pair) for pair in merges)
-        special_tokens = check_special_tokens(special_tokens)
+        special_tokens = check_byte_pair_special_tokens(special_tokens)
         self._check_ids()
         self._check_merges()
         self._check_special_tokens(special_tokens)
         self.special_tokens = MappingProxyType({token: self.token_ids[token] for token in special_tokens})
+        if end_of_text is not None and end_of_text not in self.special_tokens:
+            raise ValueError(
+                f"`end_of_text` must be a special token. Received: end_of_text={end_of_text!r} and "
+                f"special_tokens={tuple(self.special_tokens)[:5]}."
+            )
+        self.end_of_text = end_of_text or ("<|endoftext|>" if "<|endoftext|>" in self.special_tokens else None)
         self.tokens = tuple(sorted(self.token_ids, key=self.token_ids.__getitem__))
         self.token_bytes = tuple(
             token.encode() if token in self.special_tokens else symbols_to_bytes(token) for token in self.tokens
@@ -48,7 +86,8 @@ class BytePairVocabulary:
                 f"The ids of `vocabulary` must be 0, 1, ..., {size - 1}, each once. Received: {size} tokens; "
                 f"missing or not in that range: {sorted(wrong)[:5]}."
             )
-        if missing := [symbol for symbol in BYTE_SYMBOLS if symbol not in self.token_ids]:
+        missing = [symbol for symbol in BYTE_SYMBOLS if symbol not in self.token_ids]
+        if missing and not self.drops_bytes:
             raise ValueError(
                 "`vocabulary` must hold the symbols of all 256 bytes (GPT-2's alphabet), since any byte may occur. "
                 f"Received: {size} tokens without {missing[:5]} ({len(missing)} missing in all)."
@@ -67,17 +106,6 @@ class BytePairVocabulary:
             if pair in ranks:
                 raise ValueError(f"Each merge must occur once. Received: {pair!r} at ranks {ranks[pair]} and {rank}.")
             ranks[pair] = rank
-        # Training cannot give anything else, and merging many pairs at once relies on it.
-        first_uses: dict[str, int] = {}
-        for pair, rank in ranks.items():
-            for part in pair:
-                first_uses.setdefault(part, rank)
-        for pair, rank in ranks.items():
-            if (use := first_uses.get("".join(pair), rank)) < rank:
-                raise ValueError(
-                    "`merges` must make a token before they use it. "
-                    f"Received: {pair!r} at rank {rank}, whose product {self.merges[use]!r} uses at rank {use}."
-                )
 
     def _check_special_tokens(self, special_tokens: tuple[str, ...]) -> None:
         products = {left + right for left, right in self.merges}
@@ -90,26 +118,17 @@ class BytePairVocabulary:
                 raise ValueError(f"A special token must not be the product of a merge. Received: {token!r}.")
 
 
-def check_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
+def check_byte_pair_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
     """The special tokens as a tuple.
 
     Raises:
         ValueError, TypeError: if one is empty, no string, twice there, or the symbol of a byte.
     """
-    if isinstance(special_tokens, str):
-        raise TypeError(
-            f"`special_tokens` must be a sequence of strings. Received: {special_tokens!r}. Put it in a list."
-        )
-    special_tokens = tuple(special_tokens)
+    special_tokens = check_special_tokens(special_tokens)
     for token in special_tokens:
-        if not isinstance(token, str):
-            raise TypeError(f"`special_tokens` must be strings. Received: {token!r}.")
-        check_encodable(token)
-        if not token or token in BYTE_SYMBOLS:
+        if token in BYTE_SYMBOLS:
             raise ValueError(
-                f"A special token must not be empty nor the symbol of a single byte. Received: {token!r}. "
+                f"A special token must not be the symbol of a single byte. Received: {token!r}. "
                 'Use a longer one, like "<|endoftext|>".'
             )
-    if len(set(special_tokens)) < len(special_tokens):
-        raise ValueError(f"`special_tokens` must differ from each other. Received: {special_tokens}.")
     return special_tokens

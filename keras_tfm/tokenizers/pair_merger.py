@@ -22,11 +22,11 @@ class PairMerger(tf.Module):
     - if no other pair of its word has a lower rank, or
     - if the crossing on its left is higher than its rank and the one on its right is not lower. Until its turn comes,
       nothing can take a or b away; and what happens around it stays the same, since the token that it makes takes part
-      only in merges of higher rank.
+      only in merges of higher rank: a lower one would be the crossing on its left or right.
 
     Args:
-        byte_ids: the token ids of the 256 bytes.
-        merges: (left id, right id, merged id) in order of rank; no token is used before it is made.
+        byte_ids: the token ids of the 256 bytes; -1 for those that are left out of words.
+        merges: (left id, right id, merged id) in order of rank.
         vocabulary_size: int, greater than all ids.
 
     Call arguments:
@@ -43,6 +43,7 @@ class PairMerger(tf.Module):
     def __init__(self, byte_ids: Sequence[int], merges: Sequence[tuple[int, int, int]], vocabulary_size: int):
         super().__init__(name="pair_merger")
         self._vocabulary_size = vocabulary_size
+        self._drops_bytes = min(byte_ids) < 0
         # Row 0 stands for neighbours that no merge joins, now or later.
         keys, rows = [-1], [(_NEVER, _NEVER, 0)]
         own = {(left, right): (rank, merged) for rank, (left, right, merged) in enumerate(merges)}
@@ -66,6 +67,11 @@ class PairMerger(tf.Module):
         ends = tf.cumsum(lengths)
         text = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         tokens = tf.gather(self._byte_ids, tf.cast(text, tf.int32))
+        if self._drops_bytes:
+            is_kept = tokens >= 0
+            num_kept = tf.concat([[0], tf.cumsum(tf.cast(is_kept, tf.int32))], axis=0)
+            tokens, ends = tf.boolean_mask(tokens, is_kept), tf.gather(num_kept, ends)
+            lengths = ends - tf.concat([[0], ends[:-1]], axis=0)
         last_bytes = tf.boolean_mask(ends, lengths > 0) - 1
         is_closed = tf.scatter_nd(last_bytes[:, None], tf.ones_like(last_bytes), tf.shape(tokens)) > 0
         # Tokens still to be merged; whether the boundary after each is closed to all merges; and the slot, one for each
@@ -119,12 +125,16 @@ def _crossings(merges: Sequence[tuple[int, int, int]]) -> dict[tuple[int, int], 
     """
     heads = defaultdict(set)  # the tokens that a token may have grown from and begins with
     tails = defaultdict(set)  # the tokens that a token may have grown from and ends with
+    size, last_size = 0, -1
+    while size != last_size:  # twice, unless tokens are used before they are made
+        for left, right, merged in merges:
+            heads[merged] |= heads[left] | {left}
+            tails[merged] |= tails[right] | {right}
+        size, last_size = sum(map(len, itertools.chain(heads.values(), tails.values()))), size
     crossings: dict[tuple[int, int], int] = {}
-    for rank, (left, right, merged) in enumerate(merges):
+    for rank, (left, right, _) in enumerate(merges):
         for pair in itertools.product(tails[left] | {left}, heads[right] | {right}):
             crossings.setdefault(pair, rank)
-        heads[merged] |= heads[left] | {left}
-        tails[merged] |= tails[right] | {right}
     return crossings
 
 

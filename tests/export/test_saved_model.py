@@ -69,7 +69,7 @@ def served(path):
 
 
 def test_it_loads_with_tensorflow_alone(answers):
-    assert answers["signatures"] == ["generate", "logits", "serving_default", "tokenize"]
+    assert answers["signatures"] == ["decode_step", "generate", "logits", "prefill", "serving_default", "tokenize"]
     assert answers["modules"] == []
 
 

@@ -17,19 +17,23 @@ class ScriptedModel:
         self.vocabulary_size = self.script.shape[1]
         self.max_sequence_length = max_sequence_length
 
-    def init_cache(self, batch_size, max_length):
+    def init_cache(self, batch_size, max_length, dtype=None):
         return {"num_read": tf.zeros([batch_size], tf.int32), "slots": tf.zeros([batch_size, max_length])}
 
-    def prefill(self, token_ids, cache, padding_mask=None):
-        return self._logits(cache)
+    def read(self, token_ids, cache, padding_mask=None):
+        """The "hidden states" are the logits themselves; a prompt counts as one token."""
+        length = tf.shape(token_ids)[1]
+        before = cache["num_read"][:, None]
+        places = tf.where(before == 0, 0, before + tf.range(length)[None])
+        logits = tf.gather(self.script, tf.minimum(places, len(self.script) - 1))
+        return logits, {**cache, "num_read": tf.where(before == 0, 1, before + length)[:, 0]}
 
-    def decode_step(self, token_ids, cache, padding_mask=None):
-        return self._logits(cache)
+    def project(self, hidden):
+        return hidden
 
-    def _logits(self, cache):
-        num_read = cache["num_read"] + 1
-        logits = tf.gather(self.script, tf.minimum(num_read, len(self.script)) - 1)
-        return logits, {**cache, "num_read": num_read}
+    def rewind(self, cache, num_read, kept):
+        after = cache["num_read"]
+        return {**cache, "num_read": tf.where(after == 1, 1, after - num_read + kept)}
 
 
 def one_hot_script(token_ids, vocabulary_size):

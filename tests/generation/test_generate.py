@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import keras_tfm as ktfm
 from keras_tfm.generation.compiled import bucket
+from keras_tfm.generation.generation import GenerationOptions
+from keras_tfm.generation.loop import Shape
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.samplers import GreedySampler, RandomSampler, Temperature, TopK, TopP
 from tests.generation.scripted import ScriptedModel, one_hot_script
@@ -102,23 +104,24 @@ def test_other_numbers_do_not_compile_anew():
     model = ScriptedModel(np.zeros((1, 5)))
     runner = GenerationRunner(model)
     traces = []
-    model.prefill = lambda *arguments, prefill=model.prefill: traces.append(1) or prefill(*arguments)
+    model.read = lambda *arguments, read=model.read: traces.append(1) or read(*arguments)
     for i in range(1, 9):
         sampler = RandomSampler([Temperature(0.1 * i), TopP(0.1 * i)])
-        list(runner.steps([[1] * i], i, sampler, (i % 5,), i, 0, tokens_per_step=3))
-    assert len(traces) == 1
+        options = GenerationOptions(max_new_tokens=i, sampler=sampler, stop_token_ids=(i % 5,), seed=i)
+        list(runner.steps([[1] * i], options, tokens_per_step=3))
+    assert len(traces) == 2  # the beginning and the loop
 
 
 def test_a_row_ends_before_its_stop_token_and_is_padded():
     runner = GenerationRunner(ScriptedModel(one_hot_script([2, 3, 4, 1], 5)))
-    *_, last = runner.steps([[0], [0]], 4, "greedy", (4,), 0, 0, tokens_per_step=4)
+    *_, last = runner.steps([[0], [0]], GenerationOptions(max_new_tokens=4, stop_token_ids=(4,)), tokens_per_step=4)
     assert last.token_ids.tolist() == [[2, 3, -1, -1]] * 2
     assert last.num_tokens.tolist() == [2, 2]
 
 
 def test_a_first_token_that_stops_leaves_an_empty_row():
     runner = GenerationRunner(ScriptedModel(one_hot_script([4, 1], 5)))
-    *_, last = runner.steps([[0]], 3, "greedy", (4, 2), 0, 0, tokens_per_step=3)
+    *_, last = runner.steps([[0]], GenerationOptions(max_new_tokens=3, stop_token_ids=(4, 2)), tokens_per_step=3)
     assert last.token_ids.tolist() == [[-1, -1, -1]]
     assert last.num_tokens.tolist() == [0]
 
@@ -144,13 +147,14 @@ def test_steps_show_the_same_tokens_as_the_whole(model):
 def test_closing_the_steps_ends_the_work():
     calls = []
     runner = GenerationRunner(ScriptedModel(np.zeros((1, 5))))
-    steps = runner.steps([[1]], 1000, "greedy", (), 0, 0, tokens_per_step=1)
-    compiled = runner.compiled(GreedySampler())
+    options = GenerationOptions(max_new_tokens=1000)
+    steps = runner.steps([[1]], options, tokens_per_step=1)
+    compiled = runner.compiled(GreedySampler(), Shape(), options, goes_on=False)
     extend, compiled.extend = compiled.extend, lambda *arguments: calls.append(1) or extend(*arguments)
     next(steps)
     next(steps)
     steps.close()
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
 def test_an_empty_prompt_starts_from_the_start_token(model):
@@ -193,7 +197,7 @@ def test_nothing_asked_for_gives_nothing(model):
 def test_bad_input_raises_before_any_work(learned_model, arguments, message):
     with pytest.raises(ValueError, match=message):
         learned_model.generate(**{"max_new_tokens": 2, **arguments})
-    assert not learned_model._generation_runner._compiled
+    assert not learned_model.generation_runner._compiled
 
 
 def test_buckets_are_powers_of_two():

@@ -10,19 +10,11 @@ from tests.generation.scripted import ScriptedModel, one_hot_script
 
 
 class ScriptedWriter(ScriptedModel):
-    """A scripted model with the two methods that `TextGenerator` calls."""
+    """A scripted model with the runner that `TextGenerator` asks."""
 
     def __init__(self, script):
         super().__init__(script)
-        self.runner = GenerationRunner(self)
-
-    def generate_steps(self, token_ids, max_new_tokens, sampler, stop_token_ids, seed, start_token_id, tokens_per_step):
-        settings = (sampler, stop_token_ids, seed, start_token_id)
-        return self.runner.steps(token_ids, max_new_tokens, *settings, tokens_per_step=tokens_per_step)
-
-    def generate(self, token_ids, max_new_tokens, **settings):
-        *_, last = self.generate_steps(token_ids, max_new_tokens, tokens_per_step=max_new_tokens, **settings)
-        return last
+        self.generation_runner = GenerationRunner(self)
 
 
 def scripted_writer(tokenizer, text, end=True):

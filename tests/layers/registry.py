@@ -96,6 +96,7 @@ CASES = {
         _self(head_dim=6, rotary=layers.RotaryEmbedding(rotary_dim=4, interleaved=True)), {"x": X, "mask": MASK}
     ),
     "self_attention_grouped": Case(_self(num_key_value_heads=2, use_bias=False), {"x": X}),
+    "self_attention_no_output_bias": Case(_self(output_use_bias=False), {"x": X}),
     "self_attention_multi_query": Case(_self(num_key_value_heads=1, scale=1.0, head_dim=3), {"x": X}),
     "self_attention_attention_mask": Case(_self(dropout=0.3), {"x": X, "attention_mask": WHO}),
     "self_attention_bias": Case(_self(), {"x": X, "attention_bias": BIAS}),
@@ -182,6 +183,34 @@ CASES = {
     "token_embedding_sinusoidal": Case(
         _embedding(lambda **kwargs: layers.SinusoidalEmbedding(D, **kwargs), scale=3.0), {"inputs": IDS}
     ),
+    "token_embedding_bert": Case(
+        lambda **kwargs: layers.TokenEmbedding(
+            11,
+            D,
+            position=layers.PositionEmbedding(9, D, **kwargs),
+            num_segments=3,
+            norm=keras.layers.LayerNormalization(epsilon=1e-12, **kwargs),
+            embeddings_initializer="random_normal",
+            **kwargs,
+        ),
+        {"inputs": IDS, "positions": POSITIONS, "segment_ids": np.array([[0, 1, 2, 1, 0], [0, 0, 1, 1, 1]], "int32")},
+    ),
+    "masked_lm_head": Case(
+        lambda **kwargs: layers.MaskedLMHead(layers.TokenEmbedding(11, D, **kwargs), **kwargs),
+        {"x": X, "mask_positions": np.array([[0, 3], [4, 1]], "int32")},
+    ),
+    "masked_lm_head_everywhere": Case(
+        lambda **kwargs: layers.MaskedLMHead(
+            layers.TokenEmbedding(11, D, **kwargs),
+            activation="relu",
+            norm=keras.layers.RMSNormalization(**kwargs),
+            kernel_initializer="he_normal",
+            **kwargs,
+        ),
+        {"x": X},
+    ),
+    "first_token_pooling": Case(lambda **kwargs: layers.FirstTokenPooling(**kwargs), {"x": X, "positions": POSITIONS}),
+    "mean_pooling": Case(lambda **kwargs: layers.MeanPooling(**kwargs), {"x": X, "positions": POSITIONS}),
     "block_pre": Case(_block(), {"x": X}),
     "block_post": Case(_block(norm_placement="post", dropout=0.1), {"x": X, "mask": MASK}),
     "block_sandwich": Case(

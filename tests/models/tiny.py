@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_tfm.layers import RotaryEmbedding
-from keras_tfm.models import build_gpt, build_llama
+from keras_tfm.models import build_bloom, build_gemma2, build_gpt, build_gpt_neox, build_llama
 
 VOCABULARY_SIZE = 17
 GPT = {
@@ -23,6 +23,8 @@ LLAMA = {
     "hidden_dim": 16,
     "intermediate_dim": 20,
 }
+BLOOM = {"vocabulary_size": VOCABULARY_SIZE, "num_layers": 2, "num_heads": 3, "hidden_dim": 12, "dropout": 0.1}
+NEOX = {**BLOOM, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 20}
 TINY = {
     "gpt_learned": lambda **options: build_gpt(**{**GPT, "position": "learned", **options}),
     "gpt_sinusoidal": lambda **options: build_gpt(**{**GPT, "position": "sinusoidal", **options}),
@@ -33,6 +35,9 @@ TINY = {
     "llama_multi_query_tied": lambda **options: build_llama(
         **{**LLAMA, "num_key_value_heads": 1, "tie_weights": True, "rotary": RotaryEmbedding(500.0), **options}
     ),
+    "gemma2": lambda **options: build_gemma2(**{**LLAMA, "head_dim": 6, "windows": (4, None), **options}),
+    "gpt_neox": lambda **options: build_gpt_neox(**{**NEOX, **options}),
+    "bloom": lambda **options: build_bloom(**{**BLOOM, **options}),
 }
 
 

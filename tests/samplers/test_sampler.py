@@ -57,11 +57,11 @@ def test_numbers_come_out_and_go_back_in_order():
 
 def test_samplers_go_by_name():
     assert samplers.get_sampler("greedy") == samplers.GreedySampler()
-    assert set(samplers.SAMPLERS) == {"greedy", "random", "top_k", "top_p"}
+    assert set(samplers.SAMPLERS) == {"beam", "greedy", "random", "top_k", "top_p"}
 
 
 def test_an_unknown_name_raises_and_shows_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['greedy', 'random', 'top_k', 'top_p'\].*'gredy'"):
+    with pytest.raises(ValueError, match=r"\['beam', 'greedy', 'random', 'top_k', 'top_p'\].*'gredy'"):
         samplers.get_sampler("gredy")
 
 

@@ -1,0 +1,122 @@
+"""Chats as text, by the template that a checkpoint brings, rendered where it can do no harm."""
+
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_tfm.checkpoints.loader import folder_of
+from keras_tfm.checkpoints.reader import read_json
+from keras_tfm.checkpoints.tokenizer import special_token
+
+_LONGEST = 2**20  # characters of a template
+
+
+class ChatTemplate:
+    """Turns a list of messages into the prompt that a chat model was trained on.
+
+    Templates are programs of jinja2. They come with the model, so they run in jinja2's immutable sandbox: no access to
+    Python's attributes, files or modules, and nothing that they are given can be changed.
+
+    Args:
+        template: source of the jinja2 template.
+        variables: what the template may name, customarily "bos_token" and "eos_token".
+
+    Call arguments:
+        messages: dicts of "role" ("system", "user", "assistant") and "content".
+        add_generation_prompt: bool, end with the beginning of an answer.
+        **variables: more for the template, such as `tools`.
+
+    Returns:
+        str.
+
+    Raises:
+        ImportError: without the package jinja2.
+        ValueError: for a template that is too long, wrong, or refuses the messages.
+
+    Example:
+        >>> template = ktfm.checkpoints.load_chat_template("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> prompt = template([{"role": "user", "content": "Hello!"}])
+    """
+
+    def __init__(self, template: str, variables: Mapping[str, Any] | None = None):
+        if len(template) > _LONGEST:
+            raise ValueError(f"A chat template must have at most {_LONGEST:,} characters. Received: {len(template):,}.")
+        try:
+            import jinja2
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
+        except ImportError as error:
+            raise ImportError("Chat templates need jinja2. Run: pip install keras-tfm[checkpoints].") from error
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        self.source = template
+        self.variables = dict(variables or {})
+        self._errors = (jinja2.TemplateError, TypeError, AttributeError, KeyError, OverflowError)
+        try:
+            self._template = environment.from_string(template)
+        except jinja2.TemplateError as error:
+            raise ValueError(f"A chat template must be one of jinja2. Received one with an error: {error}.") from error
+
+    def __call__(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        for message in messages:
+            if not isinstance(message, Mapping) or "role" not in message:
+                raise ValueError(f"Messages must be dicts of `role` and `content`. Received: {message!r}.")
+        given = {"tools": None, "documents": None, **self.variables, **variables}
+        try:
+            return self._template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **given)
+        except self._errors as error:
+            raise ValueError(f"The chat template does not take these messages. Received: {error}.") from error
+
+
+def load_chat_template(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> ChatTemplate:
+    """The chat template of a checkpoint: chat_template.jinja, or `chat_template` of tokenizer_config.json.
+
+    Args:
+        path_or_repo_id: a folder, a .gguf file, or a repository's name, as in `load`.
+        revision: branch, tag or commit of the repository.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    folder = folder_of(path_or_repo_id, revision)
+    if folder.is_file():
+        from keras_tfm.checkpoints.gguf import chat_template_of
+
+        return chat_template_of(folder)
+    source = _source(folder)
+    if not isinstance(source, str):
+        raise ValueError(
+            f"The checkpoint must have a chat template. Received: {folder} without one: it is not made for chats."
+        )
+    roles = ("bos_token", "eos_token", "pad_token", "unk_token")
+    return ChatTemplate(source, {role: special_token(folder, role) or "" for role in roles})
+
+
+def _source(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    source = read_json(path).get("chat_template") if path.is_file() else None
+    if isinstance(source, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get("default", next(iter(named.values()), None))
+    return source
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    """Without jinja2's escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _refuse(message: str):
+    import jinja2
+
+    raise jinja2.TemplateError(message)

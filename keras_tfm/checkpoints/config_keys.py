@@ -1,0 +1,323 @@
+"""How a config.json becomes the arguments of a builder, and back: the objects of a family's config map.
+
+Each object claims keys of the config (`keys`), reads them to arguments (`read`) and writes arguments back (`write`).
+What no object claims is an error, so that no setting is passed over in silence.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from keras_tfm.ops import gelu_tanh
+
+# What says nothing of the forward pass outside of training: notes, habits of generation, rates of dropout.
+HARMLESS = frozenset(
+    {
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "_name_or_path",
+        "_num_labels",
+        "architectures",
+        "attention_dropout",
+        "attention_probs_dropout_prob",
+        "attn_pdrop",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "cache_implementation",
+        "chunk_size_feed_forward",
+        "classifier_dropout",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "embd_pdrop",
+        "encoder_no_repeat_ngram_size",
+        "eos_token_id",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "gradient_checkpointing",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "id2label",
+        "initializer_range",
+        "is_llama_config",
+        "label2id",
+        "language",
+        "length_penalty",
+        "max_length",
+        "max_position_embeddings",
+        "min_length",
+        "model_max_length",
+        "model_type",
+        "n_ctx",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_labels",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "output_scores",
+        "pad_token_id",
+        "prefix",
+        "pretraining_tp",
+        "problem_type",
+        "pruned_heads",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "resid_pdrop",
+        "return_dict",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "torchscript",
+        "transformers.js_config",
+        "transformers_version",
+        "typical_p",
+        "unk_token_id",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_bfloat16",
+        "use_cache",
+    }
+)
+# Their names in configurations; of several names of one function the first is written.
+ACTIVATIONS = {
+    "gelu": keras.activations.gelu,
+    "gelu_python": keras.activations.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "relu": keras.activations.relu,
+    "silu": keras.activations.silu,
+    "swish": keras.activations.silu,
+}
+_REQUIRED = object()
+MOST_LAYERS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A whole number of at least 1.
+
+    Args:
+        key: name in the config.
+        argument: name in the builder.
+        default: what a config without the key means, or a function of the config that says it. Default: required.
+        most: int, the largest number that can be meant.
+        also: other names of the key, in older files.
+    """
+
+    key: str
+    argument: str
+    default: Any = _REQUIRED
+    most: int = 2**31 - 1
+    also: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the config that this object takes care of."""
+        return (self.key, *self.also)
+
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The builder's arguments that the config gives."""
+        older = [name for name in self.also if config.get(name) is not None]
+        key = older[0] if older and config.get(self.key) is None else self.key
+        value = value_at(config, key, self.default)
+        self._check(value)
+        return {self.argument: value}
+
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys that give these arguments: the inverse of `read`."""
+        return {self.key: arguments[self.argument]}
+
+    def _check(self, value):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= self.most:
+            raise ValueError(
+                f"`{self.key}` of the config must be an integer from 1 to {self.most}. Received: {value!r}."
+            )
+
+
+class Number(Size):
+    """A positive number."""
+
+    def _check(self, value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ValueError(f"`{self.key}` of the config must be a positive number. Received: {value!r}.")
+
+
+class Flag(Size):
+    """True or false."""
+
+    def _check(self, value):
+        if not isinstance(value, bool):
+            raise ValueError(f"`{self.key}` of the config must be true or false. Received: {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some names, each of which stands for a value.
+
+    Args:
+        key, argument, default: as in `Size`; the default is a name.
+        values: name -> value. Of several names of a value the default is written, or else the first.
+    """
+
+    key: str
+    argument: str
+    values: Mapping[str, Any]
+    default: Any = _REQUIRED
+
+    @property
+    def keys(self):
+        return (self.key,)
+
+    def read(self, config):
+        name = value_at(config, self.key, self.default)
+        if not isinstance(name, str) or name not in self.values:
+            raise ValueError(f"`{self.key}` of the config must be one of {sorted(self.values)}. Received: {name!r}.")
+        return {self.argument: self.values[name]}
+
+    def write(self, arguments):
+        names = [name for name, value in self.values.items() if value is arguments[self.argument]]
+        if not names:
+            raise ValueError(
+                f"`{self.argument}` must be something that `{self.key}` of a config has a name for: "
+                f"{sorted(self.values)}. Received: {arguments[self.argument]!r}."
+            )
+        return {self.key: self.default if self.default in names else names[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Only:
+    """A setting of which one value is supported; a config without the key means that one, too.
+
+    Args:
+        key: name in the config.
+        value: the supported one, which is written.
+        also: other values that mean the same.
+    """
+
+    key: str
+    value: Any
+    also: tuple = ()
+
+    @property
+    def keys(self):
+        return (self.key,)
+
+    def read(self, config):
+        if config.get(self.key, self.value) not in (self.value, *self.also):
+            raise ValueError(
+                f"`{self.key}` of the config must be {self.value!r}; nothing else is supported here. "
+                f"Received: {config[self.key]!r}."
+            )
+        return {}
+
+    def write(self, arguments):
+        return {self.key: self.value}
+
+
+@dataclasses.dataclass(frozen=True)
+class Always:
+    """An argument of the builder that is the same for the whole family; no key says it.
+
+    Args:
+        argument: name in the builder.
+        value: what it is.
+    """
+
+    argument: str
+    value: Any
+    keys: tuple[str, ...] = dataclasses.field(default=(), init=False)
+
+    def read(self, config):
+        return {self.argument: self.value}
+
+    def write(self, arguments):
+        if arguments[self.argument] != self.value:
+            raise ValueError(
+                f"`{self.argument}` must be {self.value!r} in this family. Received: {arguments[self.argument]!r}."
+            )
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Harmless:
+    """Keys of one family that do not change what the model computes, beside those of `HARMLESS`."""
+
+    keys: tuple[str, ...]
+
+    def read(self, config):
+        return {}
+
+    def write(self, arguments):
+        return {}
+
+
+def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> dict[str, Any]:
+    """The builder's arguments that a config gives.
+
+    Args:
+        config_map: the objects of a family.
+        config: content of a config.json.
+        ignore: keys that may be passed over.
+
+    Raises:
+        ValueError: for keys that nobody claims, or values that are not supported; all are listed.
+    """
+    claimed = {key for item in config_map for key in item.keys}
+    wrong = []
+    if unknown := sorted(set(config) - claimed - HARMLESS - set(ignore)):
+        settings = ", ".join(f"{key}={config[key]!r}" for key in unknown)
+        wrong.append(
+            f"Every key of a config must be known. Received: {settings}. If they do not change what the model "
+            f"computes, pass `ignore={tuple(unknown)!r}`."
+        )
+    arguments: dict[str, Any] = {}
+    for item in config_map:
+        try:
+            arguments.update(item.read(config))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return arguments
+
+
+def write_config(config_map: Iterable, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that gives these arguments of a builder: the inverse of `read_config`."""
+    config: dict[str, Any] = {}
+    for item in config_map:
+        config.update(item.write(arguments))
+    return config
+
+
+def value_at(config: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> Any:
+    """The config's value, or what its absence (or null) means."""
+    value = config.get(key)
+    if value is None:
+        value = default(config) if callable(default) else default
+    if value is _REQUIRED:
+        raise ValueError(f"A config must have `{key}`. Received: {sorted(config)}.")
+    return value

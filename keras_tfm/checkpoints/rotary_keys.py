@@ -1,0 +1,164 @@
+"""The rotary embedding in a config, in the dialects of transformers 4 and 5."""
+
+import dataclasses
+
+from keras_tfm.checkpoints.config_keys import value_at
+from keras_tfm.layers import (
+    DynamicNtkScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RotaryEmbedding,
+    YarnScaling,
+)
+
+_LENGTH = ("original_max_position_embeddings", "original_max_sequence_length")
+# Name in a config -> the scaling, and (name in a config, name of the field) of its numbers.
+_SCALINGS = {
+    "linear": (LinearScaling, (("factor", "factor"),)),
+    "dynamic": (DynamicNtkScaling, (("factor", "factor"), _LENGTH)),
+    "llama3": (
+        Llama3Scaling,
+        (
+            ("factor", "factor"),
+            ("low_freq_factor", "low_frequency_factor"),
+            ("high_freq_factor", "high_frequency_factor"),
+            _LENGTH,
+        ),
+    ),
+    "yarn": (
+        YarnScaling,
+        (
+            ("factor", "factor"),
+            ("beta_fast", "beta_fast"),
+            ("beta_slow", "beta_slow"),
+            ("mscale", "magnitude"),
+            ("mscale_all_dim", "magnitude_all_dims"),
+            ("attention_factor", "fixed_attention_factor"),
+            ("truncate", "truncate"),
+            _LENGTH,
+        ),
+    ),
+    "longrope": (
+        LongRopeScaling,
+        (
+            ("factor", "factor"),
+            ("short_factor", "short_factor"),
+            ("long_factor", "long_factor"),
+            ("attention_factor", "fixed_attention_factor"),
+            _LENGTH,
+        ),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """The argument `rotary`: base, scaling and the part of the features that turns.
+
+    transformers 4 has `rope_theta` and `rope_scaling`, transformers 5 one dict `rope_parameters`; both are read and,
+    so that either version finds its own, both are written.
+
+    Args:
+        theta_key, part_key: what version 4 calls the base and the part that turns, in this family.
+        part: the part that turns if the config does not say it.
+    """
+
+    theta_key: str = "rope_theta"
+    part_key: str = "partial_rotary_factor"
+    part: float = 1.0
+
+    @property
+    def keys(self):
+        return (self.theta_key, self.part_key, "rope_scaling", "rope_parameters", "max_position_embeddings")
+
+    def read(self, config):
+        older, newer = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
+        for name, parameters in {"rope_scaling": older, "rope_parameters": newer}.items():
+            if not isinstance(parameters, dict):
+                raise ValueError(f"`{name}` of the config must be an object. Received: {parameters!r}.")
+        given = {
+            "rope_theta": config.get(self.theta_key),
+            "partial_rotary_factor": config.get(self.part_key),
+            **{name: value for name, value in older.items() if name != "type"},
+        }
+        if "type" in older:
+            given.setdefault("rope_type", older["type"])
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in set(given) & set(newer):
+            if given[name] != newer[name]:
+                raise ValueError(
+                    f"`rope_parameters` of the config and its older keys must say the same. Received: {name}="
+                    f"{newer[name]!r} and {given[name]!r}."
+                )
+        given.update({name: value for name, value in newer.items() if value is not None})
+        theta, part = given.pop("rope_theta", 10_000.0), given.pop("partial_rotary_factor", self.part)
+        head_dim = _head_dim(config)
+        rotary_dim = int(head_dim * part)
+        return {
+            "rotary": RotaryEmbedding(
+                max_wavelength=float(theta),
+                rotary_dim=None if rotary_dim == head_dim else rotary_dim,
+                scaling=_scaling(given, config),
+            )
+        }
+
+    def write(self, arguments):
+        rotary = arguments["rotary"]
+        if not isinstance(rotary, RotaryEmbedding) or rotary.interleaved:
+            raise ValueError(
+                "`rotary` must be a RotaryEmbedding that is not interleaved: this family of checkpoints has no other "
+                f"positions. Received: rotary={'interleaved' if rotary is not None else None}."
+            )
+        parameters = {"rope_type": "default"}
+        for name, (kind, numbers) in _SCALINGS.items():
+            if type(rotary.scaling) is kind:
+                parameters = {"rope_type": name, **{key: getattr(rotary.scaling, field) for key, field in numbers}}
+        if rotary.scaling is not None and parameters["rope_type"] == "default":
+            raise ValueError(
+                f"The rotary scaling must be one of {sorted(_SCALINGS)} to be written. Received: {rotary.scaling!r}."
+            )
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+        config = {
+            self.theta_key: rotary.max_wavelength,
+            "rope_scaling": None if rotary.scaling is None else dict(parameters),
+        }
+        parameters["rope_theta"] = rotary.max_wavelength
+        head_dim = arguments.get("head_dim") or arguments["hidden_dim"] // arguments["num_heads"]
+        part = (rotary.rotary_dim or head_dim) / head_dim
+        if part != self.part or part != 1.0:
+            config[self.part_key] = parameters["partial_rotary_factor"] = part
+        if parameters["rope_type"] == "dynamic":
+            config["max_position_embeddings"] = rotary.scaling.original_max_sequence_length
+        return {**config, "rope_parameters": parameters}
+
+
+def _head_dim(config) -> int:
+    sizes = [config.get("head_dim") or 0, value_at(config, "hidden_size"), value_at(config, "num_attention_heads")]
+    if not all(isinstance(size, int) and size >= 0 for size in sizes) or not sizes[2]:
+        raise ValueError(
+            "`hidden_size` and `num_attention_heads` of the config must be integers of at least 1. Received: "
+            f"{sizes[1]!r} and {sizes[2]!r}."
+        )
+    return sizes[0] or sizes[1] // sizes[2]
+
+
+def _scaling(given: dict, config):
+    """The scaling that a config's rotary parameters ask for, or None."""
+    kind = given.pop("rope_type", "default")
+    if kind == "default":
+        if given:
+            raise ValueError(f"Rotary parameters of type 'default' must have no others. Received: {given}.")
+        return None
+    if kind not in _SCALINGS:
+        raise ValueError(f"The `rope_type` of a config must be one of {sorted(_SCALINGS)}. Received: {kind!r}.")
+    scaling, numbers = _SCALINGS[kind]
+    if "mscale" in given and not given.get("mscale_all_dim"):
+        del given["mscale"]  # transformers reads it only beside the other
+    fields = {field: given.pop(name) for name, field in numbers if name in given}
+    length_key, length_field = _LENGTH
+    if (length_key, length_field) in numbers and length_field not in fields:
+        fields[length_field] = value_at(config, length_key, lambda config: value_at(config, "max_position_embeddings"))
+    if given:
+        raise ValueError(f"Rotary parameters of type {kind!r} must be known. Received: {given}.")
+    return scaling(**fields)

@@ -1,0 +1,127 @@
+"""Tokenizers from the folders of checkpoints."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_tfm.checkpoints.loader import folder_of
+from keras_tfm.checkpoints.reader import read_json
+from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
+
+
+def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
+    """Reads the tokenizer of a Hugging Face checkpoint; its ids equal those of transformers.
+
+    Special tokens in a text are read as such, but none are added: where a model was trained with a first token, write
+    it ("<|begin_of_text|>Once ..."), as chat templates do. SentencePiece knows no special tokens in a text: see
+    `SentencePieceTokenizer` and its `add_begin_of_text`. A vocabulary that is smaller than the model's is filled up
+    with unused tokens, since models are often padded to a round number.
+
+    Args:
+        path_or_repo_id: a folder with tokenizer.json (or GPT-2's vocab.json and merges.txt, or BERT's vocab.txt, or
+            SentencePiece's tokenizer.model or spiece.model), a .gguf file, or a repository's name, as in `load`.
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer` where the folder
+        has a SentencePiece model and no tokenizer.json of the other two kinds.
+
+    Raises:
+        FileNotFoundError: if there are no such files.
+        ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its
+            SentencePiece model.
+        ImportError: for a SentencePiece model without `pip install keras-tfm[sentencepiece]`.
+
+    Example:
+        >>> tokenizer = ktfm.checkpoints.load_tokenizer("openai-community/gpt2")
+        >>> tokenizer.encode("Hello world")
+        [15496, 995]
+    """
+    folder = folder_of(path_or_repo_id, revision)
+    if folder.is_file():
+        from keras_tfm.checkpoints.gguf import tokenizer_of
+
+        return tokenizer_of(folder)
+    kind = _kind(folder)
+    if kind == "WordPiece":
+        from keras_tfm.tokenizers import WordPieceTokenizer
+
+        return WordPieceTokenizer.from_file(folder)
+    if kind == "SentencePiece":
+        return _sentence_piece(folder)
+    if kind != "BPE":
+        raise ValueError(
+            f"A tokenizer must be byte-level BPE, WordPiece or a SentencePiece model. Received: {kind} in {folder}, "
+            "without tokenizer.model or spiece.model. Put that file there."
+        )
+    tokenizer = BytePairTokenizer.from_file(folder)
+    return with_size_and_end(tokenizer, _model_size(folder), end_of_text(folder))
+
+
+def _sentence_piece(folder: Path) -> SentencePieceTokenizer:
+    end = end_of_text(folder)
+    tokenizer = SentencePieceTokenizer.from_file(folder)
+    size = max(tokenizer.vocabulary_size, _model_size(folder) or 0)
+    return SentencePieceTokenizer.from_file(folder, size, end)
+
+
+def with_size_and_end(
+    tokenizer: BytePairTokenizer, vocabulary_size: int | None, end_of_text: str | None
+) -> BytePairTokenizer:
+    """The tokenizer, filled up to the model's size, with the end of text that the checkpoint names."""
+    tokens = {tokenizer.id_to_token(i): i for i in range(tokenizer.vocabulary_size)}
+    unused = [f"<|unused_{i}|>" for i in range(tokenizer.vocabulary_size, vocabulary_size or 0)]
+    tokens.update({token: tokenizer.vocabulary_size + i for i, token in enumerate(unused)})
+    end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else None
+    return tokenizer.changed(
+        vocabulary=tokens, special_tokens=(*tokenizer.special_tokens, *unused), end_of_text=end_of_text
+    )
+
+
+def end_of_text(folder: Path) -> str | None:
+    """The token at which the folder's files say that a text ends."""
+    return special_token(folder, "eos_token")
+
+
+def special_token(folder: Path, name: str) -> str | None:
+    """A token by its role, such as "eos_token", from tokenizer_config.json."""
+    token = _optional_json(folder / "tokenizer_config.json").get(name)
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _kind(folder: Path) -> str:
+    has_sentence_piece = any((folder / name).is_file() for name in ("tokenizer.model", "spiece.model"))
+    if (folder / "tokenizer.json").is_file():
+        model = read_json(folder / "tokenizer.json").get("model")
+        kind = str(model.get("type", "BPE")) if isinstance(model, dict) else "unknown"
+        if kind == "BPE" and model.get("byte_fallback"):
+            kind = "BPE with byte fallback"
+        return "SentencePiece" if has_sentence_piece and kind not in ("BPE", "WordPiece") else kind
+    if (folder / "vocab.txt").is_file():
+        return "WordPiece"
+    if has_sentence_piece:
+        return "SentencePiece"
+    return "BPE"  # `from_file` says what is missing
+
+
+def _model_size(folder: Path) -> int | None:
+    size = _optional_json(folder / "config.json").get("vocab_size")
+    return size if isinstance(size, int) and size <= 2**24 else None
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def write_tokenizer_config(folder: Path, tokenizer, chat_template: str | None = None) -> None:
+    """tokenizer_config.json, from which transformers learns the class, the end of text and the chat template."""
+    config: dict[str, Any] = {}
+    if not isinstance(tokenizer, SentencePieceTokenizer):  # of which the model's type in config.json tells the class
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(tokenizer, BytePairTokenizer | SentencePieceTokenizer) and tokenizer.end_of_text_id is not None:
+        config["eos_token"] = tokenizer.id_to_token(tokenizer.end_of_text_id)
+    if chat_template is not None:
+        config["chat_template"] = chat_template
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

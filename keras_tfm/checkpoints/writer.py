@@ -1,0 +1,150 @@
+"""Models to folders that Hugging Face transformers loads."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
+from keras_tfm.checkpoints.config_keys import read_config, write_config
+from keras_tfm.checkpoints.filling import build_empty
+from keras_tfm.checkpoints.tensors import Part, num_elements, parts_of
+from keras_tfm.checkpoints.tokenizer import write_tokenizer_config
+from keras_tfm.checkpoints.wiring import difference
+from keras_tfm.layers.parts import known_value
+
+_DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def save(
+    model: keras.Model,
+    path: str | os.PathLike,
+    tokenizer=None,
+    dtype: str = "float32",
+    architecture: str | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+    chat_template=None,
+) -> None:
+    """Writes a folder that `transformers.AutoModel...from_pretrained` loads, with equal logits.
+
+    The folder gets config.json, model.safetensors (or shards with an index) and the tokenizer's files. It is written
+    beside its place and then renamed. A model from `load` keeps what its config.json said beside the wiring, such as
+    the ids of special tokens.
+
+    Args:
+        model: of a wiring that a family of checkpoints has, whether from `load` or from a builder.
+        path: a folder that does not exist yet.
+        tokenizer: with a method `save(folder)`, such as `BytePairTokenizer`, or None.
+        dtype: of the tensors: "float32", "bfloat16" or "float16".
+        architecture: Hugging Face's class, such as "LlamaForCausalLM". Default: the one the model was loaded from, or
+            the first that fits.
+        max_shard_bytes: int, the largest file of weights.
+        chat_template: `ChatTemplate`, which is written beside the tokenizer, or None.
+
+    Raises:
+        FileExistsError: if `path` exists.
+        ValueError: if no architecture has the model's wiring, or for an unknown dtype.
+
+    Example:
+        >>> ktfm.checkpoints.save(model, "my-gpt2", tokenizer)
+        >>> transformers.AutoModelForCausalLM.from_pretrained("my-gpt2")
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"`path` must not exist yet. Received: {path}. Delete it or choose another.")
+    if dtype not in _DTYPES:
+        raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
+    known, config = architecture_for(model, architecture)
+    config = {**getattr(model, "checkpoint_notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
+    try:
+        unfinished.mkdir()
+        if tokenizer is not None:
+            tokenizer.save(unfinished)
+            write_tokenizer_config(unfinished, tokenizer, None if chat_template is None else chat_template.source)
+        _write_tensors(list(parts_of(known.tensors, model)), unfinished, dtype, max_shard_bytes)
+        _write_json(unfinished / "config.json", config)
+        os.rename(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Architecture, dict[str, Any]]:
+    """The architecture that has the model's wiring, and the config.json that says so.
+
+    Args:
+        model: any model.
+        name: the architecture that it must be. Default: the one it was loaded from, or the first that fits.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    name = name or getattr(model, "checkpoint_architecture", None)
+    known = {one.name: one for model_type in model_types() for one in architectures_of(model_type)}
+    if name is not None and name not in known:
+        raise ValueError(f"`architecture` must be one of {sorted(known)}. Received: {name!r}.")
+    candidates = known.values() if name is None else [known[name]]
+    reasons = []
+    for candidate in candidates:
+        try:
+            return candidate, _config_of(model, candidate)
+        except ValueError as error:
+            reasons.append(f"{candidate.name}: {error}")
+        except (AttributeError, TypeError, IndexError, KeyError):  # `describe` on a model of quite another kind
+            reasons.append(f"{candidate.name}: another kind of model")
+    raise ValueError(
+        "`model` must have the wiring of an architecture that checkpoints can hold. Received a "
+        f"{type(model).__name__} {model.name!r} that is none of these:\n" + "\n".join(reasons)
+    )
+
+
+def _config_of(model: keras.Model, architecture: Architecture) -> dict[str, Any]:
+    """The config.json of this model, proven by building what it says; ValueError if the model is wired otherwise."""
+    config = write_config(architecture.config, architecture.describe(model))
+    arguments = read_config(architecture.config, config)
+    if told := difference(model, build_empty(lambda: architecture.build(**arguments))):
+        raise ValueError(f"{told}.")
+    return {"architectures": [architecture.name], "model_type": architecture.model_type, **config}
+
+
+def _write_tensors(parts: list[Part], folder: Path, dtype: str, max_shard_bytes: int) -> None:
+    from safetensors.numpy import save_file
+
+    shards = list(_shards(parts, _DTYPES[dtype], max_shard_bytes))
+    index = {}
+    for number, shard in enumerate(shards, start=1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file({part.name: _tensor(part, dtype) for part in shard}, folder / name, metadata={"format": "pt"})
+        index.update({part.name: name for part in shard})
+    if len(shards) > 1:
+        total = sum(num_elements(part.shape) for part in parts) * _DTYPES[dtype]
+        _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _shards(parts: list[Part], item_size: int, max_shard_bytes: int) -> Iterator[list[Part]]:
+    """Consecutive tensors of at most so many bytes together, or a single one."""
+    shard, size = [], 0
+    for part in parts:
+        num_bytes = num_elements(part.shape) * item_size
+        if shard and size + num_bytes > max_shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(part)
+        size += num_bytes
+    yield shard
+
+
+def _tensor(part: Part, dtype: str) -> np.ndarray:
+    values = [known_value(variable) for variable in part.variables]
+    tensor = part.rule.join(values, part.get)
+    return np.ascontiguousarray(tensor.astype(keras.backend.standardize_dtype(dtype)))
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

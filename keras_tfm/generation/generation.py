@@ -1,0 +1,97 @@
+"""What a generation is asked for, and what it gives."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_tfm.samplers.registry import get_sampler
+from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.samplers.stop_strings import StopStrings
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What was written: R = prompts x `num_return_sequences` rows, those of one prompt side by side.
+
+    Attributes:
+        token_ids: int32 (R, max_new_tokens), the new tokens, -1 after a row's end.
+        num_tokens: int32 (R,), new tokens of each row.
+        finish_reasons: for each row why it ended: "stop_token", "stop_sequence", "stop_string", "length"
+            (`max_new_tokens`), "complete" (nothing more fits a grammar), "time" (`max_seconds`), "impossible" (the
+            processors left no token); "" while it is being written.
+        scores: float32 (R,), of samplers that rate whole texts (beam search), else zeros.
+        log_probs: float32 (R, max_new_tokens), the natural logarithm of the model's own probability of each token,
+            before any processor; 0 after a row's end. None unless `log_probs=True`.
+        top_ids: int32 and top_log_probs: float32 (R, max_new_tokens, alternatives), the likeliest tokens at each step,
+            best first. None unless `alternatives` was given.
+        texts: str for each row, from `TextGenerator`; else None. Without the stop string.
+    """
+
+    token_ids: np.ndarray
+    num_tokens: np.ndarray
+    finish_reasons: tuple[str, ...]
+    scores: np.ndarray
+    log_probs: np.ndarray | None = None
+    top_ids: np.ndarray | None = None
+    top_log_probs: np.ndarray | None = None
+    texts: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationOptions:
+    """The keyword arguments of `generate`, `generate_steps` and `TextGenerator`.
+
+    Args:
+        max_new_tokens: int, new tokens for each row.
+        sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
+        seed: int. Row i's draws depend on its prompt, the seed and i alone. Default: the sampler's seed, or a fresh one
+            from Python's `random` (which `keras.utils.set_random_seed` fixes).
+        num_return_sequences: int, texts for each prompt; of beam search the best so many.
+        stop_token_ids: a row ends before the first of these.
+        stop_sequences: sequences of token ids; a row ends before the first of these.
+        stop_strings: `StopStrings`; a row ends with the token that completes one. (`TextGenerator` takes plain str.)
+        start_token_id: int, what an empty prompt stands for; customarily the end-of-text token.
+        negative_token_ids: prompts, one for each, that classifier-free guidance leads away from; with `guidance_scale`,
+            float: 1 = no guidance, 1.5 is usual. Default: the last token of each prompt.
+        log_probs: bool, record the log-probability of each token; `alternatives`: int, and of the likeliest so many.
+        cache_dtype: "int8" keeps keys and values in a quarter of float32's memory, rounded. Default: the model's.
+        max_seconds: float, rows are given up after so long; looked at every 16 tokens.
+
+    Raises:
+        ValueError: for a setting out of its range.
+    """
+
+    max_new_tokens: int = 64
+    sampler: str | Sampler = "greedy"
+    seed: int | None = None
+    num_return_sequences: int = 1
+    stop_token_ids: tuple[int, ...] = ()
+    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    stop_strings: StopStrings | None = None
+    start_token_id: int = 0
+    negative_token_ids: list | None = None
+    guidance_scale: float | None = None
+    log_probs: bool = False
+    alternatives: int = 0
+    cache_dtype: str | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self):
+        _require_integer("max_new_tokens", self.max_new_tokens, 0)
+        _require_integer("num_return_sequences", self.num_return_sequences, 1)
+        _require_integer("alternatives", self.alternatives, 0)
+        object.__setattr__(self, "sampler", get_sampler(self.sampler))
+        if any(len(sequence) == 0 for sequence in self.stop_sequences):
+            raise ValueError(f"A stop sequence must not be empty. Received: stop_sequences={self.stop_sequences}.")
+        if self.negative_token_ids is not None and self.guidance_scale is None:
+            raise ValueError("`negative_token_ids` needs a `guidance_scale`. Received: guidance_scale=None.")
+        if self.cache_dtype not in (None, "int8"):
+            raise ValueError(f"`cache_dtype` must be None or 'int8'. Received: {self.cache_dtype!r}.")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise ValueError(f"`max_seconds` must be greater than 0. Received: {self.max_seconds}.")
+        self.sampler.rows_per_prompt(self.num_return_sequences)  # raises if the sampler cannot return so many
+
+
+def _require_integer(name, value, least) -> None:
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")

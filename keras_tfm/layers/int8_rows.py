@@ -1,0 +1,50 @@
+"""Weights in 8 bits, row by row: a quarter of the memory, and at batch 1 a multiple of the speed."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Int8Rows(NamedTuple):
+    """A matrix (outputs, inputs) as int8 with one float32 scale for each output.
+
+    In this order a compiled product reads 8 bits and converts as it goes: 24 products of 768 x 3072 take 2.9 ms instead
+    of 7.1 in float32 on 2 cores, which is the limit of the memory; in the other order they take 38.
+    """
+
+    values: Any
+    scale: Any
+
+    @classmethod
+    def of(cls, matrix) -> "Int8Rows":
+        """Rounds each row to 255 steps between its greatest magnitude and minus that; outside of compiled code."""
+        matrix = np.asarray(matrix, "float32")
+        scale = np.abs(matrix).max(axis=1, keepdims=True) / 127.0
+        values = np.round(matrix / np.where(scale > 0, scale, 1.0))
+        return cls(values.astype("int8"), scale[:, 0].astype("float32"))
+
+    def product(self, x):
+        """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
+        # A loop's compiler would convert the weights once, before the loop, and read 32 bits ever after. So they are
+        # made to depend on x: by a 0 that it does not know to be one.
+        zero = ops.cast(ops.minimum(ops.abs(ops.reshape(x, (-1,))[0]), 0), "int8")
+        values = ops.cast(ops.bitwise_xor(self.values, zero), x.dtype)
+        return ops.einsum("bti,oi->bto", x, values) * ops.cast(self.scale, x.dtype)
+
+
+def add_rows(layer: keras.layers.Layer, old, rows: Int8Rows) -> Int8Rows:
+    """Puts rows in the place of a variable of a built layer; they do not train."""
+    layer._untrack_variable(old)
+    layer._tracker.unlock()
+    values = layer.add_weight(
+        name="int8_values", shape=rows.values.shape, dtype="int8", initializer="zeros", trainable=False
+    )
+    scale = layer.add_weight(
+        name="int8_scale", shape=rows.scale.shape, dtype="float32", initializer="ones", trainable=False
+    )
+    layer._tracker.lock()
+    values.assign(rows.values)
+    scale.assign(rows.scale)
+    return Int8Rows(values, scale)

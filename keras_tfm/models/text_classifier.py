@@ -1,0 +1,95 @@
+"""One label for a text, or for a pair of texts."""
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_tfm.layers.parts import check_rate, revive, serialize
+from keras_tfm.models.token_model import TokenModel
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class TextClassifier(TokenModel):
+    """An encoder with a dense layer over labels.
+
+    Args:
+        encoder: `Bert`.
+        labels: the names of the labels; label i of the training data is `labels[i]`.
+        pooling: `MeanPooling` or `FirstTokenPooling` over the encoder's "sequence_output". Default: its
+            "pooled_output".
+        dropout: float, rate of the dropout before the dense layer.
+        dtype: the dtype policy that `compile` goes by.
+
+    Call arguments:
+        inputs: as `Bert`, but for "document_ids".
+        training: bool.
+
+    Returns:
+        Logits (B, number of labels).
+
+    Raises:
+        ValueError: for labels that are not different names, or fewer than two. In calls: as `Bert`.
+
+    Example:
+        >>> model = TextClassifier(build_bert("tiny", vocabulary_size=100), labels=["bad", "good"])
+        >>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        >>> model(np.array([[2, 4, 9, 3]])).shape
+        (1, 2)
+
+    Reference:
+        Devlin et al. 2018, section 4.1, https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(
+        self, encoder, labels: Sequence[str], pooling=None, dropout=0.1, dtype=None, name="text_classifier", **kwargs
+    ):
+        encoder = revive(encoder) if pooling is None else revive(encoder).without_pooler()
+        labels = check_labels(labels)
+        parts = {
+            "labels": labels,
+            "encoder": encoder,
+            "pooling": revive(pooling),
+            **head_parts(encoder, len(labels), dropout),
+        }
+        super().__init__(encoder.inputs_for_tasks(), parts, dtype, name=name, **kwargs)
+
+    def _forward(self, **inputs):
+        return self.head(self.dropout(pooled(self.encoder, self.pooling, inputs)))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.encoder),
+            "labels": list(self.labels),
+            "pooling": serialize(self.pooling),
+            "dropout": self.dropout.rate,
+        }
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; raises unless they are two different strings or more."""
+    names = () if isinstance(labels, str | int) else tuple(labels)
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`labels` must be at least two different names. Received: labels={labels!r}.")
+    return names
+
+
+def head_parts(encoder, units: int, dropout: float) -> dict:
+    """The dropout and the dense layer of a task, in the encoder's dtype and drawn as its weights are."""
+    check_rate(dropout=dropout)
+    embedding = encoder.token_embedding
+    initializer = embedding.embeddings_initializer
+    return {
+        "dropout": keras.layers.Dropout(dropout, dtype=embedding.dtype_policy, name="head_dropout"),
+        "head": keras.layers.Dense(
+            units, kernel_initializer=initializer.clone(), dtype=embedding.dtype_policy, name="head"
+        ),
+    }
+
+
+def pooled(encoder, pooling, inputs):
+    """float (B, D): the encoder's own vector for the text, or that of a pool."""
+    encoded = encoder(inputs)
+    if pooling is None:
+        return encoded["pooled_output"]
+    return pooling(encoded["sequence_output"], mask=inputs["padding_mask"])

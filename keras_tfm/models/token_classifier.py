@@ -1,0 +1,58 @@
+"""One label for each token."""
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.models.text_classifier import check_labels, head_parts
+from keras_tfm.models.token_model import TokenModel
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class TokenClassifier(TokenModel):
+    """An encoder with a dense layer over labels at every position: named entities, parts of speech.
+
+    Args:
+        encoder: `Bert`; a pooler is left out.
+        labels: the names of the labels; label i of the training data is `labels[i]`. Entities are written "B-PLACE"
+            for their first word, "I-PLACE" for the others, and "O" for what is none.
+        dropout: float, rate of the dropout before the dense layer.
+        dtype: the dtype policy that `compile` goes by.
+
+    Call arguments:
+        inputs: as `Bert`, but for "document_ids".
+        training: bool.
+
+    Returns:
+        Logits (B, T, number of labels). Give padding, special tokens and all but the first piece of a word a sample
+        weight of 0 in `fit`.
+
+    Raises:
+        ValueError: for labels that are not different names, or fewer than two. In calls: as `Bert`.
+
+    Example:
+        >>> model = TokenClassifier(build_bert("tiny", vocabulary_size=100), labels=["O", "B-PLACE", "I-PLACE"])
+        >>> model(np.array([[2, 4, 9, 3]])).shape
+        (1, 4, 3)
+
+    Reference:
+        Devlin et al. 2018, section 5.3, https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(self, encoder, labels: Sequence[str], dropout=0.1, dtype=None, name="token_classifier", **kwargs):
+        encoder = revive(encoder).without_pooler()
+        labels = check_labels(labels)
+        parts = {"labels": labels, "encoder": encoder, **head_parts(encoder, len(labels), dropout)}
+        super().__init__(encoder.inputs_for_tasks(), parts, dtype, name=name, **kwargs)
+
+    def _forward(self, **inputs):
+        return self.head(self.dropout(self.encoder(inputs)["sequence_output"]))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.encoder),
+            "labels": list(self.labels),
+            "dropout": self.dropout.rate,
+        }

@@ -1,0 +1,84 @@
+"""What models over token ids share: a Functional graph whose parts are attributes, and inputs that may be absent."""
+
+import keras
+
+from keras_tfm.layers.parts import serialize
+from keras_tfm.ops.masks import refuse_float_mask
+
+INPUTS = {
+    "token_ids": "int32",
+    "segment_ids": "int32",
+    "padding_mask": "bool",
+    "document_ids": "int32",
+    "mask_positions": "int32",
+}
+
+
+def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
+    """Symbolic inputs (B, T) by name, each of its dtype in `INPUTS`; all but "token_ids" may be left out in a call."""
+    return {
+        name: keras.Input((None,), dtype=INPUTS[name], name=name, optional=name != "token_ids")
+        for name in ("token_ids", *names)
+    }
+
+
+class TokenModel(keras.Model):
+    """A Functional model over token ids, called with an int array or with a dict in which optional inputs may miss.
+
+    Subclasses write `_forward(token_ids, ...)` in terms of their parts, and `get_config` on top of the one here.
+
+    Args:
+        inputs: from `token_inputs`.
+        parts: dict from attribute name to layer, or None; `_forward` reads them as attributes.
+        dtype: the dtype policy that `compile` goes by; the parts have their own.
+        trainable: bool, False freezes all parts.
+    """
+
+    def __init__(self, inputs: dict, parts: dict, dtype=None, trainable: bool = True, **kwargs):
+        # Keras wants the graph in `super().__init__`, before which torch allows no layer to be set as an attribute; so
+        # they go round `__setattr__`. The graph tracks those that it uses.
+        vars(self).update(parts)
+        super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
+        for layer in self._flatten_layers(include_self=False):
+            if not layer.trainable:
+                # Revived as frozen, before it had parts that could be told; setting the same value would tell nobody.
+                layer.trainable = True
+                layer.trainable = False
+        if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
+            self.trainable = False
+        if dtype is not None:
+            self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
+
+    def __call__(self, inputs, *args, **kwargs):
+        # Before Keras compares the structure of `inputs` with the functional graph's.
+        return super().__call__(self._complete(inputs), *args, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        # JAX's `fit` and `predict` come here directly.
+        return super().call(self._complete(inputs), training=training, mask=mask)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        # As a part of another model's graph: Keras knows no absent inputs there, and our own stand for them.
+        given = self._complete(inputs)
+        inputs = {x.name: x if given[x.name] is None else given[x.name] for x in self.inputs}
+        return super().compute_output_spec(inputs, training=training)
+
+    def _complete(self, inputs) -> dict:
+        """The dict of all inputs; None for those not given."""
+        inputs = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        known = [tensor.name for tensor in self.inputs]
+        unknown = sorted(set(inputs) - set(known))
+        if unknown or "token_ids" not in inputs:
+            raise ValueError(
+                f"The inputs of {self.name!r} must be named {known}, 'token_ids' among them. "
+                f"Received: {sorted(inputs)}."
+            )
+        refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
+        return {name: inputs.get(name) for name in known}
+
+    def get_config(self):
+        return {"name": self.name, "trainable": self.trainable, "dtype": serialize(self.dtype_policy)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)

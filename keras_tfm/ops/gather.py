@@ -1,0 +1,24 @@
+"""Picking positions out of sequences."""
+
+from keras import ops
+
+
+def gather_positions(x, indices):
+    """The vectors of chosen positions, by one lookup of whole rows.
+
+    `keras.ops.take_along_axis` finds each number by itself, which is many times slower forward and backward.
+
+    Args:
+        x: float (B, T, D).
+        indices: int32 (B, M), in [0, T).
+
+    Returns:
+        float (B, M, D).
+
+    Example:
+        >>> gather_positions(np.array([[[1.0], [2.0], [3.0]]]), np.array([[2, 0]]))
+        [[[3.0], [1.0]]]
+    """
+    batch_size, length = ops.shape(x)[0], ops.shape(x)[1]
+    starts = length * ops.arange(batch_size, dtype="int32")[:, None]
+    return ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.cast(indices, "int32") + starts, axis=0)

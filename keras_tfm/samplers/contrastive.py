@@ -1,0 +1,131 @@
+"""Contrastive search: likely tokens whose hidden states differ from those before."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_tfm.samplers.numbers import static
+from keras_tfm.samplers.processors import require
+from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.samplers.state import Change, take_rows, write_token
+
+
+class ContrastiveMemory(NamedTuple):
+    """What contrastive search remembers for its R rows, k candidates a prompt.
+
+    history: float32 (R, L, D), hidden states of the tokens so far at length 1, zeros where there is none; the same for
+    all rows of a prompt. candidates: int32 (R,), the token that each row tries; logits: float32 (R, V), the model's
+    logits that it was among the best of; shaped: the same after the processors.
+    """
+
+    history: Any
+    candidates: Any
+    logits: Any
+    shaped: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveSampler(Sampler):
+    """Of the `top_k` likeliest tokens the one with the greatest (1 - alpha) p - alpha (greatest likeness to the past).
+
+    Likeness is the cosine of the model's final hidden state, read with the token, and those of all tokens before. The
+    model reads all `top_k` candidates of each step side by side.
+
+    Args:
+        processors, seed: as in `Sampler`; nothing is drawn.
+        top_k: int >= 1, candidates.
+        alpha: float in [0, 1]; 0 is greedy.
+
+    Example:
+        >>> model.generate(prompts, sampler=ContrastiveSampler(top_k=4, alpha=0.6))
+
+    Reference: Su et al. 2022, "A Contrastive Framework for Neural Text Generation", section 3.2,
+    https://arxiv.org/abs/2202.06417
+    """
+
+    top_k: int = static(4)
+    alpha: float = 0.6
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            isinstance(self.top_k, int) and self.top_k >= 1,
+            "`top_k` must be an integer of at least 1",
+            top_k=self.top_k,
+        )
+        require(0 <= self.alpha <= 1, "`alpha` must be at least 0 and at most 1", alpha=self.alpha)
+        object.__setattr__(self, "alpha", float(self.alpha))
+
+    def rows_per_prompt(self, num_return_sequences):
+        require(
+            num_return_sequences == 1,
+            "Contrastive search gives one text for a prompt",
+            num_return_sequences=num_return_sequences,
+        )
+        return self.top_k
+
+    def begin(self, state, hidden, padding_mask, context):
+        num_rows, length = ops.shape(state.tokens)
+        # Of what a cache already holds, the hidden states are gone: the past begins with this prompt.
+        start = context.num_prompt - ops.shape(hidden)[1]
+        real = _unit(hidden) * ops.cast(padding_mask, "float32")[..., None]
+        history = ops.slice_update(ops.zeros((num_rows, length, hidden.shape[-1]), "float32"), (0, start, 0), real)
+        memory = ContrastiveMemory(
+            history=history,
+            candidates=ops.zeros((num_rows,), "int32"),
+            logits=(),
+            shaped=(),
+        )
+        return state._replace(memory=memory)
+
+    def propose(self, state, context):
+        return state.memory.candidates[:, None], state
+
+    def advance(self, state, logits, hidden, context):
+        logits = logits[:, -1]
+        parents = ops.arange(ops.shape(logits)[0], dtype="int32")
+        if isinstance(state.memory.logits, tuple):  # the prompt's logits: there is nothing to decide on yet
+            return self._try_best(state, logits, state.memory), Change()
+        state, parents = self._decide(state, hidden[:, -1], context)
+        memory = state.memory
+        return self._try_best(state, ops.take(logits, parents, axis=0), memory), Change(parents=parents)
+
+    def _decide(self, state, hidden, context):
+        """Writes the best candidate of each prompt to all its rows: (state, the rows that had it)."""
+        memory, width = state.memory, self.top_k
+        probability = ops.take_along_axis(ops.softmax(memory.shaped, axis=-1), memory.candidates[:, None], axis=1)[:, 0]
+        unit = _unit(hidden)
+        is_real = ops.any(memory.history != 0, axis=-1)  # (R, L)
+        likeness = ops.where(is_real, ops.einsum("rd,rld->rl", unit, memory.history), -1.0)
+        score = (1.0 - self.alpha) * probability - self.alpha * ops.max(likeness, axis=1)
+        best = ops.cast(ops.argmax(ops.reshape(score, (-1, width)), axis=1), "int32")
+        first_rows = ops.arange(ops.shape(best)[0], dtype="int32") * width
+        parents = ops.repeat(first_rows + best, width)
+
+        token = ops.take(memory.candidates, parents)
+        place = context.num_prompt + state.num_tokens
+        columns = ops.arange(ops.shape(memory.history)[1], dtype="int32")[None]
+        here = ops.logical_and(columns == place[:, None], (state.finish == 0)[:, None])
+        history = ops.where(here[..., None], ops.take(unit, parents, axis=0)[:, None], memory.history)
+        state = write_token(state._replace(memory=()), self.processors, token, memory.logits, context, memory.shaped)
+        return state._replace(memory=memory._replace(history=history)), parents
+
+    def _try_best(self, state, logits, memory):
+        """The state with the next candidates."""
+        shaped = self.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
+        _, ids = ops.top_k(shaped, self.top_k)  # (R, k), alike in the rows of a prompt
+        place = ops.arange(ops.shape(shaped)[0], dtype="int32") % self.top_k
+        candidates = ops.take_along_axis(ops.cast(ids, "int32"), place[:, None], axis=1)[:, 0]
+        return state._replace(memory=memory._replace(candidates=candidates, logits=logits, shaped=shaped))
+
+    def answer(self, state, num_return_sequences, context):
+        rows = ops.arange(ops.shape(state.num_tokens)[0] // self.top_k, dtype="int32") * self.top_k
+        state = take_rows(state._replace(memory=()), rows)
+        return state, ops.zeros(ops.shape(rows), "float32")
+
+
+def _unit(x):
+    """Vectors at length 1, float32."""
+    x = ops.cast(x, "float32")
+    return x / ops.maximum(ops.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,235 @@
+"""Speculative decoding: cheap guesses, checked by the model several at a time."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_tfm.samplers.numbers import static
+from keras_tfm.samplers.processors import BANNED, require
+from keras_tfm.samplers.sampler import GreedySampler, Sampler
+from keras_tfm.samplers.state import Change, newest_tokens, write_token
+
+# Independent draws: what a draft model writes, whether a guess stands, what comes in the place of one that does not.
+_DRAFT, _ACCEPT, _REPLACE = 1, 2, 3
+
+
+class Drafts(NamedTuple):
+    """k guesses for each row. token_ids: int32 (R, k). probabilities: float32 (R, k, V) that they were drawn with, or
+    () where they were not drawn: then a guess was certain."""
+
+    token_ids: Any
+    probabilities: Any = ()
+
+
+class SpeculativeMemory(NamedTuple):
+    """drafts: `Drafts` under examination. drafter: what the drafter remembers."""
+
+    drafts: Any
+    drafter: Any
+
+
+class PromptLookup:
+    """Guesses that the text goes on as it did where its last tokens stood before: for texts that repeat their prompt.
+
+    Args:
+        max_ngram: int >= 1, the most last tokens that are looked for; the longest match counts, of equal ones the
+            first, after which most text is known.
+
+    Reference: Saxena 2023, "Prompt Lookup Decoding", https://github.com/apoorvumang/prompt-lookup-decoding
+    """
+
+    def __init__(self, max_ngram: int = 3):
+        require(isinstance(max_ngram, int) and max_ngram >= 1, "`max_ngram` must be at least 1", max_ngram=max_ngram)
+        self.max_ngram = max_ngram
+
+    def __eq__(self, other):
+        return isinstance(other, PromptLookup) and other.max_ngram == self.max_ngram
+
+    def __hash__(self):
+        return hash((PromptLookup, self.max_ngram))
+
+    def begin(self, state, context, num_drafts):
+        """What is remembered: nothing."""
+        return ()
+
+    def draft(self, memory, state, sampler, context, num_drafts):
+        """(`Drafts`, memory)."""
+        tokens = state.tokens
+        columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
+        ends = (context.num_prompt + state.num_tokens)[:, None]  # where the next token goes
+        # How many tokens before each column equal those before the end, up to max_ngram: (R, L).
+        matches, equal = ops.zeros_like(tokens), ops.ones_like(tokens, dtype="bool")
+        for back in range(1, self.max_ngram + 1):
+            before = ops.take(tokens, ops.maximum(columns[0] - back, 0), axis=1)
+            newest = ops.take_along_axis(tokens, ops.maximum(ends - back, 0), axis=1)
+            is_equal = ops.logical_and(before == newest, ops.logical_and(columns >= back, before >= 0))
+            equal = ops.logical_and(equal, is_equal)
+            matches = matches + ops.cast(equal, "int32")
+        matches = ops.where(ops.logical_and(columns < ends, tokens >= 0), matches, 0)
+        best = ops.max(matches, axis=1, keepdims=True)
+        # Without a match the newest token is guessed again: it costs nothing to be wrong.
+        is_best = ops.logical_and(matches == best, best > 0)
+        place = ops.min(ops.where(is_best, columns, ends - 1), axis=1, keepdims=True)
+        places = ops.minimum(place + ops.arange(num_drafts, dtype="int32")[None], ops.shape(tokens)[1] - 1)
+        guesses = ops.take_along_axis(tokens, places, axis=1)
+        return Drafts(ops.maximum(guesses, 0)), memory
+
+    def settle(self, memory, num_read, kept):
+        """The memory after `kept` of the newest tokens have turned out to be right."""
+        return memory
+
+
+class DraftModel:
+    """Guesses with a smaller model of the same vocabulary, by the sampler's own rule.
+
+    Args:
+        model: `CausalLM`.
+    """
+
+    def __init__(self, model):
+        self.model = model
+
+    def __eq__(self, other):
+        return isinstance(other, DraftModel) and other.model is self.model
+
+    def __hash__(self):
+        return hash((DraftModel, id(self.model)))
+
+    def begin(self, state, context, num_drafts):
+        """What is remembered: the draft model's cache after the prompt."""
+        prompt = state.tokens[:, : context.num_prompt]
+        num_rows, length = ops.shape(state.tokens)
+        slots = context.num_prompt + slots_needed(num_rows, length - context.num_prompt, num_drafts)
+        cache = self.model.init_cache(num_rows, slots)
+        return self.model.read(ops.maximum(prompt, 0), cache, prompt >= 0)[1]
+
+    def draft(self, memory, state, sampler, context, num_drafts):
+        """(`Drafts`, memory). The last guess is read as well, so that the cache has all that may be accepted."""
+        guesses, probabilities, cache = [], [], memory
+        token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
+        for _ in range(num_drafts):
+            logits, cache = self._read(token, cache, state)
+            shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
+            token = ops.cast(sampler.rule.choose(shaped, context.random(state, stream=_DRAFT)), "int32")
+            guesses.append(token)
+            probabilities.append(sampler.rule.probabilities(shaped))
+            state = write_token(state, sampler.processors, token, logits, context)
+        _, cache = self._read(token, cache, state)
+        return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), cache
+
+    def settle(self, memory, num_read, kept):
+        """The memory after `kept` (R,) of the `num_read` newest tokens have turned out to be right."""
+        return self.model.rewind(memory, num_read, kept)
+
+    def _read(self, token, cache, state):
+        hidden, cache = self.model.read(token[:, None], cache)
+        return ops.cast(self.model.project(hidden)[:, 0], "float32"), cache
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculativeSampler(Sampler):
+    """The text that `rule` alone would write, faster where guesses are good: the model checks several in one pass.
+
+    Exactly: a guess x that was drawn with probability q(x) stands with min(1, p(x) / q(x)); in the place of the first
+    that does not, a token is drawn from max(p - q, 0). So every token follows p, and the greedy rule gives the greedy
+    text.
+
+    Args:
+        processors, seed: as in `Sampler`; they shape p, and q of a draft model.
+        drafter: `PromptLookup` or `DraftModel`.
+        rule: `GreedySampler` or `RandomSampler`, or your own with `probabilities`; without processors.
+        num_drafts: int >= 1, guesses at a time.
+
+    Example:
+        >>> SpeculativeSampler(drafter=PromptLookup())
+        >>> SpeculativeSampler([Temperature(0.8)], drafter=DraftModel(small_model), rule=RandomSampler())
+
+    Reference: Leviathan et al. 2022, "Fast Inference from Transformers via Speculative Decoding", section 2,
+    https://arxiv.org/abs/2211.17192
+    """
+
+    drafter: PromptLookup | DraftModel = dataclasses.field(default_factory=PromptLookup)
+    rule: Sampler = dataclasses.field(default_factory=GreedySampler)
+    num_drafts: int = static(4)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            isinstance(self.num_drafts, int) and self.num_drafts >= 1,
+            "`num_drafts` must be an integer of at least 1",
+            num_drafts=self.num_drafts,
+        )
+        require(
+            isinstance(self.rule, Sampler) and type(self.rule).advance is Sampler.advance and not self.rule.processors,
+            "`rule` must choose token by token and have no processors; give those to the `SpeculativeSampler`",
+            rule=self.rule,
+        )
+
+    def room(self, num_rows, max_new_tokens):
+        return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)
+
+    def begin(self, state, hidden, padding_mask, context):
+        return state._replace(memory=SpeculativeMemory((), self.drafter.begin(state, context, self.num_drafts)))
+
+    def propose(self, state, context):
+        drafts, drafter = self.drafter.draft(state.memory.drafter, state, self, context, self.num_drafts)
+        token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], drafts.token_ids], axis=1)
+        return token_ids, state._replace(memory=SpeculativeMemory(drafts, drafter))
+
+    def advance(self, state, logits, hidden, context):
+        drafts, drafter = state.memory
+        is_checked = not isinstance(drafts, tuple) or len(drafts) > 0
+        num_drafts = self.num_drafts if is_checked else 0  # none at first, after the prompt
+        state = state._replace(memory=())
+        goes_on = state.finish == 0
+        kept = ops.cast(goes_on, "int32")
+        for i in range(num_drafts + 1):
+            shaped = self.process(logits[:, i], state.tokens, state.num_tokens[:, None], state.processor_states)
+            target = self.rule.probabilities(shaped)  # (R, V)
+            if i < num_drafts:
+                guess = drafts.token_ids[:, i]
+                token, stands = self._check(guess, target, _proposal(drafts, i, target), state, context)
+            else:
+                token, stands = self._draw(target, state, context), ops.zeros_like(goes_on)
+            state = write_token(state, self.processors, token, logits[:, i], context, shaped, writes=goes_on)
+            goes_on = ops.logical_and(ops.logical_and(goes_on, stands), state.finish == 0)
+            kept = kept + ops.cast(goes_on, "int32")
+        if not is_checked:
+            return state._replace(memory=SpeculativeMemory((), drafter)), Change()
+        drafter = self.drafter.settle(drafter, num_drafts + 1, kept)
+        return state._replace(memory=SpeculativeMemory((), drafter)), Change(kept=kept)
+
+    def _check(self, guess, target, proposal, state, context):
+        """(the token int32 (R,), whether it is the guess)."""
+        p, q = (ops.take_along_axis(x, guess[:, None], axis=1)[:, 0] for x in (target, proposal))
+        stands = context.random(state, stream=_ACCEPT).uniform() * q < p
+        rest = ops.maximum(target - proposal, 0.0)
+        # Nothing is left where both agree; rounding alone can then refuse a guess.
+        rest = ops.where(ops.sum(rest, axis=-1, keepdims=True) > 0, rest, target)
+        return ops.where(stands, guess, self._draw(rest, state, context)), stands
+
+    def _draw(self, weights, state, context):
+        """int32 (R,): a draw with probabilities proportional to the weights (R, V)."""
+        logs = ops.where(weights > 0, ops.log(ops.where(weights > 0, weights, 1.0)), BANNED)
+        noise = context.random(state, stream=_REPLACE).gumbel(weights.shape[-1])
+        return ops.cast(ops.argmax(logs + noise, axis=-1), "int32")
+
+
+def slots_needed(num_rows, max_new_tokens, num_drafts):
+    """Slots of a cache that is rewound to the row that kept most: rows that kept less leave gaps.
+
+    Each row keeps at most `max_new_tokens` tokens and a round's surplus; a round uses at most num_drafts + 1 slots.
+    """
+    if isinstance(num_rows, int) and isinstance(max_new_tokens, int):
+        used = min(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
+    else:
+        used = ops.minimum(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
+    return used + num_drafts + 1
+
+
+def _proposal(drafts, i, target):
+    """float32 (R, V): what guess i was drawn with."""
+    if isinstance(drafts.probabilities, tuple):
+        return ops.one_hot(drafts.token_ids[:, i], target.shape[-1], dtype="float32")
+    return drafts.probabilities[:, i]

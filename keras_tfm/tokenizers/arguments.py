@@ -1,0 +1,55 @@
+"""What callers give to tokenizers: texts and ids in any container, as tensors."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_tfm.tokenizers.byte_alphabet import check_encodable
+
+
+def as_string_tensor(texts: Any) -> tf.Tensor:
+    """The texts as a dense string tensor of rank 0 or 1, or an error that says what is wrong with them."""
+    if isinstance(texts, tf.RaggedTensor | tf.SparseTensor):
+        raise TypeError(f"`texts` must be a dense tensor. Received: {type(texts).__name__} of shape {texts.shape}.")
+    try:
+        texts = tf.convert_to_tensor(texts, tf.string)
+    except (TypeError, ValueError) as error:
+        for text in np.ravel(np.array(texts, dtype=object)):
+            if isinstance(text, str):
+                check_encodable(text)
+        raise TypeError(
+            f"`texts` must be a string, or a list, array or tensor of strings. Received: {str(texts)[:60]} of type "
+            f"{type(texts).__name__}."
+        ) from error
+    if texts.shape.rank not in (0, 1):
+        raise ValueError(f"`texts` must have a known rank, 0 or 1. Received: shape={texts.shape}.")
+    return texts
+
+
+def as_id_rows(token_ids: Any) -> tuple[tf.RaggedTensor, bool]:
+    """The ids as (B, tokens), and whether they came as several rows."""
+    if isinstance(token_ids, tf.RaggedTensor):
+        token_ids = token_ids.to_list()
+    if isinstance(token_ids, list | tuple):
+        is_batch = any(isinstance(row, list | tuple) or getattr(row, "ndim", 0) for row in token_ids)
+    else:
+        token_ids = np.asarray(token_ids)
+        is_batch = token_ids.ndim > 1
+    rows = [_as_id_array(row) for row in token_ids] if is_batch else [_as_id_array(token_ids)]
+    values = np.concatenate([np.zeros(0, np.int64), *rows])
+    return tf.RaggedTensor.from_row_lengths(values, [row.size for row in rows], validate=False), is_batch
+
+
+def _as_id_array(row: Any) -> np.ndarray:
+    """One row of ids as int64 (T,)."""
+    try:
+        array = np.asarray(row)
+    except ValueError:  # rows of rows of different lengths
+        array = np.asarray(row, dtype=object)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            "`token_ids` must be integers of shape (T,) or (B, T), or rows of integers. "
+            f"Received: {str(row)[:60]} (dtype={array.dtype}, shape={array.shape})."
+        )
+    return array.astype(np.int64)

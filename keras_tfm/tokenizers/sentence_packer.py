@@ -1,0 +1,239 @@
+"""[CLS] a [SEP] b [SEP]: texts to the inputs of a model as BERT's, in the graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_tfm.tokenizers.arguments import as_string_tensor
+from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
+
+
+class SentencePacker(tf.Module):
+    """Packs texts, pairs of texts, words, or questions with long contexts into rows of token ids.
+
+    It runs eagerly, in `tf.data`, in `tf.function` and inside a SavedModel, as the tokenizer does. All inputs are dicts
+    with the keys that KerasHub uses: `token_ids` int32 (B, T); `segment_ids` int32 (B, T), 1 from the second text to
+    the [SEP] that follows it; `padding_mask` bool (B, T), True = a token.
+
+    Args:
+        tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP].
+        sequence_length: int, T, at least 4; longer texts lose tokens at their end. Default: as long as the longest row
+            of the batch, and nothing is lost.
+
+    Call arguments:
+        texts: a string, or a list, array or tensor of strings (B,).
+        pairs: the second texts, alike. Of a pair that is too long the longer text loses tokens, until both are equally
+            long, as with Hugging Face's "longest_first".
+
+    Returns:
+        The inputs; with one string (T,) instead of (B, T).
+
+    Raises:
+        ValueError: if the vocabulary lacks a special token or `sequence_length` < 4.
+        TypeError: if an argument is of another type.
+
+    Example:
+        >>> tokenizer = WordPieceTokenizer.train("the cat, the hat, the bat. " * 9, vocabulary_size=23)
+        >>> packer = SentencePacker(tokenizer, sequence_length=8)
+        >>> packer("The cat", "a hat")["token_ids"].numpy().tolist()  # [CLS] the cat [SEP] a hat [SEP] [PAD]
+        [2, 19, 21, 3, 7, 22, 3, 0]
+
+    Reference:
+        Devlin et al. 2019, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(self, tokenizer: WordPieceTokenizer, sequence_length: int | None = None):
+        super().__init__(name="sentence_packer")
+        if not isinstance(tokenizer, WordPieceTokenizer):
+            raise TypeError(
+                "`tokenizer` must be a WordPieceTokenizer. "
+                f"Received: {str(tokenizer)[:60]} of type {type(tokenizer).__name__}."
+            )
+        if sequence_length is not None and not _is_integer(sequence_length, smallest=4):
+            raise ValueError(
+                "`sequence_length` must be an integer of at least 4, for a token beside [CLS] and two [SEP], or None. "
+                f"Received: sequence_length={sequence_length!r}."
+            )
+        self.tokenizer = tokenizer
+        self.sequence_length = sequence_length
+        self._special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+
+    def __call__(self, texts: Any, pairs: Any = None) -> dict[str, tf.Tensor]:
+        return self._pack_texts(lambda texts: (self.tokenizer(texts),), texts, pairs)[0]
+
+    def with_offsets(self, texts: Any, pairs: Any = None) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """The inputs, and the place in its text of each token.
+
+        Args:
+            texts, pairs: as for a call.
+
+        Returns:
+            inputs, starts and ends; the last two int32 (B, T), in bytes of UTF-8 of the text or, where `segment_ids` is
+            1, of the second text; -1 for [CLS], [SEP] and padding.
+        """
+        return self._pack_texts(self.tokenizer.tokenize_with_offsets, texts, pairs)
+
+    def words(self, words: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """The inputs for texts that are divided into words, and the word of each token, to label words.
+
+        Args:
+            words: RaggedTensor of strings (B, words), or a list of lists of strings. Each is tokenized by itself, as
+                with Hugging Face's `is_split_into_words`, and may give several tokens, or none.
+
+        Returns:
+            inputs and word_ids; the latter int32 (B, T), the number of the word in its row, -1 for [CLS], [SEP] and
+            padding. Words that do not fit are left out.
+
+        Raises:
+            TypeError: if `words` is no list of lists of strings.
+        """
+        words = as_word_rows(words)
+        pieces = self.tokenizer(words.values)  # (all words, tokens)
+        numbers = tf.ragged.range(words.row_lengths()).values  # of each word in its row
+        numbers = pieces.with_values(tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths()))
+        rows = tuple(words.with_values(values).merge_dims(1, 2) for values in (pieces, numbers))
+        return self._pack(*self._cut(rows, None))
+
+    def windows(
+        self, questions: Any, contexts: Any, stride: int = 0
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The inputs for questions about contexts, in as many rows as it takes to show the whole context.
+
+        A question keeps its first (T - 3) // 2 tokens. Each row holds the question and as much of the context as fits;
+        the next row begins `stride` tokens before the end of that.
+
+        Args:
+            questions: string (B,), in any container.
+            contexts: string (B,), alike.
+            stride: int, tokens of a context that a row shares with the row before, less than (T - 3) / 2.
+
+        Returns:
+            inputs with W rows, at least one for each question, in order; `rows` int32 (W,), the number of the
+            question; and starts and ends, int32 (W, T), the place of each token in the bytes of its context, -1 for
+            all but the context's tokens.
+
+        Raises:
+            ValueError: if `sequence_length` is None or `stride` is too large or negative.
+        """
+        if self.sequence_length is None:
+            raise ValueError(
+                "`sequence_length` must be given to the packer for `windows`. Received: sequence_length=None."
+            )
+        text_length = self.sequence_length - 3
+        if not _is_integer(stride, smallest=0) or stride >= text_length - text_length // 2:
+            raise ValueError(
+                f"`stride` must be an integer, 0 to {text_length - text_length // 2 - 1} with `sequence_length="
+                f"{self.sequence_length}`. Received: stride={stride!r}."
+            )
+        with tf.device("CPU:0"):
+            question = self.tokenizer(as_string_tensor(questions))[:, : text_length // 2]
+            context = self.tokenizer.tokenize_with_offsets(as_string_tensor(contexts))
+            lengths = context[0].row_lengths()
+            room = text_length - question.row_lengths()
+            step = room - stride
+            num_windows = 1 + tf.maximum(-((room - lengths) // step), 0)
+            rows = tf.repeat(tf.range(question.nrows()), num_windows)
+            begin = tf.ragged.range(num_windows).values * tf.gather(step, rows)  # of each window in its context
+            size = tf.minimum(tf.gather(room, rows), tf.gather(lengths, rows) - begin)
+            first = tf.gather(question, rows)
+            nowhere = first.with_values(tf.fill(tf.shape(first.values), -1))
+            second = tuple(_parts(part, rows, begin, size) for part in context)
+            inputs, starts, ends = self._pack((first, nowhere, nowhere), second)
+            return inputs, tf.cast(rows, tf.int32), starts, ends
+
+    def _pack_texts(self, tokenize: Callable[[tf.Tensor], tuple], texts: Any, pairs: Any) -> tuple:
+        texts = as_string_tensor(texts)
+        pairs = None if pairs is None else as_string_tensor(pairs)
+        if pairs is not None and not texts.shape.is_compatible_with(pairs.shape):
+            raise ValueError(
+                "`texts` and `pairs` must be two strings or equally many. "
+                f"Received: shapes {texts.shape} and {pairs.shape}."
+            )
+        if texts.shape.rank == 0:
+            packed = self._pack_texts(tokenize, texts[None], None if pairs is None else pairs[None])
+            return tf.nest.map_structure(lambda rows: rows[0], packed)
+        return self._pack(*self._cut(tokenize(texts), None if pairs is None else tokenize(pairs)))
+
+    def _cut(self, first: tuple, second: tuple | None) -> tuple[tuple, tuple | None]:
+        """Ids, and what goes with them, without the tokens that do not fit."""
+        if self.sequence_length is None:
+            return first, second
+        with tf.device("CPU:0"):
+            rows = tf.range(first[0].nrows())
+            lengths = first[0].row_lengths()
+            if second is None:
+                lengths = tf.minimum(lengths, self.sequence_length - 2)
+            else:
+                lengths, others = longest_first(lengths, second[0].row_lengths(), self.sequence_length - 3)
+                second = tuple(_parts(part, rows, tf.zeros_like(others), others) for part in second)
+            return tuple(_parts(part, rows, tf.zeros_like(lengths), lengths) for part in first), second
+
+    def _pack(self, first: tuple, second: tuple | None) -> tuple:
+        """The inputs, and what goes with the ids; what fits is there."""
+        with tf.device("CPU:0"):
+            cls, sep, pad = self._special
+            inputs = {"token_ids": self._join(first[0], second and second[0], cls, sep, pad)}
+            total = 2 + first[0].row_lengths() + (0 if second is None else 1 + second[0].row_lengths())
+            places = tf.range(tf.shape(inputs["token_ids"], tf.int64)[1])
+            is_token = places < total[:, None]
+            is_second = is_token & (places >= 2 + first[0].row_lengths()[:, None])
+            inputs |= {"segment_ids": tf.cast(is_second, tf.int32), "padding_mask": is_token}
+            others = range(1, len(first))
+            return inputs, *(self._join(first[i], second and second[i], -1, -1, -1) for i in others)
+
+    def _join(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None, cls: int, sep: int, pad: int) -> tf.Tensor:
+        num_rows = first.nrows(tf.int32)
+        cls_column, sep_column = tf.fill([num_rows, 1], cls), tf.fill([num_rows, 1], sep)
+        parts = [cls_column, first, sep_column] + ([] if second is None else [second, sep_column])
+        return tf.concat(parts, axis=1).to_tensor(pad, shape=[None, self.sequence_length])
+
+
+def longest_first(first: tf.Tensor, second: tf.Tensor, room: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many tokens of two texts are kept so that both fit, as by the library `tokenizers`.
+
+    Args:
+        first, second: int64 (B,), numbers of tokens.
+        room: int, how many fit in all.
+
+    Returns:
+        int64 (B,) each. Where both are cut they are equally long, or the longer text, the second if there is none,
+        keeps one more.
+    """
+    shorter, longer = tf.minimum(first, second), tf.maximum(first, second)
+    fits = first + second <= room
+    half = room // 2
+    cuts_both = shorter > half
+    kept_longer = tf.where(fits, longer, tf.where(cuts_both, tf.cast(room - half, tf.int64), room - shorter))
+    kept_shorter = tf.where(fits | ~cuts_both, shorter, tf.cast(half, tf.int64))
+    swapped = first > second
+    return tf.where(swapped, kept_longer, kept_shorter), tf.where(swapped, kept_shorter, kept_longer)
+
+
+def as_word_rows(words: Any) -> tf.RaggedTensor:
+    """Words as RaggedTensor of strings (B, words)."""
+    if not isinstance(words, tf.RaggedTensor):
+        try:
+            words = tf.ragged.constant(words, tf.string, ragged_rank=1, inner_shape=())
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "`words` must be a RaggedTensor of strings (B, words) or a list of lists of strings. "
+                f"Received: {str(words)[:60]} of type {type(words).__name__}."
+            ) from error
+    if words.dtype != tf.string or words.shape.rank != 2 or words.ragged_rank != 1:
+        raise TypeError(
+            "`words` must be a RaggedTensor of strings (B, words) or a list of lists of strings. "
+            f"Received: dtype={words.dtype.name}, shape={words.shape}."
+        )
+    return words
+
+
+def _is_integer(value: Any, smallest: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= smallest
+
+
+def _parts(values: tf.RaggedTensor, rows: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.RaggedTensor:
+    """From row `rows[i]` of `values` the `size[i]` elements from `begin[i]` on."""
+    first = tf.gather(values.row_starts(), rows) + begin
+    return tf.gather(values.values, tf.ragged.range(first, first + size))

@@ -1,0 +1,301 @@
+"""The tokenizer of SentencePiece models: Llama 2, Mistral, Gemma, T5."""
+
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_tfm.tokenizers.arguments import as_id_rows, as_string_tensor
+from keras_tfm.tokenizers.files import replace_file
+
+FILE_NAMES = ("tokenizer.model", "spiece.model")
+
+
+class SentencePieceTokenizer(tf.Module):
+    """A SentencePiece model, Unigram or BPE: text to token ids and back, with the ids of `SentencePieceProcessor`.
+
+    The work is done by `tensorflow_text.SentencepieceTokenizer`, eagerly, in `tf.data`, in `tf.function` and inside a
+    SavedModel, on the CPU. It needs `pip install keras-tfm[sentencepiece]`. **A SavedModel that holds it loads only
+    where `import tensorflow_text` was run first**; a server needs that library's ops (TensorFlow Serving has them).
+
+    As in SentencePiece, control pieces ("<s>", "</s>") are never read in a text, and ids of control pieces decode to
+    nothing. So are tokens that a checkpoint adds outside of its SentencePiece model (T5's "<extra_id_0>").
+    A first space that the model put before the text is taken away again in decoding; where a text
+    begins with several, tensorflow-text may take away more of them than `SentencePieceProcessor`.
+
+    Args:
+        model: bytes, the content of a tokenizer.model.
+        vocabulary_size: int, the size of the model that reads the ids, if that is more than there are pieces; the ids
+            beyond them decode to nothing. Default: the number of pieces.
+        end_of_text: the piece at which a text ends. Default: the model's own ("</s>"), if it has one.
+        add_begin_of_text: bool, put the model's "<s>" before each text, as Llama 2, Mistral and Gemma were trained.
+
+    Call arguments:
+        texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are read as U+FFFD.
+
+    Returns:
+        int32 (T,) for one string, RaggedTensor of int32 (B, tokens) for several.
+
+    Raises:
+        ImportError: if tensorflow-text or sentencepiece is not installed.
+        ValueError: if `model` is no SentencePiece model, or the other arguments do not fit to it; at a call, if a
+            `str` holds unpaired surrogates or the rank is not 0 or 1.
+        TypeError: if an argument is of another type.
+
+    Example:
+        >>> tokenizer = SentencePieceTokenizer.from_file("Mistral-7B-v0.1/tokenizer.model")
+        >>> tokenizer.decode(tokenizer.encode("Hello world"))
+        'Hello world'
+
+    Reference:
+        Kudo and Richardson 2018, "SentencePiece: A simple and language independent subword tokenizer and detokenizer
+        for Neural Text Processing", https://arxiv.org/abs/1808.06226.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        vocabulary_size: int | None = None,
+        end_of_text: str | None = None,
+        add_begin_of_text: bool = False,
+    ):
+        super().__init__(name="sentence_piece_tokenizer")
+        tensorflow_text, sentencepiece = _packages()
+        if not isinstance(model, bytes):
+            raise TypeError(
+                f"`model` must be bytes; `from_file` reads a file. Received: {str(model)[:60]} of type "
+                f"{type(model).__name__}."
+            )
+        processor = _processor(sentencepiece, model)
+        self._model = model
+        self._pieces = tuple(processor.id_to_piece(i) for i in range(processor.vocab_size()))
+        self._vocabulary_size = len(self._pieces) if vocabulary_size is None else vocabulary_size
+        if self._vocabulary_size < len(self._pieces):
+            raise ValueError(
+                f"`vocabulary_size` must be at least the number of pieces, {len(self._pieces)}. "
+                f"Received: {vocabulary_size}."
+            )
+        self._special_ids = {piece: i for i, piece in enumerate(self._pieces) if processor.is_control(i)}
+        self._piece_bytes = tuple(_bytes_of(processor, i) for i in range(len(self._pieces)))
+        self._end_of_text = end_of_text
+        self._end_of_text_id = processor.eos_id() if processor.eos_id() >= 0 else None
+        if end_of_text is not None:
+            self._end_of_text_id = self.token_to_id(end_of_text)
+        self._begin_of_text_id = processor.bos_id() if processor.bos_id() >= 0 else None
+        if add_begin_of_text and self._begin_of_text_id is None:
+            raise ValueError(
+                "`add_begin_of_text` must be False for a model without a piece that begins a text. "
+                f"Received: {add_begin_of_text}."
+            )
+        self._add_begin_of_text = add_begin_of_text
+        self._tensorflow_text = tensorflow_text
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._is_piece = tf.range(self._vocabulary_size) < len(self._pieces)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike,
+        vocabulary_size: int | None = None,
+        end_of_text: str | None = None,
+        add_begin_of_text: bool = False,
+    ) -> "SentencePieceTokenizer":
+        """Reads a SentencePiece model.
+
+        Args:
+            path: the file, or a folder that holds tokenizer.model or spiece.model.
+            vocabulary_size, end_of_text, add_begin_of_text: those of the constructor.
+
+        Returns:
+            a SentencePieceTokenizer.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no SentencePiece model.
+        """
+        path = Path(path)
+        candidates = [path / name for name in FILE_NAMES] if path.is_dir() else [path]
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            raise FileNotFoundError(
+                f"`path` must be a SentencePiece model, or a folder with {' or '.join(FILE_NAMES)}. "
+                f"Received: {str(path)!r}."
+            )
+        return cls(file.read_bytes(), vocabulary_size, end_of_text, add_begin_of_text)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes tokenizer.model, byte by byte as it was read, into a folder, which is made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / FILE_NAMES[0], self._model)
+
+    def __reduce__(self):
+        # The model in tensorflow-text cannot be pickled or copied: make it anew.
+        return type(self), (self._model, self._vocabulary_size, self._end_of_text, self._add_begin_of_text)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of ids, V: 0, 1, ..., V - 1."""
+        return self._vocabulary_size
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Dict from control piece to id."""
+        return dict(self._special_ids)
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """The id of the piece at which a text ends; None if there is none."""
+        return self._end_of_text_id
+
+    @property
+    def begin_of_text_id(self) -> int | None:
+        """The id of the piece with which a text begins; None if there is none."""
+        return self._begin_of_text_id
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a piece as SentencePiece writes it ("▁the")."""
+        if token not in self._pieces:
+            raise ValueError(
+                f"`token` must be a piece of the SentencePiece model. Received: {token!r}. In a piece, '▁' (U+2581) is "
+                "a space; tokens that a checkpoint adds outside of the model are not supported."
+            )
+        return self._pieces.index(token)
+
+    def id_to_token(self, token_id: int) -> str:
+        """The piece of an id ("▁the"); "" for an id beyond the pieces."""
+        self._check_id(token_id)
+        return self._pieces[token_id] if token_id < len(self._pieces) else ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that an id stands for (b" the"): one for a byte piece, none for a control piece."""
+        self._check_id(token_id)
+        return self._piece_bytes[token_id] if token_id < len(self._pieces) else b""
+
+    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
+        texts = as_string_tensor(texts)
+        if texts.shape.rank == 0:
+            return self._tokenize(texts[None]).values
+        return self._tokenize(texts)
+
+    def encode(self, text: Any) -> list[int] | list[list[int]]:
+        """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
+
+        Args:
+            text: a string, or a list, array or tensor of strings.
+
+        Returns:
+            list of ints for one string, list of lists of ints for several.
+        """
+        ids = self(text)
+        if not isinstance(ids, tf.RaggedTensor):
+            return ids.numpy().tolist()
+        values, splits = ids.values.numpy().tolist(), ids.row_splits.numpy().tolist()
+        return [values[start:end] for start, end in itertools.pairwise(splits)]
+
+    def detokenize(self, token_ids: Any) -> tf.Tensor:
+        """The text that ids stand for, in the graph.
+
+        Args:
+            token_ids: integers (T,) or (B, T), or RaggedTensor (B, tokens).
+
+        Returns:
+            string () or (B,), in UTF-8; byte pieces that make no UTF-8 become U+FFFD.
+
+        Raises:
+            tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
+        """
+        if not isinstance(token_ids, tf.RaggedTensor):
+            token_ids = tf.convert_to_tensor(token_ids)
+        if not token_ids.dtype.is_integer or token_ids.shape.rank not in (1, 2):
+            raise ValueError(
+                "`token_ids` must be integers of shape (T,) or (B, T). "
+                f"Received: dtype={token_ids.dtype.name}, shape={token_ids.shape}."
+            )
+        if token_ids.shape.rank == 1:
+            return self.detokenize(token_ids[None])[0]
+        if not isinstance(token_ids, tf.RaggedTensor):
+            token_ids = tf.RaggedTensor.from_tensor(token_ids)
+        return self._detokenize(tf.cast(token_ids, tf.int32).with_row_splits_dtype(tf.int64))
+
+    def decode(self, token_ids: Any) -> str | list[str]:
+        """The text that ids stand for; byte pieces that make no UTF-8 become U+FFFD.
+
+        Args:
+            token_ids: list, array or tensor of integers (T,) or (B, T); nested lists and RaggedTensors may have rows
+                of any lengths.
+
+        Returns:
+            str for (T,), list of str for rows. An empty list is one row without ids: "".
+
+        Raises:
+            ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
+        """
+        rows, is_batch = as_id_rows(token_ids)
+        ids = rows.values.numpy()
+        if (wrong := ids[(ids < 0) | (ids >= self.vocabulary_size)]).size:
+            self._check_id(wrong[0])
+        texts = [text.decode("utf-8") for text in self.detokenize(rows).numpy()]
+        return texts if is_batch else texts[0]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        with tf.device("CPU:0"):
+            return self._in_graph().tokenize(texts)
+
+    @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32, 1, tf.int64)], autograph=False)
+    def _detokenize(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            is_piece = tf.gather(self._is_piece, token_ids)  # an error for ids that are not in the vocabulary
+            return self._in_graph().detokenize(tf.ragged.boolean_mask(token_ids, is_piece))
+
+    def _in_graph(self):
+        """The model as a part of the graph that is traced, so that the graph owns it.
+
+        One that was made eagerly is gone after `tf.random.set_seed`, which empties the cache of eager kernels.
+        """
+        return self._tensorflow_text.SentencepieceTokenizer(self._model, tf.int32, add_bos=self._add_begin_of_text)
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocabulary_size:
+            raise ValueError(
+                f"Token ids must be 0 to {self.vocabulary_size - 1} with this vocabulary. Received: {token_id}."
+            )
+
+
+def _packages() -> tuple:
+    """tensorflow_text, which runs the model in the graph, and sentencepiece, which tells what its pieces are."""
+    try:
+        import sentencepiece
+        import tensorflow_text
+    except ImportError as error:
+        raise ImportError(
+            "SentencePiece models need tensorflow-text and sentencepiece. Run: pip install keras-tfm[sentencepiece]. "
+            f"Received: {error}."
+        ) from error
+    return tensorflow_text, sentencepiece
+
+
+def _processor(sentencepiece, model: bytes):
+    try:
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`model` must be a SentencePiece model. Received: {len(model):,} bytes that are none ({error})."
+        ) from error
+    return processor
+
+
+def _bytes_of(processor, piece_id: int) -> bytes:
+    piece = processor.id_to_piece(piece_id)
+    if processor.is_control(piece_id):
+        return b""
+    if processor.is_byte(piece_id):
+        return bytes([int(piece[1:-1], 16)])  # "<0x0A>"
+    if processor.is_unknown(piece_id):
+        return processor.decode([piece_id]).encode("utf-8")  # what the model writes for it: " ⁇ "
+    return piece.replace("▁", " ").encode("utf-8")

@@ -1,0 +1,84 @@
+"""What holds for every sampler: rows depend on themselves alone, and the way of computing does not show."""
+
+import numpy as np
+import pytest
+
+from tests.generation.eagerly import generate_eagerly
+from tests.generation.every_sampler import SAMPLERS
+from tests.generation.lively import Uncached, lively_model
+
+PROMPTS = [[1, 2, 3], [5], [7, 8] * 10]
+STOPS = {"stop_token_ids": (26, 4), "stop_sequences": ((24, 18, 7), (1, 1))}
+LENGTH = 10
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively_model(num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def together(model):
+    return {
+        name: model.generate(PROMPTS, max_new_tokens=LENGTH, sampler=sampler, **STOPS)
+        for name, sampler in SAMPLERS.items()
+    }
+
+
+def same(one, other, row=slice(None)):
+    assert one.token_ids.tolist() == other.token_ids[row].tolist()
+    assert one.num_tokens.tolist() == other.num_tokens[row].tolist()
+    assert list(one.finish_reasons) == list(other.finish_reasons[row])
+    # 1e-5: sums of float32 logarithms in another order.
+    np.testing.assert_allclose(one.scores, other.scores[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_texts_are_of_the_vocabulary_and_padded_after_their_end(together, name):
+    generation = together[name]
+    for ids, length, reason in zip(generation.token_ids, generation.num_tokens, generation.finish_reasons, strict=True):
+        assert (ids[:length] >= 0).all()
+        assert (ids[length:] == -1).all()
+        assert reason in ("stop_token", "stop_sequence", "length", "complete")
+        assert (reason == "length") == (length == LENGTH) or reason == "complete"
+        assert not {26, 4} & set(ids.tolist())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_batched_equals_one_by_one(model, together, name):
+    # Row i's draws belong to i, so a row stands at its own place when its neighbours are others.
+    for i, prompt in enumerate(PROMPTS[:2]):
+        prompts = [[9, 9]] * len(PROMPTS)
+        prompts[i] = prompt
+        alone = model.generate(prompts, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
+        assert alone.token_ids[i].tolist() == together[name].token_ids[i].tolist()
+        assert alone.finish_reasons[i] == together[name].finish_reasons[i]
+    single = model.generate(PROMPTS[0], max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
+    same(single, together[name], slice(0, 1))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_cached_equals_uncached(model, together, name):
+    uncached = generate_eagerly(Uncached(model), PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
+    same(uncached, together[name])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_streaming_equals_not_streaming(model, together, name):
+    steps = list(
+        model.generate_steps(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], tokens_per_step=3, **STOPS)
+    )
+    same(steps[-1], together[name])
+    longest = max(len(sequence) for sequence in STOPS["stop_sequences"])
+    for step in steps:  # what was shown stays, but for the beginning of a stop sequence
+        for row, (shown, count) in enumerate(zip(step.token_ids, step.num_tokens, strict=True)):
+            certain = max(0, count - longest + 1)
+            assert shown[:certain].tolist() == together[name].token_ids[row, :certain].tolist()
+
+
+def test_the_texts_are_not_all_alike(together):
+    """Else the tests above would compare little."""
+    texts = {tuple(generation.token_ids.ravel()) for generation in together.values()}
+    assert len(texts) >= 8
+    reasons = {reason for generation in together.values() for reason in generation.finish_reasons}
+    assert {"stop_token", "length", "complete"} <= reasons

@@ -1,0 +1,53 @@
+"""Classifier-free guidance equals Hugging Face's processor."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.generation.lively import lively_model
+
+pytestmark = pytest.mark.usefixtures("without_xla")
+
+PROMPTS = [[1, 2, 3], [5]]
+NEGATIVE = [[4, 4], [7, 8, 9, 10]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively_model(num_layers=1)
+
+
+def by_hugging_face(model, prompt, negative, num_new, scale):
+    """Greedy, with their arithmetic over full passes of our model."""
+    tokens, others = list(prompt), list(negative)
+    for _ in range(num_new):
+        scores = torch.tensor(np.asarray(model(np.array([tokens])))[:, -1])
+        unconditional = torch.tensor(np.asarray(model(np.array([others]))))
+        processor = transformers.UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, None)
+        processor.get_unconditional_logits = lambda ids, logits=unconditional: logits
+        token = int(processor(torch.tensor([tokens]), scores).argmax())
+        tokens.append(token)
+        others.append(token)
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("scale", [1.5, 3.0])
+def test_it_leads_as_hugging_face_does(model, scale):
+    answer = model.generate(PROMPTS, max_new_tokens=8, negative_token_ids=NEGATIVE, guidance_scale=scale)
+    expected = [by_hugging_face(model, *pair, 8, scale) for pair in zip(PROMPTS, NEGATIVE, strict=True)]
+    assert answer.token_ids.tolist() == expected
+    by_default = model.generate(PROMPTS, max_new_tokens=8, guidance_scale=scale)
+    expected = [by_hugging_face(model, prompt, prompt[-1:], 8, scale) for prompt in PROMPTS]
+    assert by_default.token_ids.tolist() == expected
+
+
+def test_a_scale_of_one_changes_nothing(model):
+    plain = model.generate(PROMPTS, max_new_tokens=8)
+    guided = model.generate(PROMPTS, max_new_tokens=8, negative_token_ids=NEGATIVE, guidance_scale=1.0)
+    assert guided.token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_another_number_of_negative_prompts_raises(model):
+    with pytest.raises(ValueError, match="Received: 1 for 2"):
+        model.generate(PROMPTS, max_new_tokens=8, negative_token_ids=[[1]], guidance_scale=2.0)

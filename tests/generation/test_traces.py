@@ -1,0 +1,44 @@
+"""Nothing is compiled anew for other numbers, and little for other sizes."""
+
+import resource
+
+import numpy as np
+
+from keras_tfm.generation import GenerationOptions
+from keras_tfm.generation.runner import GenerationRunner
+from keras_tfm.samplers import RandomSampler, Temperature, TopK, TopP
+from tests.generation.lively import lively_model
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def test_200_calls_trace_twice_and_keep_no_memory():
+    model, traces = lively_model(num_layers=1), []
+
+    class Counting:
+        """The model, counting how often it is traced."""
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def read(self, *arguments):
+            traces.append(1)
+            return model.read(*arguments)
+
+    runner, rng = GenerationRunner(Counting()), np.random.default_rng(0)
+    lengths = [1, 16, 17, 32, 33, 64, 65, 128, 129, 200, *rng.integers(1, 201, 190)]
+    before = 0
+    for i, length in enumerate(lengths):
+        sampler = RandomSampler([Temperature(0.5 + 0.01 * i), TopK(int(1 + i % 20)), TopP(0.5 + 0.002 * i)], seed=i)
+        options = GenerationOptions(
+            max_new_tokens=int(1 + i % 16), sampler=sampler, stop_token_ids=tuple(range(i % 3)), seed=i
+        )
+        *_, last = runner.steps([rng.integers(0, 29, length)], options, tokens_per_step=16)
+        assert last.num_tokens[0] <= options.max_new_tokens
+        if i == 19:
+            before = resident_bytes()
+    assert len(traces) <= 8
+    assert resident_bytes() - before < 20e6

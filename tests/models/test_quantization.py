@@ -1,0 +1,108 @@
+"""8 bits: nearly the same perplexity, for weights and for caches; a quarter of the memory; saved, loaded, exported."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfm as ktfm
+from keras_tfm.layers.int8_rows import Int8Rows
+from tests.generation.lively import lively_model
+
+TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_tokenizer):
+    """(a small GPT after 150 steps on real text, held-out rows)."""
+    text = TEXT.read_text(encoding="utf-8")[:120_000]
+    ids = np.array(tiny_tokenizer.encode(text), "int32")
+    rows = ids[: len(ids) // 65 * 65].reshape(-1, 65)
+    model = ktfm.models.build_gpt(
+        vocabulary_size=tiny_tokenizer.vocabulary_size,
+        max_sequence_length=64,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=64,
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(3e-3), loss)
+    train = tf.data.Dataset.from_tensor_slices((rows[:-64, :-1], rows[:-64, 1:])).repeat().batch(16).take(150)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    model.fit(train.with_options(options), shuffle=False, verbose=0)
+    return model, rows[-64:]
+
+
+def perplexity(logits, next_ids):
+    losses = keras.ops.sparse_categorical_crossentropy(next_ids, logits, from_logits=True)
+    return float(np.exp(np.mean(losses)))
+
+
+def test_8_bit_caches_and_weights_cost_less_than_1_percent_of_perplexity(trained):
+    model, rows = trained
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    whole = perplexity(model(inputs), targets)
+    assert whole < 100  # of 300: it has learned something
+    hidden, _ = model.read(inputs, model.init_cache(len(inputs), 64, "int8"))
+    assert perplexity(model.project(hidden), targets) == pytest.approx(whole, rel=0.01)
+    num_bytes = sum(np.asarray(weight).nbytes for weight in model.weights)
+    quantized = ktfm.models.CausalLM.from_config(model.get_config())
+    quantized.set_weights(model.get_weights())
+    quantized.quantize_for_generation()
+    assert perplexity(quantized(inputs), targets) == pytest.approx(whole, rel=0.01)
+    assert sum(np.asarray(weight).nbytes for weight in quantized.weights) < 0.4 * num_bytes
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    model = lively_model(num_layers=1)
+    model.quantize_for_generation()
+    return model
+
+
+def test_rounding_is_at_most_half_a_step():
+    matrix = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+    matrix[2] = 0
+    rows = Int8Rows.of(matrix)
+    step = np.abs(matrix).max(1, keepdims=True) / 127
+    assert (np.abs(rows.values * rows.scale[:, None] - matrix) <= 0.5 * step + 1e-7).all()
+    x = np.random.default_rng(1).normal(size=(2, 3, 7)).astype("float32")
+    np.testing.assert_allclose(rows.product(x), x @ (rows.values * rows.scale[:, None]).T, atol=1e-5)
+
+
+def test_it_saves_and_reloads(quantized, tmp_path):
+    quantized.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    ids = np.array([[1, 2, 3]])
+    np.testing.assert_array_equal(again(ids), quantized(ids))
+    assert again.weight_dtype == "int8"
+
+
+def test_it_writes_as_a_full_pass_says_and_is_served(quantized, tiny_tokenizer, tmp_path):
+    tokens = [1, 2, 3]
+    for _ in range(6):
+        tokens.append(int(np.argmax(quantized(np.array([tokens]))[0, -1])))
+    assert quantized.generate([1, 2, 3], max_new_tokens=6).token_ids[0].tolist() == tokens[3:]
+    model = lively_model(num_layers=1, vocabulary_size=tiny_tokenizer.vocabulary_size)
+    model.quantize_for_generation()
+    writer = ktfm.generation.TextGenerator(model, tiny_tokenizer)
+    writer.export(tmp_path / "1", max_new_tokens=8)
+    served = tf.saved_model.load(str(tmp_path / "1"))
+    text = served.signatures["serving_default"](tf.constant(["ROMEO:"]))["text"].numpy()[0].decode()
+    assert text == writer("ROMEO:", max_new_tokens=8)
+
+
+def test_what_was_compiled_before_is_forgotten():
+    model = lively_model(num_layers=1)
+    before = model.generation_runner
+    model.quantize_for_generation()
+    assert model.generation_runner is not before
+
+
+def test_another_dtype_raises():
+    model = lively_model(num_layers=1)
+    with pytest.raises(ValueError, match="Received: 'int4'"):
+        ktfm.models.CausalLM.from_config({**model.get_config(), "weight_dtype": "int4"})

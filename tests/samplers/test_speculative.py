@@ -1,0 +1,123 @@
+"""Speculative decoding writes what its rule alone would write: token for token, or by distribution."""
+
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from keras_tfm.samplers import (
+    BeamSampler,
+    DraftModel,
+    GreedySampler,
+    NoRepeatNgram,
+    PromptLookup,
+    RandomSampler,
+    SpeculativeSampler,
+    Temperature,
+)
+from tests.generation.eagerly import generate_eagerly
+from tests.generation.lively import lively_model
+from tests.generation.scripted import ScriptedModel
+
+PROMPTS = [[1, 2, 3], [5], [7, 8] * 9]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively_model(num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def draft():
+    return lively_model(seed=9, num_layers=1)
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+@pytest.mark.parametrize("drafter", ["lookup", "draft", "itself"])
+def test_greedy_speculative_is_greedy(model, draft, drafter, num_drafts):
+    drafters = {"lookup": PromptLookup(), "draft": DraftModel(draft), "itself": DraftModel(model)}
+    options = {"max_new_tokens": 12, "stop_token_ids": (26,)}
+    for processors in ((), (NoRepeatNgram(2),)):
+        greedy = generate_eagerly(model, PROMPTS, sampler=GreedySampler(processors), **options)
+        sampler = SpeculativeSampler(processors, drafter=drafters[drafter], num_drafts=num_drafts)
+        answer = generate_eagerly(model, PROMPTS, sampler=sampler, **options)
+        assert answer.token_ids.tolist() == greedy.token_ids.tolist()
+        assert answer.finish_reasons == greedy.finish_reasons
+
+
+class CountingModel(ScriptedModel):
+    """Counts how often it reads."""
+
+    num_reads = 0
+
+    def read(self, token_ids, cache, padding_mask=None):
+        self.num_reads += 1
+        return super().read(token_ids, cache, padding_mask)
+
+
+def test_right_guesses_save_readings():
+    script = np.tile(10 * np.eye(5)[[1, 2, 3]], (9, 1))
+    model = CountingModel(script)
+    sampler = SpeculativeSampler(drafter=DraftModel(ScriptedModel(script)), num_drafts=4)
+    answer = generate_eagerly(model, [[0]], max_new_tokens=21, sampler=sampler)
+    assert answer.token_ids[0].tolist() == [1, 2, 3] * 7
+    assert model.num_reads == 1 + 4  # the prompt, then five tokens at a time
+
+
+def test_repeated_text_is_guessed_by_lookup():
+    model = CountingModel(np.tile(10 * np.eye(5)[[1, 2, 3]], (20, 1)))
+    sampler = SpeculativeSampler(drafter=PromptLookup(), num_drafts=4)
+    answer = generate_eagerly(model, [[1, 2, 3] * 3], max_new_tokens=21, sampler=sampler)
+    assert answer.token_ids[0].tolist() == [1, 2, 3] * 7
+    assert model.num_reads == 1 + 4
+
+
+class NextByLast(ScriptedModel):
+    """A Markov chain: the logits of the next token belong to the last one."""
+
+    def read(self, token_ids, cache, padding_mask=None):
+        return ops.take(self.script, ops.convert_to_tensor(token_ids), axis=0), cache
+
+    def rewind(self, cache, num_read, kept):
+        return cache
+
+
+@pytest.mark.parametrize("drafter", ["draft", "lookup"])
+def test_draws_follow_the_models_distribution(drafter):
+    """Chi-square over all texts of three tokens, 20,000 draws: a bias of .504 / .166 / .330 would be seen."""
+    rng = np.random.default_rng(0)
+    target, proposal = rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(3), 3)
+    target[0] = [0.5, 0.3, 0.2]
+    model, num_rows = NextByLast(np.log(target)), 20_000
+    drafters = {"draft": DraftModel(NextByLast(np.log(proposal))), "lookup": PromptLookup()}
+    sampler = SpeculativeSampler(drafter=drafters[drafter], rule=RandomSampler(), num_drafts=2, seed=11)
+    prompt = [0, 1, 2, 0, 2, 1, 0]
+    answer = generate_eagerly(model, [prompt], max_new_tokens=3, sampler=sampler, num_return_sequences=num_rows)
+    a, b, c = answer.token_ids.T
+    counts = np.bincount(9 * a + 3 * b + c, minlength=27)
+    expected = target[0][:, None, None] * target[:, :, None] * target[None]
+    p_value = stats.chisquare(counts, num_rows * expected.ravel()).pvalue
+    assert p_value > 1e-3
+
+
+def test_the_right_distribution_can_be_told_from_a_wrong_one():
+    counts = 20_000 * np.array([0.504, 0.166, 0.330])
+    assert stats.chisquare(counts, 20_000 * np.array([0.5, 0.3, 0.2])).pvalue < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_drafts": 0}, "num_drafts=0"),
+        ({"rule": BeamSampler()}, "rule=BeamSampler"),
+        ({"rule": RandomSampler([Temperature(0.5)])}, "have no processors"),
+    ],
+)
+def test_bad_arguments_raise(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SpeculativeSampler(**arguments)
+
+
+def test_a_bad_ngram_raises():
+    with pytest.raises(ValueError, match="max_ngram=0"):
+        PromptLookup(max_ngram=0)
