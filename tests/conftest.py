@@ -38,7 +38,7 @@ def without_xla(monkeypatch):
     """The generate loop as a plain graph: XLA takes seconds to compile what a tiny model does in milliseconds."""
     from keras_tfm.generation import compiled
 
-    def trace(function, *specs):
+    def trace(function, *specs, jit_compile=False):
         return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
     monkeypatch.setattr(compiled, "_trace", trace)

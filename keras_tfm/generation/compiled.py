@@ -13,9 +13,10 @@ _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank 
 
 
 class CompiledGeneration:
-    """`begin` and `extend` of `generation.loop` as graph functions of tensors only.
+    """`begin`, `extend` and `answer` of `generation.loop` as graph functions of tensors only.
 
-    Each is traced once, for all sizes; XLA compiles it once for each bucket of batch size, prompt length and room.
+    Each is traced once, for all sizes; XLA compiles the first two once for each bucket of batch size, prompt length and
+    room. `answer` computes little: as a plain graph it serves all sizes.
 
     Args:
         model: with the methods of `generation.loop`.
@@ -48,9 +49,13 @@ class CompiledGeneration:
         def extend(state, room, until, settings, numbers):
             return loop.extend(model, with_numbers(sampler, numbers), state, room, until, settings)
 
+        def answer(state, room, settings, numbers):
+            return loop.answer(with_numbers(sampler, numbers), state, room, settings, shape)
+
         self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers)
         state = tree.map_structure(_open, self.begin.structured_outputs)
         self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers)
+        self.answer = _trace(answer, state._replace(cache=()), _INTEGERS, settings, numbers, jit_compile=False)
 
 
 def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> dict:
@@ -99,9 +104,10 @@ def cache_spec(model, dtype=None):
     return tree.map_structure(spec, model.init_cache(1, 1, dtype), model.init_cache(2, 2, dtype))
 
 
-def _trace(function, *specs):
+def _trace(function, *specs, jit_compile=True):
     # A concrete function: a plain `tf.function` would warn of retracing when several models come and go.
-    return tf.function(function, input_signature=specs, jit_compile=True, autograph=False).get_concrete_function()
+    graph = tf.function(function, input_signature=specs, jit_compile=jit_compile, autograph=False)
+    return graph.get_concrete_function()
 
 
 def _open(tensor):

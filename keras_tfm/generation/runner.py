@@ -80,9 +80,9 @@ class GenerationRunner:
             state = compiled.extend(state, room, tf.constant(until), settings, numbers)
             if deadline is not None and time.monotonic() > deadline:
                 state = state._replace(finish=tf.where(state.finish == 0, TIME, state.finish))
-            has_ended = bool(tf.reduce_all(state.finish > 0))
+            has_ended = bool((state.finish.numpy() > 0).all())
             if is_shown or has_ended:
-                final, scores = loop.answer(sampler, state, room, settings, shape)
+                final, scores = compiled.answer(state._replace(cache=()), room, settings, numbers)
                 yield Progress(generation_of(final, scores, num_rows, options), state.cache)
             if has_ended:
                 return

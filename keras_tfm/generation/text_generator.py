@@ -96,7 +96,7 @@ class TextGenerator:
         *_, last = self._steps(self.encode(prompts), options, options.max_new_tokens)
         return self.with_texts(last, options)
 
-    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int = 4, **options) -> Iterator:
+    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int = 8, **options) -> Iterator:
         """Continues prompts, yielding text as it is written; together the pieces are what `__call__` returns.
 
         Args:

@@ -91,7 +91,9 @@ class KVCache(NamedTuple):
             )
 
         def write(slots, new):
-            return ops.slice_update(slots, (0, 0, self.index, 0), new)
+            # Batch and heads as one axis, as attention reads them: see `products`.
+            written = ops.slice_update(_merged(slots), (0, self.index, 0), _merged(new))
+            return ops.reshape(written, ops.shape(slots))
 
         return KVCache(
             key=tree.map_structure(write, self.key, _stored(key, self.key)),
@@ -212,6 +214,11 @@ class BlockCache(NamedTuple):
 
     self_attention: KVCache | RollingKVCache
     cross_attention: ContextCache | tuple[()] = ()
+
+
+def _merged(x):
+    """(B, K, ...) -> (BK, ...)."""
+    return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
 
 def _stored(x, slots):

@@ -1,6 +1,6 @@
 """Attention in memory that grows with the length, not with its square: scores tile by tile, computed twice."""
 
-from keras import ops
+from keras import backend, ops
 
 from keras_tfm.ops.loop import TileBuffer, while_loop
 from keras_tfm.ops.masks import Visibility
@@ -148,32 +148,49 @@ def _backward(scores, values, dropout, log_sums, upstream, delta):
 
 
 def products(rows, columns):
-    """(B, N, T, H) and (B, K, S, H) -> (B, N, T, S): each row with each column of its shared head.
-
-    An einsum reads the columns as they lie; a product with swapped axes would copy a whole cache at each step.
-    """
-    batch, num_heads, length, width = ops.shape(rows)
-    shared, num_columns = ops.shape(columns)[1:3]
-    rows = ops.reshape(rows, (batch, shared, num_heads // shared * length, width))
-    return ops.reshape(ops.einsum("bkth,bksh->bkts", rows, columns), (batch, num_heads, length, num_columns))
+    """(B, N, T, H) and (B, K, S, H) -> (B, N, T, S): each row with each column of its shared head."""
+    batch, num_heads, length, _ = ops.shape(rows)
+    scores = _product(*_by_shared_head(rows, columns), transpose_y=True)
+    return ops.reshape(scores, (batch, num_heads, length, ops.shape(columns)[2]))
 
 
 def gathered(weights, columns):
     """(B, N, T, S) and (B, K, S, H) -> (B, N, T, H): sums of columns."""
-    batch, num_heads, length, num_columns = ops.shape(weights)
-    shared, width = columns.shape[1], columns.shape[3]
-    weights = ops.reshape(weights, (batch, shared, num_heads // shared * length, num_columns))
-    return ops.reshape(ops.matmul(weights, columns), (batch, num_heads, length, width))
+    batch, num_heads, length, _ = ops.shape(weights)
+    sums = ops.matmul(*_by_shared_head(weights, columns))
+    return ops.reshape(sums, (batch, num_heads, length, columns.shape[3]))
+
+
+def _by_shared_head(rows, columns):
+    """(B, N, T, X) and (B, K, S, H) -> (BK, GT, X) and (BK, S, H): what shares a head is one matrix, without a copy.
+
+    One axis before the matrices, not two: a compiled decoding step would take an axis of 1 (a single prompt) away by a
+    reshape, and copy the whole cache for it.
+    """
+    num_heads, length, width = ops.shape(rows)[1:]
+    shared, num_columns, depth = ops.shape(columns)[1:]
+    rows = ops.reshape(rows, (-1, num_heads // shared * length, width))
+    return rows, ops.reshape(columns, (-1, num_columns, depth))
+
+
+def _product(x, y, transpose_x=False, transpose_y=False):
+    """Matrix products (Z, ., .), reading a transposed one as it lies: Keras' operations on TensorFlow copy it first."""
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.matmul(x, y, transpose_a=transpose_x, transpose_b=transpose_y)
+    x = ops.swapaxes(x, 1, 2) if transpose_x else x
+    return ops.matmul(x, ops.swapaxes(y, 1, 2) if transpose_y else y)
 
 
 def scattered(weights, rows, columns):
     """(B, N, T, S) and (B, N, T, H) -> (B, K, S, H), float32: sums of rows, over the heads that share a column."""
-    batch, num_heads, length, num_columns = ops.shape(weights)
-    shared, width = columns.shape[1], columns.shape[3]
+    num_heads, length, num_columns = ops.shape(weights)[1:]
+    batch, shared, _, width = ops.shape(columns)
     group = num_heads // shared * length
-    weights = ops.reshape(weights, (batch, shared, group, num_columns))
-    rows = ops.reshape(rows, (batch, shared, group, width))
-    return ops.cast(ops.einsum("bkts,bkth->bksh", weights, rows), "float32")
+    weights, rows = (ops.reshape(x, (-1, group, size)) for x, size in ((weights, num_columns), (rows, width)))
+    sums = _product(weights, rows, transpose_x=True)
+    return ops.cast(ops.reshape(sums, (batch, shared, num_columns, width)), "float32")
 
 
 def _dropped(weights, dropout, visible, i, j):
