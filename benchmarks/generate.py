@@ -18,8 +18,6 @@ import numpy as np
 
 from benchmarks import harness
 
-PROMPT_LENGTH = 32
-
 
 def build_keras_hub_gpt2(shape: str) -> Any:
     """A random GPT-2 of KerasHub without preprocessor, dropout 0, in the current dtype policy."""
@@ -60,7 +58,7 @@ def build_torch_gpt2(shape: str, activation: str = "gelu_pytorch_tanh") -> Any:
 
 
 class Generation:
-    """A contender: subclasses build a model and continue `self.prompt`, (B, 32) int32, greedily."""
+    """A contender: subclasses build a model and continue `self.prompt`, (B, P) int32, greedily."""
 
     def __init__(self, case: dict[str, Any]):
         self.case = case
@@ -68,7 +66,7 @@ class Generation:
         self.num_beams: int = case["beams"]
         self.vocabulary_size = harness.SHAPES[case["shape"]]["vocabulary_size"]
         self.prompt = np.random.default_rng(0).integers(
-            self.vocabulary_size, size=(case["batch"], PROMPT_LENGTH), dtype=np.int32
+            self.vocabulary_size, size=(case["batch"], case["prompt_length"]), dtype=np.int32
         )
         self.build()
 
@@ -138,7 +136,7 @@ class KerasHub(Generation):
             "padding_mask": np.pad(np.ones_like(self.prompt, dtype=bool), padding),
         }
         token_ids = self.model.generate(inputs, stop_token_ids=None)["token_ids"]
-        return np.asarray(token_ids)[:, PROMPT_LENGTH:]
+        return np.asarray(token_ids)[:, self.prompt.shape[1] :]
 
     def verify(self) -> None:
         # The buffer always has the full length: only ids that do not depend on its filling were generated.
@@ -169,7 +167,7 @@ class Torch(Generation):
                 num_beams=self.num_beams,
                 use_cache=True,
             )
-        return token_ids[:, PROMPT_LENGTH:].numpy()
+        return token_ids[:, self.prompt.shape[1] :].numpy()
 
 
 class CTranslate2(Generation):
@@ -255,8 +253,8 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names] + ratios)
         first_calls.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
     title = (
-        f"Generation, prompt of {PROMPT_LENGTH} tokens, {settings['new_tokens']} new ones, float32 except int8. "
-        f"New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
+        f"Generation, prompt of {settings['prompt_length']} tokens, {settings['new_tokens']} new ones, float32 except "
+        f"int8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
     )
     ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
     return "\n\n".join(
@@ -275,13 +273,14 @@ def main() -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--beams", nargs="+", type=int, default=[1], help="beam counts; 1 is greedy")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--prompt-length", type=int, default=32, help="512 with --new-tokens 1 measures the prefill")
     parser.add_argument("--new-tokens", type=int, default=128)
     harness.add_arguments(parser, "generate")
     args = parser.parse_args()
     if args.worker:
         harness.serve(CONTENDERS[args.worker])
         return 0
-    settings = {"prompt_length": PROMPT_LENGTH, "new_tokens": args.new_tokens, "rounds": args.rounds}
+    settings = {"prompt_length": args.prompt_length, "new_tokens": args.new_tokens, "rounds": args.rounds}
     report = {"benchmark": "generate", "environment": harness.environment(), "settings": settings, "cases": []}
     scratch = tempfile.mkdtemp()
     try:
@@ -289,7 +288,8 @@ def main() -> int:
             for batch, beams in itertools.product(args.batches, args.beams):
                 harness.say(f"{shape}, batch {batch}, beams {beams}")
                 size = {"shape": shape, "batch": batch, "beams": beams}
-                case = {**size, "new_tokens": args.new_tokens, "scratch": scratch}
+                lengths = {"prompt_length": args.prompt_length, "new_tokens": args.new_tokens}
+                case = {**size, **lengths, "scratch": scratch}
                 results = harness.race("benchmarks.generate", case, args.contenders, args.rounds)
                 report["cases"].append({**size, "contenders": results})
     finally:

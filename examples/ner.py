@@ -10,6 +10,7 @@ python examples/ner.py
 import argparse
 import pathlib
 import random
+import shutil
 
 import keras
 import numpy as np
@@ -115,8 +116,9 @@ def main(steps=150, output="runs/ner"):
         print(text)
         for entity in finder(text):
             print(f"  {entity.label:7} {entity.text}  ({entity.start}-{entity.end}, {entity.probability:.2f})")
-    if not (served := pathlib.Path(output) / "serving" / "1").exists():
-        finder.export(served)
+    served = pathlib.Path(output) / "serving" / "1"
+    shutil.rmtree(served, ignore_errors=True)
+    finder.export(served)
     print(f"A SavedModel that takes texts is in {served}.")
     return scores
 

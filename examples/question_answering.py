@@ -10,6 +10,7 @@ python examples/question_answering.py
 import argparse
 import pathlib
 import random
+import shutil
 
 import keras
 from minilm import load_minilm
@@ -88,8 +89,9 @@ def main(steps=300, output="runs/question_answering"):
     print("On the test: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
     for question, context, right, answer in list(zip(*test[:3], found, strict=True))[:3]:
         print(f"  {context}\n    {question}  {answer or 'no answer'}  (right: {right or 'no answer'})")
-    if not (served := pathlib.Path(output) / "serving" / "1").exists():
-        ask.export(served)
+    served = pathlib.Path(output) / "serving" / "1"
+    shutil.rmtree(served, ignore_errors=True)
+    ask.export(served)
     print(f"A SavedModel that takes questions and contexts is in {served}.")
     return scores
 

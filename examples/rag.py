@@ -16,7 +16,7 @@ from semantic_search import build_index
 from keras_tfm import checkpoints
 from keras_tfm.generation import TextGenerator
 
-QUESTIONS = ("What do you call a fear of spiders?", "Which animal carries its house on its back?")
+QUESTIONS = ("What do you call a fear of water?", "Which animal carries its house on its back?")
 PROMPT = """Answer the question in one sentence. Use only these definitions:
 {definitions}
 

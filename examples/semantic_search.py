@@ -19,8 +19,8 @@ DATA = pathlib.Path(__file__).parent / "data" / "wordnet_topics.tsv"
 QUERIES = (
     "a tool to cut bread",
     "someone who cannot sleep at night",
-    "animal that carries its house",
-    "fear of spiders",
+    "an animal that carries its house",
+    "being afraid of water",
 )
 BATCH_SIZE = 64
 

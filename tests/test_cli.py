@@ -1,6 +1,7 @@
 """The command `keras-tfm`, run in this process, and once as users do."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 import keras_tfm_cli
 from keras_tfm.checkpoints import ChatTemplate, load, save
-from keras_tfm.models import build_gpt
+from keras_tfm.models import MaskedLM, build_bert, build_gpt
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,9 +42,15 @@ def test_convert_writes_safetensors_and_keras(folder, tmp_path, capsys):
     assert run("convert", folder, tmp_path / "half", "--dtype", "bfloat16") == 0
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     assert json.loads((tmp_path / "half" / "tokenizer_config.json").read_text())["chat_template"]
+    roles = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    shutil.copytree(folder, tmp_path / "padded")
+    (tmp_path / "padded" / "tokenizer_config.json").write_text(json.dumps({**settings, **roles}))
+    assert run("convert", tmp_path / "padded", tmp_path / "again") == 0
+    assert roles.items() <= json.loads((tmp_path / "again" / "tokenizer_config.json").read_text()).items()
     assert run("convert", folder, tmp_path / "gpt.keras") == 0
     assert keras.models.load_model(tmp_path / "gpt.keras").count_params() == load(folder).count_params()
-    assert capsys.readouterr().out.count("Wrote") == 2
+    assert capsys.readouterr().out.count("Wrote") == 3
     assert run("convert", folder, tmp_path / "half") == 1
     assert "must not exist yet" in capsys.readouterr().err
 
@@ -72,11 +79,49 @@ def test_errors_are_told_in_a_paragraph(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [(), ("convert", "x"), ("generate", "x", "y", "--max-new-tokens", "0")])
-def test_wrong_arguments_are_answered_with_the_usage(arguments, capsys):
+def test_what_does_not_go_together_is_told(folder, tmp_path, capsys):
+    assert run("convert", folder, tmp_path / "x.keras", "--dtype", "float16") == 1
+    assert "--dtype must not be given for a .keras file" in capsys.readouterr().err
+    assert run("generate", folder, "Hi", "--top-k", 5) == 1
+    assert "must come with a --temperature above 0" in capsys.readouterr().err
+
+
+def test_keys_that_nobody_knows_are_passed_over_when_asked(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "odd")
+    path = tmp_path / "odd" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "odd": 1, "odder": 2}))
+    assert run("info", path.parent) == 1
+    assert "odd=1, odder=2" in capsys.readouterr().err
+    assert run("info", path.parent, "--ignore", "odd", "--ignore", "odder") == 0
+    assert run("convert", path.parent, tmp_path / "even", "--ignore", "odd", "--ignore", "odder") == 0
+
+
+@pytest.mark.parametrize("command", ["generate", "export"])
+def test_a_model_that_writes_no_text_is_refused_in_a_paragraph(command, tmp_path, capsys):
+    encoder = build_bert(vocabulary_size=29, max_sequence_length=8, num_layers=1, num_heads=1, hidden_dim=4)
+    save(MaskedLM(encoder), tmp_path / "bert")
+    assert run(command, tmp_path / "bert", tmp_path / "out") == 1
+    assert "must hold a causal language model, which writes text. Received: " in (err := capsys.readouterr().err)
+    assert "which holds a MaskedLM." in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "COMMAND"),
+        (("convert", "x"), "OUTPUT"),
+        (("generate", "x", "y", "--max-new-tokens", "0"), "must be an integer of at least 1. Received: '0'"),
+        (("generate", "x", "y", "--max-new-tokens", "many"), "must be an integer of at least 1. Received: 'many'"),
+        (("generate", "x", "y", "--temperature", "-1"), "must be a number of at least 0. Received: '-1'"),
+        (("export", "x", "y", "--top-p", "2"), "must be greater than 0 and at most 1. Received: '2'"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_the_usage(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(*arguments)
-    assert "usage: keras-tfm" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "usage: keras-tfm" in err
+    assert message in err
 
 
 def test_help_does_not_wait_for_tensorflow():

@@ -9,9 +9,9 @@ by its name; nothing else is to be registered. It has four parts (see `families/
   builder, and back. Any object with `keys`, `read(config)` and `write(arguments)` will do.
 - a tensor map: a dict from the name of a tensor in the file to the variable that it fills, a path of attributes with
   `{i}` for the layer, or an object of `tensors.py` where the two are not the same (`Transposed`, `OneMore`, `Fused`,
-  `FusedByHead`). None = a tensor that some files hold and nobody needs. Any object with `paths`, `shape(get)`,
-  `split(tensor, get)` and `join(values, get)` will do. What the model at hand does not have (a bias, a norm, a head:
-  its path ends in None) is not expected, so one map serves all variants.
+  `FusedByHead`). None = a tensor that some files hold and nobody needs. Any object with `paths`, `axis`, `unit(get)`,
+  `shape(get)`, `split(rows, get)` and `join(values, get)` will do. What the model at hand does not have (a bias, a
+  norm, a head: its path ends in None) is not expected, so one map serves all variants.
 - `build(**arguments)` makes the model; commonly a builder of `keras_tfm.models`.
 - `describe(model)` gives back those arguments, in the form in which the config map reads them. It may fail or lie on a
   model of another wiring: what it says is built again and compared before anything is written.
@@ -38,6 +38,7 @@ class Architecture:
         prefix: the beginning of names that a file saved from the bare base model lacks ("transformer.").
         aliases: other classes whose files are read as this one (the bare base model, if that has all the weights).
         copies: tensor that some files hold twice -> the one that it must equal (a tied head).
+        older: end of a name -> what older files have in its place.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Architecture:
     prefix: str = ""
     aliases: tuple[str, ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    older: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def model_types() -> list[str]:
@@ -68,14 +70,25 @@ def architectures_of(model_type: str) -> tuple[Architecture, ...]:
     return importlib.import_module(f"keras_tfm.checkpoints.families.{model_type}").ARCHITECTURES
 
 
-def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """The architecture that a config.json names."""
+def architecture_of(config: Mapping[str, Any], name: str | None = None) -> Architecture:
+    """The architecture that a config.json names, or another one of its family.
+
+    Args:
+        config: content of a config.json.
+        name: a class, such as "BertModel". Default: the first of `architectures` in the config.
+
+    Raises:
+        ValueError: for a family or a class that has no map.
+    """
     known = architectures_of(config.get("model_type"))
-    names = config.get("architectures") or [known[0].name]
+    names = [name] if name is not None else (config.get("architectures") or [known[0].name])
+    if not isinstance(names, list):
+        raise ValueError(f"`architectures` of the config must be a list of names. Received: {names!r}.")
     for architecture in known:
         if names[0] in (architecture.name, *architecture.aliases):
             return architecture
+    what = "`architectures` of the config must begin with" if name is None else "`architecture` must be"
     raise ValueError(
-        f"`architectures` of a config of type {config['model_type']!r} must begin with one of "
-        f"{[name for one in known for name in (one.name, *one.aliases)]}. Received: {names!r}."
+        f"{what} one of {[name for one in known for name in (one.name, *one.aliases)]} for a checkpoint of type "
+        f"{config['model_type']!r}. Received: {names!r}."
     )

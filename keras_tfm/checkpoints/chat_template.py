@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_tfm.checkpoints.loader import folder_of
 from keras_tfm.checkpoints.reader import read_json
-from keras_tfm.checkpoints.tokenizer import special_token
+from keras_tfm.checkpoints.tokenizer import special_tokens_of
 
 _LONGEST = 2**20  # characters of a template
 
@@ -18,7 +18,7 @@ class ChatTemplate:
     """Turns a list of messages into the prompt that a chat model was trained on.
 
     Templates are programs of jinja2. They come with the model, so they run in jinja2's immutable sandbox: no access to
-    Python's attributes, files or modules, and nothing that they are given can be changed.
+    Python's attributes, files or modules, nothing that they are given can be changed, and their work has a limit.
 
     Args:
         template: source of the jinja2 template.
@@ -45,22 +45,18 @@ class ChatTemplate:
         if len(template) > _LONGEST:
             raise ValueError(f"A chat template must have at most {_LONGEST:,} characters. Received: {len(template):,}.")
         try:
-            import jinja2
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+            from keras_tfm.checkpoints.template_sandbox import Sandbox
         except ImportError as error:
             raise ImportError("Chat templates need jinja2. Run: pip install keras-tfm[checkpoints].") from error
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        self._sandbox = Sandbox()
+        self._sandbox.filters["tojson"] = _to_json
+        self._sandbox.globals["raise_exception"] = _refuse
+        self._sandbox.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         self.source = template
         self.variables = dict(variables or {})
-        self._errors = (jinja2.TemplateError, TypeError, AttributeError, KeyError, OverflowError)
         try:
-            self._template = environment.from_string(template)
-        except jinja2.TemplateError as error:
+            self._template = self._sandbox.from_string(template)
+        except Exception as error:  # jinja2's own, or Python's for what is nested too deeply
             raise ValueError(f"A chat template must be one of jinja2. Received one with an error: {error}.") from error
 
     def __call__(
@@ -70,10 +66,13 @@ class ChatTemplate:
             if not isinstance(message, Mapping) or "role" not in message:
                 raise ValueError(f"Messages must be dicts of `role` and `content`. Received: {message!r}.")
         given = {"tools": None, "documents": None, **self.variables, **variables}
+        self._sandbox.start()
         try:
             return self._template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **given)
-        except self._errors as error:
-            raise ValueError(f"The chat template does not take these messages. Received: {error}.") from error
+        except Exception as error:  # a program can fail in any way
+            raise ValueError(
+                f"The chat template does not take these messages. Received: {error} ({type(error).__name__})."
+            ) from error
 
 
 def load_chat_template(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> ChatTemplate:
@@ -88,7 +87,7 @@ def load_chat_template(path_or_repo_id: str | os.PathLike, revision: str | None 
     """
     folder = folder_of(path_or_repo_id, revision)
     if folder.is_file():
-        from keras_tfm.checkpoints.gguf import chat_template_of
+        from keras_tfm.checkpoints.gguf_tokenizer import chat_template_of
 
         return chat_template_of(folder)
     source = _source(folder)
@@ -96,8 +95,8 @@ def load_chat_template(path_or_repo_id: str | os.PathLike, revision: str | None 
         raise ValueError(
             f"The checkpoint must have a chat template. Received: {folder} without one: it is not made for chats."
         )
-    roles = ("bos_token", "eos_token", "pad_token", "unk_token")
-    return ChatTemplate(source, {role: special_token(folder, role) or "" for role in roles})
+    nothing = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+    return ChatTemplate(source, {**nothing, **special_tokens_of(folder)})
 
 
 def _source(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_tfm.ops import gelu_tanh
+from keras_tfm.ops import gelu_sigmoid, gelu_tanh
 
 # What says nothing of the forward pass outside of training: notes, habits of generation, rates of dropout.
 HARMLESS = frozenset(
@@ -57,6 +57,7 @@ HARMLESS = frozenset(
         "model_max_length",
         "model_type",
         "n_ctx",
+        "name",
         "no_repeat_ngram_size",
         "num_beam_groups",
         "num_beams",
@@ -111,6 +112,8 @@ ACTIVATIONS = {
     "relu": keras.activations.relu,
     "silu": keras.activations.silu,
     "swish": keras.activations.silu,
+    "tanh": keras.activations.tanh,
+    "quick_gelu": gelu_sigmoid,
 }
 _REQUIRED = object()
 MOST_LAYERS = 10_000
@@ -210,7 +213,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Only:
-    """A setting of which one value is supported; a config without the key means that one, too.
+    """A setting of which one value is supported; a config without the key, or with null, means that one, too.
 
     Args:
         key: name in the config.
@@ -227,7 +230,7 @@ class Only:
         return (self.key,)
 
     def read(self, config):
-        if config.get(self.key, self.value) not in (self.value, *self.also):
+        if value_at(config, self.key, self.value) not in (self.value, *self.also):
             raise ValueError(
                 f"`{self.key}` of the config must be {self.value!r}; nothing else is supported here. "
                 f"Received: {config[self.key]!r}."
@@ -317,7 +320,10 @@ def value_at(config: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> A
     """The config's value, or what its absence (or null) means."""
     value = config.get(key)
     if value is None:
-        value = default(config) if callable(default) else default
+        try:
+            value = default(config) if callable(default) else default
+        except (TypeError, KeyError, ZeroDivisionError):  # of keys that are wrong themselves
+            value = _REQUIRED
     if value is _REQUIRED:
-        raise ValueError(f"A config must have `{key}`. Received: {sorted(config)}.")
+        raise ValueError(f"A config must have `{key}`, or what it follows from. Received: {sorted(map(str, config))}.")
     return value

@@ -8,11 +8,12 @@ import numpy as np
 from keras.src.backend.common import global_state
 
 from keras_tfm.checkpoints.reader import Source
-from keras_tfm.checkpoints.tensors import Part, parts_of, skips
+from keras_tfm.checkpoints.tensors import Part, num_elements, parts_of, skips
 
 _PENDING = "uninitialized_variables"  # Keras' list of variables that were made in a stateless scope
 _SHOWN = 8
 _ALIGNMENT = 64  # bytes; TensorFlow takes over no other memory
+_BLOCK = 2**19  # numbers that are read at a time
 
 
 def build_empty(build: Callable[[], keras.Model], dtype=None) -> keras.Model:
@@ -38,6 +39,7 @@ def fill(
     source: Source,
     prefix: str = "",
     copies: Mapping[str, str] | None = None,
+    older: Mapping[str, str] | None = None,
 ) -> None:
     """Makes the variables of an empty model from a checkpoint, one after the other.
 
@@ -47,64 +49,84 @@ def fill(
         source: the checkpoint.
         prefix: beginning of names that the checkpoint may lack.
         copies: tensor that the checkpoint may hold beside another -> that other, which it must equal.
+        older: end of a name -> what older files have in its place.
 
     Raises:
-        ValueError: if tensors are left over or missing, variables would get no value, or shapes differ; all are
-            listed, before anything is read.
+        ValueError: if tensors are left over, missing or of a type that is no weight, variables would get no value, or
+            shapes differ; all are listed, before anything is read.
     """
     shapes = source.shapes()
-    parts = {_name_in(shapes, part.name, prefix): part for part in parts_of(tensors, model)}
+    parts = {_name_in(shapes, part.name, prefix, older or {}): part for part in parts_of(tensors, model)}
     extra = [name for name in shapes if name not in parts and not skips(tensors, name, prefix)]
+    source.check_types(name for name in parts if name in shapes)
     for name in [name for name in extra if name in (copies or {})]:
-        original = _name_in(shapes, copies[name], prefix)
+        original = _name_in(shapes, copies[name], prefix, older or {})
         if original in shapes and _equal(source, name, original):
             extra.remove(name)
     _check(model, parts, shapes, extra, source.place)
 
-    values: dict[int, Callable[[], np.ndarray]] = {}
-    remembered = _Last(source)
+    values: dict[int, Callable[[], Any]] = {}
     for name, part in parts.items():
-        for index, variable in enumerate(part.variables):
-            values[id(variable)] = lambda name=name, part=part, index=index: remembered.split(name, part)[index]
+        tensor = _Filling(source, name, part)
+        for variable in part.variables:
+            values[id(variable)] = lambda tensor=tensor, variable=variable: tensor.value_of(variable)
     for variable in model.variables:
         if id(variable) in values:
-            variable._initializer = _initializer(values[id(variable)])
+            value = values.pop(id(variable))
+            variable._initializer = lambda shape, dtype=None, value=value: value()
         variable._deferred_initialize()  # seeds of dropout have an initializer of their own
 
 
-class _Last:
-    """Reads a tensor and splits it; keeps the last one, since its variables come one after the other."""
+class _Filling:
+    """The values of the variables that one tensor fills, read when the first of them is asked for.
 
-    def __init__(self, source: Source):
-        self._source = source
-        self._name = None
-        self._values: list[np.ndarray] = []
+    The memory that the rows are written to is what the variables take over: nothing but a block is there twice.
+    """
 
-    def split(self, name: str, part: Part) -> list[np.ndarray]:
-        if len(part.rule.paths) == 1:
-            return part.rule.split(self._source.read(name), part.get)  # the caller lets go of it
-        if name != self._name:
-            self._values = []  # before the next is read: two would be in memory
-            self._name, self._values = name, part.rule.split(self._source.read(name), part.get)
-        return self._values
+    def __init__(self, source: Source, name: str, part: Part):
+        self._source, self._name, self._part = source, name, part
+        self._values: dict[int, np.ndarray] = {}
+
+    def value_of(self, variable) -> Any:
+        """The value of one of the variables, for it to keep."""
+        if not self._values:
+            self._values = {id(one): _aligned(one.shape, one.dtype) for one in self._part.variables}
+            self._read()
+        return _tensor(self._values.pop(id(variable)))
+
+    def _read(self) -> None:
+        rule, get = self._part.rule, self._part.get
+        num_rows, unit = self._part.shape[0], rule.unit(get)
+        step = max(1, _BLOCK * num_rows // num_elements(self._part.shape) // unit) * unit
+        values = [np.moveaxis(value, rule.axis, 0) for value in self._values.values()]
+        filled = [0] * len(values)
+        for start in range(0, num_rows, step):
+            blocks = rule.split(self._source.rows(self._name, start, min(start + step, num_rows)), get)
+            for i, block in enumerate(blocks):
+                rows = np.moveaxis(block, rule.axis, 0)
+                np.copyto(values[i][filled[i] : filled[i] + len(rows)], rows, casting="unsafe")
+                filled[i] += len(rows)
 
 
-def _initializer(value: Callable[[], np.ndarray]):
-    return lambda shape, dtype=None: _tensor(value(), dtype)
+def _aligned(shape, dtype: str) -> np.ndarray:
+    """Memory for an array that TensorFlow can take over."""
+    dtype = np.dtype(dtype)
+    num_bytes = num_elements(shape) * dtype.itemsize
+    memory = np.empty(num_bytes + _ALIGNMENT, "uint8")
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
-def _tensor(array: np.ndarray, dtype):
-    """The numbers of an array in order, for a variable to take over; TensorFlow copies NumPy arrays twice otherwise."""
-    if keras.backend.backend() != "tensorflow" or dtype not in ("float32", "float16"):
-        return np.ascontiguousarray(array.astype(dtype, copy=False))
+def _tensor(array: np.ndarray):
+    """The array, for a variable to keep; TensorFlow would copy it twice."""
+    if keras.backend.backend() != "tensorflow":
+        return array
     import tensorflow as tf
 
-    dtype = np.dtype(dtype)
-    memory = np.empty(array.size * dtype.itemsize + _ALIGNMENT, "uint8")
-    start = -memory.ctypes.data % _ALIGNMENT
-    aligned = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
-    np.copyto(aligned, array, casting="unsafe")
-    return tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
+    dtype = tf.as_dtype(array.dtype)
+    if dtype == tf.bfloat16:  # of which NumPy's side of dlpack does not know
+        return tf.bitcast(tf.experimental.dlpack.from_dlpack(array.view("uint16").__dlpack__()), dtype)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], place: str) -> None:
@@ -130,14 +152,21 @@ def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], place:
         )
 
 
-def _name_in(shapes: Mapping, name: str, prefix: str) -> str:
-    """The name with its prefix, or without where the checkpoint has it so."""
-    bare = name.removeprefix(prefix)
-    return bare if name not in shapes and bare in shapes else name
+def _name_in(shapes: Mapping, name: str, prefix: str, older: Mapping[str, str]) -> str:
+    """The name as the checkpoint has it: with its prefix or without, or with an older end."""
+    names = [name, name.removeprefix(prefix)]
+    for end, old in older.items():
+        names += [given.removesuffix(end) + old for given in names[:2] if given.endswith(end)]
+    return next((given for given in names if given in shapes), name)
 
 
 def _equal(source: Source, name: str, other: str) -> bool:
-    return np.array_equal(source.read(name), source.read(other))
+    shape = source.shapes()[name]
+    if shape != source.shapes()[other]:
+        return False
+    step = max(1, _BLOCK * shape[0] // max(1, num_elements(shape)))
+    blocks = [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+    return all(np.array_equal(source.rows(name, *block), source.rows(other, *block)) for block in blocks)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Backbones of KerasHub as models of this library."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -34,11 +34,11 @@ class PerHead(Same):
             return (num_heads, shape[0] // num_heads, *shape[1:])
         return (*shape[:-1], num_heads, shape[-1] // num_heads)
 
+    def unit(self, get):
+        return self.shape(get)[0]
+
     def split(self, tensor, get):
         return [tensor.reshape(get(self.path).shape)]
-
-    def join(self, values, get):
-        return values[0].reshape(self.shape(get))
 
 
 def _blocks(attention: str, norms: tuple[str, str], placement: str, weights: tuple, dense: tuple) -> dict[str, Any]:
@@ -149,6 +149,7 @@ def _sizes(backbone, *names: str) -> dict[str, int]:
 _FAMILIES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "GPT2Backbone": (_gpt2, _GPT2),
     "BertBackbone": (_bert, _BERT),
+    "Llama3Backbone": (_llama, _LLAMA),
     "LlamaBackbone": (_llama, _LLAMA),
 }
 
@@ -163,8 +164,11 @@ class _Weights:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {path: tuple(weight.shape) for path, weight in self._weights.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        return known_value(self._weights[name])
+    def check_types(self, names: Iterable[str]) -> None:
+        """Weights of a model are of floats."""
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return known_value(self._weights[name])[start:stop]
 
 
 def from_keras_hub(backbone, dtype=None) -> keras.Model:
@@ -174,7 +178,7 @@ def from_keras_hub(backbone, dtype=None) -> keras.Model:
     writes it for Hugging Face.
 
     Args:
-        backbone: `keras_hub.models.GPT2Backbone`, `LlamaBackbone` or `BertBackbone`.
+        backbone: `keras_hub.models.GPT2Backbone`, `LlamaBackbone`, `Llama3Backbone` or `BertBackbone`.
         dtype: dtype policy of the layers. Default: Keras' global policy.
 
     Returns:
@@ -190,7 +194,8 @@ def from_keras_hub(backbone, dtype=None) -> keras.Model:
     # By the exact class: Mistral's backbone, say, is one of Llama's with other rules.
     kind = type(backbone).__name__
     if kind not in _FAMILIES:
-        raise ValueError(f"`backbone` must be one of {sorted(_FAMILIES)} of KerasHub. Received: {kind}.")
+        advice = " Pass its `.backbone`." if hasattr(backbone, "backbone") else ""
+        raise ValueError(f"`backbone` must be one of {sorted(_FAMILIES)} of KerasHub. Received: {kind}.{advice}")
     build, tensors = _FAMILIES[kind]
     model = build_empty(lambda: build(backbone), dtype)
     fill(model, tensors, _Weights(backbone))

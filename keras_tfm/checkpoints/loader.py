@@ -10,20 +10,12 @@ import keras
 from keras_tfm.checkpoints.architecture import Architecture, architecture_of
 from keras_tfm.checkpoints.config_keys import HARMLESS, read_config
 from keras_tfm.checkpoints.filling import build_empty, fill
-from keras_tfm.checkpoints.reader import SafetensorsFiles, Source, read_json
-from keras_tfm.checkpoints.sentence_transformers import MODULES, sentence_encoder
+from keras_tfm.checkpoints.reader import SafetensorsFiles, Source, read_json, refuse_file
+from keras_tfm.checkpoints.sentence_transformers import MODULES, sentence_encoder, without_pooler
 
-# What is downloaded: no pickles, no code.
-_FILES = (
-    "*.json",
-    "*.safetensors",
-    "*/config.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "*.jinja",
-)
+# What is downloaded: no pickles, no code, and not Mistral's consolidated.safetensors, which holds the weights again.
+_SETTINGS = ("*.json", "*/config.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "*.jinja")
+_WEIGHTS = ("model*.safetensors",)
 
 
 def load(
@@ -31,6 +23,7 @@ def load(
     dtype=None,
     ignore: Iterable[str] = (),
     revision: str | None = None,
+    architecture: str | None = None,
     **options,
 ) -> keras.Model:
     """Reads a Hugging Face checkpoint into a model of this library, strictly.
@@ -46,10 +39,13 @@ def load(
             whatever the file has.
         ignore: keys of config.json that nobody knows and that may be passed over.
         revision: branch, tag or commit of the repository.
-        **options: other arguments of the model's builder, such as `dropout` or `remat`.
+        architecture: Hugging Face's class, such as "BertModel" for the bare encoder of a folder whose config.json names
+            "BertForMaskedLM". Default: the one that the config names.
+        **options: other arguments of the model's builder, such as `dropout` or `remat`; for "BertModel" and
+            "RobertaModel" also `pooler=False`, for files without one.
 
     Returns:
-        The task model that `architectures` in config.json names: `CausalLM` for "LlamaForCausalLM", `TextClassifier`
+        The task model of the architecture: `CausalLM` for "LlamaForCausalLM", `TextClassifier`
         for "BertForSequenceClassification", and so on; `SentenceEncoder` for a folder of sentence-transformers.
 
     Raises:
@@ -61,18 +57,25 @@ def load(
         >>> model = ktfm.checkpoints.load("HuggingFaceTB/SmolLM2-135M")
         >>> model.generate([[1, 2, 3]], max_new_tokens=8)
     """
-    folder = folder_of(path_or_repo_id, revision)
-    if folder.suffix == ".gguf":
+    folder = folder_of(path_or_repo_id, revision, (*_SETTINGS, *_WEIGHTS))
+    if folder.is_file():
         from keras_tfm.checkpoints.gguf import load_gguf  # it imports this module
 
         return load_gguf(folder, dtype, ignore, options)
+    config = config_of(folder)
+    known = architecture_of(config, architecture)
+    if is_sentence_encoder := architecture is None and (folder / MODULES).is_file():
+        known = without_pooler(known)
+    arguments = read_config(known.config, config, ignore)
+    model = assemble(known, arguments, SafetensorsFiles(folder), config, dtype, options)
+    return sentence_encoder(model, folder) if is_sentence_encoder else model
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The content of a folder's config.json; FileNotFoundError if there is none."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"The folder must hold config.json. Received: {folder}, without it.")
-    config = read_json(folder / "config.json")
-    architecture = architecture_of(config)
-    arguments = read_config(architecture.config, config, ignore)
-    model = assemble(architecture, arguments, SafetensorsFiles(folder), config, dtype, options)
-    return sentence_encoder(model, folder) if (folder / MODULES).is_file() else model
+    return read_json(folder / "config.json")
 
 
 def assemble(
@@ -89,15 +92,19 @@ def assemble(
             f"tensors in {source.place}."
         )
     model = build_empty(lambda: architecture.build(**arguments, **options), dtype)
-    fill(model, architecture.tensors, source, architecture.prefix, architecture.copies)
+    fill(model, architecture.tensors, source, architecture.prefix, architecture.copies, architecture.older)
     model.checkpoint_architecture = architecture.name
     model.checkpoint_notes = {key: value for key, value in config.items() if key in HARMLESS}
     return model
 
 
-def folder_of(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> Path:
-    """The folder, downloaded if it is the name of a repository."""
+def folder_of(
+    path_or_repo_id: str | os.PathLike, revision: str | None = None, patterns: Iterable[str] = _SETTINGS
+) -> Path:
+    """The folder, or the .gguf file; downloaded, as far as file names fit a pattern, if it is a repository's name."""
     path = Path(path_or_repo_id).expanduser()
+    if path.is_file() and path.suffix.lower() != ".gguf":
+        refuse_file(path)
     if path.exists():
         return path
     name = str(path_or_repo_id)
@@ -111,7 +118,7 @@ def folder_of(path_or_repo_id: str | os.PathLike, revision: str | None = None) -
             f"Received: {name!r}. Run: pip install keras-tfm[checkpoints]."
         ) from error
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"`path_or_repo_id` must be a folder or a repository that can be downloaded. Received: {name!r}: {error}"

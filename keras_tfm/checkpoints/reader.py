@@ -1,7 +1,7 @@
-"""Tensors from safetensors files, one at a time and checked before any is read."""
+"""Tensors from safetensors files, some rows at a time, and checked before any is read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,11 +9,12 @@ import numpy as np
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
-_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_OTHERS = ("*.h5", "*.msgpack")  # of TensorFlow and Flax, which only transformers 4 reads
+_DTYPES = ("F32", "F16", "BF16")
 _LARGEST_JSON = 64 * 2**20  # bytes; the index of a model of 1,000 billion weights has some 10 MB
 # Pages of a mapped file that were read count as memory of the process until the file is closed.
-_READ_BETWEEN_CLOSES = 32 * 2**20
+_READ_BETWEEN_CLOSES = 8 * 2**20
 
 
 class Source(Protocol):
@@ -24,99 +25,118 @@ class Source(Protocol):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape, of all tensors, without reading them."""
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+    def check_types(self, names: Iterable[str]) -> None:
+        """Raises ValueError if one of these tensors is of a type that is no weight."""
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some rows of one tensor, float32 or less precise."""
 
 
 class SafetensorsFiles:
-    """The tensors of a folder with model.safetensors, or with shards and their index; or of one .safetensors file.
+    """The tensors of a folder with model.safetensors, or with shards and their index.
 
     Args:
-        path: the folder or file.
+        folder: the folder.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a file is truncated, corrupt or no safetensors file, if the index names a file outside the
-            folder, or if the weights are a pickle.
+            folder or a tensor that its files lack, or if the weights are a pickle.
     """
 
-    def __init__(self, path: Path):
-        self.place = str(path)
+    def __init__(self, folder: Path):
+        self.place = str(folder)
         self._files: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
         self._open: tuple[Path, Any] | None = None
         self._num_read = 0
-        for file in _files_of(path):
+        indexed = _weight_map(folder) if (folder / _INDEX).is_file() else {}
+        for file in sorted(set(indexed.values())) or [_single(folder)]:
             handle = _opened(file)
             for name in handle.keys():  # noqa: SIM118 (it is no dict)
-                view = handle.get_slice(name)
-                # I64: positions counted from 0, which old versions saved; a map says None to them.
-                if view.get_dtype() not in (*_DTYPES, "I64"):
-                    raise ValueError(
-                        f"Tensors must be {', '.join(_DTYPES)} (float32, float16, bfloat16). Received: {name!r} in "
-                        f"{file.name} of type {view.get_dtype()}. Quantized checkpoints must be dequantized first."
-                    )
                 if name in self._files:
                     raise ValueError(f"A tensor must be in one file. Received: {name!r} in {file} and another shard.")
-                self._files[name] = file
-                self._shapes[name] = tuple(view.get_shape())
+                view = handle.get_slice(name)
+                self._files[name], self._shapes[name] = file, tuple(view.get_shape())
+                self._dtypes[name] = view.get_dtype()
+        if absent := sorted(name for name, file in indexed.items() if self._files.get(name) != file):
+            raise ValueError(
+                f"Every tensor that {_INDEX} names must be in the file that it names. Received: {len(absent)} that are "
+                f"not, such as {absent[:3]}. Download the folder anew."
+            )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape, of all tensors."""
         return dict(self._shapes)
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, as a copy that does not hold on to the file."""
+    def check_types(self, names: Iterable[str]) -> None:
+        """Raises ValueError if one of these tensors is not of floats."""
+        for name in names:
+            if self._dtypes[name] not in _DTYPES:
+                raise ValueError(
+                    f"Weights must be {', '.join(_DTYPES)} (float32, float16, bfloat16). Received: {name!r} in "
+                    f"{self._files[name].name} of type {self._dtypes[name]}. Quantized checkpoints must be dequantized "
+                    "first."
+                )
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some rows of one tensor, as a copy that does not hold on to the file."""
         file = self._files[name]
         if self._open is None or self._open[0] != file:
             self._open, self._num_read = (file, _opened(file)), 0
-        tensor = self._open[1].get_tensor(name)
-        self._num_read += tensor.nbytes
+        rows = self._open[1].get_slice(name)[start:stop]
+        self._num_read += rows.nbytes
         if self._num_read > _READ_BETWEEN_CLOSES:
             self._open = None
-        return tensor
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._open = None
+        return rows
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Raises:
-        ValueError: if it is no JSON, or unreasonably large.
+        ValueError: if it is no JSON, no object, or unreasonably large.
     """
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(f"{path} must have at most {_LARGEST_JSON:,} bytes. Received: {path.stat().st_size:,}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON in UTF-8. Received: {error}.") from error
+    content = read_any_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object. Received: {str(content)[:60]}.")
     return content
 
 
-def _files_of(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ValueError(_about_pickles(path.name))
-        return iter([path])
-    if (path / _INDEX).is_file():
-        return _shards(path)
-    if (path / _SINGLE).is_file():
-        return iter([path / _SINGLE])
-    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern)) if path.is_dir() else []
-    if pickles:
-        raise ValueError(_about_pickles(pickles[0]))
-    raise FileNotFoundError(
-        f"The folder must hold {_SINGLE} or {_INDEX}. Received: {path}, "
-        + ("without these." if path.is_dir() else "which does not exist.")
+def read_any_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError if it is none, or unreasonably large."""
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"{path} must have at most {_LARGEST_JSON:,} bytes. Received: {path.stat().st_size:,}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be JSON in UTF-8. Received: {error}.") from error
+
+
+def refuse_file(path: Path) -> None:
+    """Raises the ValueError that says what to do with a file that is given in the place of a folder."""
+    if any(path.match(pattern) for pattern in (*_PICKLES, *_OTHERS)):
+        raise ValueError(_about_others(path.name))
+    raise ValueError(
+        "`path_or_repo_id` must be a folder with config.json and model.safetensors, or a .gguf file. "
+        f"Received: {path}. Pass its folder, {str(path.parent)!r}."
     )
 
 
-def _shards(folder: Path) -> Iterator[Path]:
+def _single(folder: Path) -> Path:
+    if (folder / _SINGLE).is_file():
+        return folder / _SINGLE
+    if others := sorted(file.name for pattern in (*_PICKLES, *_OTHERS) for file in folder.glob(pattern)):
+        raise ValueError(_about_others(others[0]))
+    raise FileNotFoundError(
+        f"The folder must hold {_SINGLE} or {_INDEX}. Received: {folder}, without these. A repository may have its "
+        f"weights only as pickles, which are not downloaded. {_CONVERT}"
+    )
+
+
+def _weight_map(folder: Path) -> dict[str, Path]:
+    """Name of each tensor -> the shard that the index says it is in."""
     weight_map = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / _INDEX} must have a `weight_map`. Received: weight_map={str(weight_map)[:60]}.")
@@ -128,7 +148,7 @@ def _shards(folder: Path) -> Iterator[Path]:
             )
         if not (folder / name).is_file():
             raise FileNotFoundError(f"Every shard that {_INDEX} names must be there. Received: no {folder / name}.")
-        yield folder / name
+    return {name: folder / file for name, file in weight_map.items()}
 
 
 def _opened(file: Path):
@@ -143,9 +163,17 @@ def _opened(file: Path):
         ) from error
 
 
-def _about_pickles(name: str) -> str:
-    return (
-        f"The weights must be in safetensors. Received: {name}. Pickles run code when they are read, so they are not "
-        "read here. Where you trust the file: `transformers.AutoModel.from_pretrained(folder).save_pretrained(new)`, "
-        "with torch installed, writes safetensors."
-    )
+_CONVERT = (
+    "Where you trust them: `transformers.AutoModel.from_pretrained(name).save_pretrained(folder)`, with torch "
+    "installed, writes safetensors."
+)
+
+
+def _about_others(name: str) -> str:
+    required = f"The weights must be in safetensors, in a folder with config.json. Received: {name}."
+    if any(Path(name).match(pattern) for pattern in _OTHERS):
+        return (
+            f"{required} Weights of TensorFlow and Flax are read by transformers before version 5: "
+            "`AutoModel.from_pretrained(folder, from_tf=True)` (or `from_flax=True`), then `save_pretrained(new)`."
+        )
+    return f"{required} Pickles run code when they are read, so they are not read here. {_CONVERT}"

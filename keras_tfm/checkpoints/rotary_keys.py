@@ -1,6 +1,7 @@
 """The rotary embedding in a config, in the dialects of transformers 4 and 5."""
 
 import dataclasses
+import math
 
 from keras_tfm.checkpoints.config_keys import value_at
 from keras_tfm.layers import (
@@ -62,11 +63,13 @@ class Rotary:
     Args:
         theta_key, part_key: what version 4 calls the base and the part that turns, in this family.
         part: the part that turns if the config does not say it.
+        head_dim: features of a head if the config does not say it. Default: the width divided by the number of heads.
     """
 
     theta_key: str = "rope_theta"
     part_key: str = "partial_rotary_factor"
     part: float = 1.0
+    head_dim: int | None = None
 
     @property
     def keys(self):
@@ -93,7 +96,10 @@ class Rotary:
                 )
         given.update({name: value for name, value in newer.items() if value is not None})
         theta, part = given.pop("rope_theta", 10_000.0), given.pop("partial_rotary_factor", self.part)
-        head_dim = _head_dim(config)
+        for name, number in {self.theta_key: theta, self.part_key: part}.items():
+            if not _is_number(number) or number <= 0:
+                raise ValueError(f"`{name}` of the config must be a positive number. Received: {number!r}.")
+        head_dim = self._head_dim(config)
         rotary_dim = int(head_dim * part)
         return {
             "rotary": RotaryEmbedding(
@@ -132,15 +138,18 @@ class Rotary:
             config["max_position_embeddings"] = rotary.scaling.original_max_sequence_length
         return {**config, "rope_parameters": parameters}
 
-
-def _head_dim(config) -> int:
-    sizes = [config.get("head_dim") or 0, value_at(config, "hidden_size"), value_at(config, "num_attention_heads")]
-    if not all(isinstance(size, int) and size >= 0 for size in sizes) or not sizes[2]:
-        raise ValueError(
-            "`hidden_size` and `num_attention_heads` of the config must be integers of at least 1. Received: "
-            f"{sizes[1]!r} and {sizes[2]!r}."
-        )
-    return sizes[0] or sizes[1] // sizes[2]
+    def _head_dim(self, config) -> int:
+        sizes = [
+            config.get("head_dim") or self.head_dim or 0,
+            value_at(config, "hidden_size"),
+            value_at(config, "num_attention_heads"),
+        ]
+        if not all(isinstance(size, int) and size >= 0 for size in sizes) or not sizes[2]:
+            raise ValueError(
+                "`head_dim`, `hidden_size` and `num_attention_heads` of the config must be integers of at least 1. "
+                f"Received: {sizes}."
+            )
+        return sizes[0] or sizes[1] // sizes[2]
 
 
 def _scaling(given: dict, config):
@@ -150,7 +159,7 @@ def _scaling(given: dict, config):
         if given:
             raise ValueError(f"Rotary parameters of type 'default' must have no others. Received: {given}.")
         return None
-    if kind not in _SCALINGS:
+    if not isinstance(kind, str) or kind not in _SCALINGS:
         raise ValueError(f"The `rope_type` of a config must be one of {sorted(_SCALINGS)}. Received: {kind!r}.")
     scaling, numbers = _SCALINGS[kind]
     if "mscale" in given and not given.get("mscale_all_dim"):
@@ -161,4 +170,26 @@ def _scaling(given: dict, config):
         fields[length_field] = value_at(config, length_key, lambda config: value_at(config, "max_position_embeddings"))
     if given:
         raise ValueError(f"Rotary parameters of type {kind!r} must be known. Received: {given}.")
+    required = {field.name for field in dataclasses.fields(scaling) if field.default is dataclasses.MISSING}
+    wrong = [name for name, field in numbers if not _is_valid(field, fields.get(field), field in required)]
+    if wrong:
+        raise ValueError(
+            f"`rope_parameters` or `rope_scaling` of type {kind!r} must have {wrong} as numbers (factors of pairs as "
+            f"lists, `truncate` as true or false). Received: {fields}."
+        )
     return scaling(**fields)
+
+
+def _is_valid(field: str, value, is_required: bool) -> bool:
+    """Whether a scaling may have this value; its own constructor checks how large numbers are."""
+    if value is None:
+        return not is_required
+    if field == "truncate":
+        return isinstance(value, bool)
+    if field in ("short_factor", "long_factor"):
+        return isinstance(value, list | tuple) and all(_is_number(one) for one in value)
+    return _is_number(value)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,18 +20,23 @@ class Same:
     """The tensor is the variable. In a family map, a bare string says the same."""
 
     path: str
+    axis: ClassVar[int] = 0  # of the variables, along which blocks of the tensor's rows stand
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The variables that the tensor fills."""
         return (self.path,)
 
+    def unit(self, get: Callable[[str], Any]) -> int:
+        """How many rows of the tensor belong together: blocks are multiples of it."""
+        return 1
+
     def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         """The shape that the tensor must have."""
         return tuple(get(self.path).shape)
 
     def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
-        """The values of the variables."""
+        """The values of the variables, given the tensor or a block of its rows."""
         return [tensor]
 
     def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
@@ -41,6 +46,8 @@ class Same:
 
 class Transposed(Same):
     """torch keeps a linear layer as (outputs, inputs), Keras as (inputs, outputs)."""
+
+    axis: ClassVar[int] = -1
 
     def shape(self, get):
         return tuple(get(self.path).shape)[::-1]
@@ -68,24 +75,25 @@ class Fused:
 
     Args:
         paths: the variables, in order.
-        transposed: bool, the tensor is (outputs, inputs), as torch's linear layers are.
     """
 
     paths: tuple[str, ...]
-    transposed: bool = False
+    axis: ClassVar[int] = 0
+
+    def unit(self, get):
+        *inputs, outputs = self.shape(get)
+        return 1 if inputs else outputs
 
     def shape(self, get):
         shapes = [tuple(get(path).shape) for path in self.paths]
-        shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
-        return shape[::-1] if self.transposed else shape
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
     def split(self, tensor, get):
         ends = np.cumsum([get(path).shape[-1] for path in self.paths])
-        return np.split(tensor.T if self.transposed else tensor, ends[:-1], axis=-1)
+        return np.split(tensor, ends[:-1], axis=-1)
 
     def join(self, values, get):
-        tensor = np.concatenate(values, axis=-1)
-        return tensor.T if self.transposed else tensor
+        return np.concatenate(values, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +107,21 @@ class FusedByHead:
 
     attention: str
     part: str
+    axis: ClassVar[int] = -1
 
     @property
     def paths(self):
         return tuple(f"{self.attention}.{name}_dense.{self.part}" for name in _QUERY_KEY_VALUE)
+
+    def unit(self, get):
+        return self.shape(get)[0] // get(f"{self.attention}.num_heads")
 
     def shape(self, get):
         *inputs, outputs = get(self.paths[0]).shape
         return (3 * outputs, *inputs)
 
     def split(self, tensor, get):
-        by_head = tensor.reshape(get(f"{self.attention}.num_heads"), 3, -1, *tensor.shape[1:])  # (N, 3, H, D)
+        by_head = tensor.reshape(-1, 3, self.unit(get) // 3, *tensor.shape[1:])  # (N, 3, H, D)
         return [by_head[:, j].reshape(-1, *tensor.shape[1:]).T for j in range(3)]
 
     def join(self, values, get):

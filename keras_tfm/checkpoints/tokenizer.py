@@ -2,12 +2,23 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from keras_tfm.checkpoints.loader import folder_of
 from keras_tfm.checkpoints.reader import read_json
-from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_BERT_ROLES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
@@ -40,54 +51,68 @@ def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = No
     """
     folder = folder_of(path_or_repo_id, revision)
     if folder.is_file():
-        from keras_tfm.checkpoints.gguf import tokenizer_of
+        from keras_tfm.checkpoints.gguf_tokenizer import tokenizer_of  # it imports this module
 
         return tokenizer_of(folder)
+    roles = special_tokens_of(folder)
+    return with_roles(_tokenizer(folder, roles.get("eos_token")), roles)
+
+
+def _tokenizer(folder: Path, end_of_text: str | None):
     kind = _kind(folder)
     if kind == "WordPiece":
-        from keras_tfm.tokenizers import WordPieceTokenizer
-
         return WordPieceTokenizer.from_file(folder)
     if kind == "SentencePiece":
-        return _sentence_piece(folder)
+        tokenizer = SentencePieceTokenizer.from_file(folder)
+        size = max(tokenizer.vocabulary_size, _model_size(folder) or 0)
+        return SentencePieceTokenizer.from_file(folder, size, end_of_text)
     if kind != "BPE":
         raise ValueError(
             f"A tokenizer must be byte-level BPE, WordPiece or a SentencePiece model. Received: {kind} in {folder}, "
             "without tokenizer.model or spiece.model. Put that file there."
         )
-    tokenizer = BytePairTokenizer.from_file(folder)
-    return with_size_and_end(tokenizer, _model_size(folder), end_of_text(folder))
+    return filled_up(BytePairTokenizer.from_file(folder), _model_size(folder), end_of_text)
 
 
-def _sentence_piece(folder: Path) -> SentencePieceTokenizer:
-    end = end_of_text(folder)
-    tokenizer = SentencePieceTokenizer.from_file(folder)
-    size = max(tokenizer.vocabulary_size, _model_size(folder) or 0)
-    return SentencePieceTokenizer.from_file(folder, size, end)
+def filled_up(tokenizer: BytePairTokenizer, vocabulary_size: int | None, end_of_text: str | None) -> BytePairTokenizer:
+    """The tokenizer, filled up to the model's size, with the end of text that the checkpoint names.
 
-
-def with_size_and_end(
-    tokenizer: BytePairTokenizer, vocabulary_size: int | None, end_of_text: str | None
-) -> BytePairTokenizer:
-    """The tokenizer, filled up to the model's size, with the end of text that the checkpoint names."""
-    tokens = {tokenizer.id_to_token(i): i for i in range(tokenizer.vocabulary_size)}
-    unused = [f"<|unused_{i}|>" for i in range(tokenizer.vocabulary_size, vocabulary_size or 0)]
-    tokens.update({token: tokenizer.vocabulary_size + i for i, token in enumerate(unused)})
+    The tokens that fill it up are in the vocabulary only: nothing in a text is read as one.
+    """
+    size = tokenizer.vocabulary_size
+    tokens = {tokenizer.id_to_token(i): i for i in range(size)}
+    tokens.update({f"<|unused_{i}|>": i for i in range(size, vocabulary_size or 0)})
     end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else None
-    return tokenizer.changed(
-        vocabulary=tokens, special_tokens=(*tokenizer.special_tokens, *unused), end_of_text=end_of_text
-    )
+    return tokenizer.changed(vocabulary=tokens, end_of_text=end_of_text)
 
 
-def end_of_text(folder: Path) -> str | None:
-    """The token at which the folder's files say that a text ends."""
-    return special_token(folder, "eos_token")
+def with_roles(tokenizer, roles: Mapping[str, str]):
+    """The tokenizer, on which it is noted which token is the first, the last, ..., for `save`.
+
+    Args:
+        tokenizer: from a checkpoint.
+        roles: role, such as "pad_token" -> token; those that are not in the vocabulary are left out.
+    """
+    # No dict: a tf.Module would track it as a part of itself.
+    tokenizer.checkpoint_roles = MappingProxyType({role: one for role, one in roles.items() if _has(tokenizer, one)})
+    return tokenizer
 
 
-def special_token(folder: Path, name: str) -> str | None:
-    """A token by its role, such as "eos_token", from tokenizer_config.json."""
-    token = _optional_json(folder / "tokenizer_config.json").get(name)
-    return token.get("content") if isinstance(token, dict) else token
+def special_tokens_of(folder: Path) -> dict[str, str]:
+    """Role, such as "eos_token" -> token, from tokenizer_config.json or, in older folders, special_tokens_map.json."""
+    config = {**_optional_json(folder / "special_tokens_map.json"), **_optional_json(folder / "tokenizer_config.json")}
+    roles = {}
+    for role in ROLES:
+        token = config.get(role)
+        token = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(token, str | None):
+            raise ValueError(
+                f"`{role}` of tokenizer_config.json must be a string, or an object with `content`. "
+                f"Received: {config[role]!r}."
+            )
+        if token is not None:
+            roles[role] = token
+    return roles
 
 
 def _kind(folder: Path) -> str:
@@ -114,11 +139,22 @@ def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def _has(tokenizer, token: str) -> bool:
+    try:
+        tokenizer.token_to_id(token)
+    except ValueError:
+        return False
+    return True
+
+
 def write_tokenizer_config(folder: Path, tokenizer, chat_template: str | None = None) -> None:
-    """tokenizer_config.json, from which transformers learns the class, the end of text and the chat template."""
-    config: dict[str, Any] = {}
+    """tokenizer_config.json: the class for transformers, the roles of special tokens, and the chat template."""
+    config = _optional_json(folder / "tokenizer_config.json")  # of WordPiece, which writes its rules there
     if not isinstance(tokenizer, SentencePieceTokenizer):  # of which the model's type in config.json tells the class
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    if isinstance(tokenizer, WordPieceTokenizer):
+        config.update({role: token for role, token in _BERT_ROLES.items() if token in tokenizer.special_tokens})
+    config.update(getattr(tokenizer, "checkpoint_roles", {}))
     if isinstance(tokenizer, BytePairTokenizer | SentencePieceTokenizer) and tokenizer.end_of_text_id is not None:
         config["eos_token"] = tokenizer.id_to_token(tokenizer.end_of_text_id)
     if chat_template is not None:

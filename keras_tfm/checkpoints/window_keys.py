@@ -36,12 +36,23 @@ class Windows:
             raise ValueError(f"`sliding_window` of the config must be null or at least 1. Received: {window!r}.")
         if not isinstance(num_layers, int) or not 1 <= num_layers <= MOST_LAYERS:
             return {}  # the size's own object says so
-        if self.switch and not config.get("use_sliding_window", False):
-            return {"windows": (None,)}
+        if self.switch:
+            first_local, is_on = config.get("max_window_layers"), value_at(config, "use_sliding_window", False)
+            if not isinstance(is_on, bool) or isinstance(first_local, bool) or not isinstance(first_local, int | None):
+                raise ValueError(
+                    "`use_sliding_window` of the config must be true or false, `max_window_layers` an integer. "
+                    f"Received: {is_on!r} and {first_local!r}."
+                )
+            if not is_on:
+                return {"windows": (None,)}
         kinds = config.get("layer_types") if self.lists_layers else None
         if kinds is None:
             return {"windows": _shortest(window if self.is_local(config, i) else None for i in range(num_layers))}
-        if not isinstance(kinds, list) or len(kinds) != num_layers or set(kinds) - {_LOCAL, _GLOBAL}:
+        if (
+            not isinstance(kinds, list)
+            or len(kinds) != num_layers
+            or any(kind not in (_LOCAL, _GLOBAL) for kind in kinds)
+        ):
             raise ValueError(
                 f"`layer_types` of the config must name {_LOCAL!r} or {_GLOBAL!r} for each of the {num_layers} layers. "
                 f"Received: {kinds!r}."

@@ -13,10 +13,12 @@ import numpy as np
 from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
 from keras_tfm.checkpoints.config_keys import read_config, write_config
 from keras_tfm.checkpoints.filling import build_empty
+from keras_tfm.checkpoints.sentence_transformers import modules_of, without_pooler
 from keras_tfm.checkpoints.tensors import Part, num_elements, parts_of
 from keras_tfm.checkpoints.tokenizer import write_tokenizer_config
 from keras_tfm.checkpoints.wiring import difference
 from keras_tfm.layers.parts import known_value
+from keras_tfm.models import SentenceEncoder
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -34,7 +36,8 @@ def save(
 
     The folder gets config.json, model.safetensors (or shards with an index) and the tokenizer's files. It is written
     beside its place and then renamed. A model from `load` keeps what its config.json said beside the wiring, such as
-    the ids of special tokens.
+    the ids of special tokens, and a tokenizer from `load_tokenizer` the roles of its special tokens. A
+    `SentenceEncoder` is written as a folder of sentence-transformers.
 
     Args:
         model: of a wiring that a family of checkpoints has, whether from `load` or from a builder.
@@ -42,24 +45,26 @@ def save(
         tokenizer: with a method `save(folder)`, such as `BytePairTokenizer`, or None.
         dtype: of the tensors: "float32", "bfloat16" or "float16".
         architecture: Hugging Face's class, such as "LlamaForCausalLM". Default: the one the model was loaded from, or
-            the first that fits.
+            the first that fits. A .keras file does not keep it: name it for RoBERTa, or be given the equal BERT.
         max_shard_bytes: int, the largest file of weights.
         chat_template: `ChatTemplate`, which is written beside the tokenizer, or None.
 
     Raises:
         FileExistsError: if `path` exists.
-        ValueError: if no architecture has the model's wiring, or for an unknown dtype.
+        ValueError: if no architecture has the model's wiring, for an unknown dtype, or if a weight is too large for it.
 
     Example:
         >>> ktfm.checkpoints.save(model, "my-gpt2", tokenizer)
         >>> transformers.AutoModelForCausalLM.from_pretrained("my-gpt2")
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.exists():
         raise FileExistsError(f"`path` must not exist yet. Received: {path}. Delete it or choose another.")
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
-    known, config = architecture_for(model, architecture)
+    name = architecture or getattr(model, "checkpoint_architecture", None)
+    encoder, modules = (model.encoder, modules_of(model)) if isinstance(model, SentenceEncoder) else (model, {})
+    known, config = architecture_for(encoder, name)
     config = {**getattr(model, "checkpoint_notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
@@ -68,8 +73,9 @@ def save(
         if tokenizer is not None:
             tokenizer.save(unfinished)
             write_tokenizer_config(unfinished, tokenizer, None if chat_template is None else chat_template.source)
-        _write_tensors(list(parts_of(known.tensors, model)), unfinished, dtype, max_shard_bytes)
-        _write_json(unfinished / "config.json", config)
+        _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
+        for name, content in {"config.json": config, **modules}.items():
+            _write_json(unfinished / name, content)
         os.rename(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -80,27 +86,28 @@ def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Archi
 
     Args:
         model: any model.
-        name: the architecture that it must be. Default: the one it was loaded from, or the first that fits.
+        name: the architecture that it must be. Default: the first that fits.
 
     Raises:
         ValueError: if there is none.
     """
-    name = name or getattr(model, "checkpoint_architecture", None)
     known = {one.name: one for model_type in model_types() for one in architectures_of(model_type)}
     if name is not None and name not in known:
         raise ValueError(f"`architecture` must be one of {sorted(known)}. Received: {name!r}.")
-    candidates = known.values() if name is None else [known[name]]
-    reasons = []
-    for candidate in candidates:
+    named = list(known.values()) if name is None else [known[name]]
+    poolerless = [one for one in map(without_pooler, named) if one not in named]
+    reasons: dict[str, str] = {}
+    for candidate in (*named, *poolerless):
         try:
             return candidate, _config_of(model, candidate)
         except ValueError as error:
-            reasons.append(f"{candidate.name}: {error}")
+            reasons.setdefault(candidate.name, str(error))
         except (AttributeError, TypeError, IndexError, KeyError):  # `describe` on a model of quite another kind
-            reasons.append(f"{candidate.name}: another kind of model")
+            reasons.setdefault(candidate.name, "another kind of model")
     raise ValueError(
         "`model` must have the wiring of an architecture that checkpoints can hold. Received a "
-        f"{type(model).__name__} {model.name!r} that is none of these:\n" + "\n".join(reasons)
+        f"{type(model).__name__} {model.name!r} that is none of these:\n"
+        + "\n".join(f"{name}: {reason}" for name, reason in reasons.items())
     )
 
 
@@ -143,8 +150,16 @@ def _shards(parts: list[Part], item_size: int, max_shard_bytes: int) -> Iterator
 def _tensor(part: Part, dtype: str) -> np.ndarray:
     values = [known_value(variable) for variable in part.variables]
     tensor = part.rule.join(values, part.get)
-    return np.ascontiguousarray(tensor.astype(keras.backend.standardize_dtype(dtype)))
+    with np.errstate(over="ignore"):  # answered below
+        rounded = np.ascontiguousarray(tensor.astype(keras.backend.standardize_dtype(dtype)))
+    if dtype == "float16" and np.isinf(rounded).any() and not np.isinf(tensor).any():
+        raise ValueError(
+            f"Weights of a float16 file must be at most {np.finfo('float16').max:,.0f} in size. Received: "
+            f"{np.abs(tensor).max():,.0f} in {part.name!r}. Pass dtype='bfloat16', or 'float32'."
+        )
+    return rounded
 
 
-def _write_json(path: Path, content: dict) -> None:
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

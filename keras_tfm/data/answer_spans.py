@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.data.epochs import as_integer
-from keras_tfm.data.labels import check_equally_many
+from keras_tfm.data.labels import check_equally_many, packer_of, warn_of_cut
 from keras_tfm.data.token_rows import BLOCK, TokenRows
-from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
+from keras_tfm.tokenizers import WordPieceTokenizer
 
 
 def answer_span_dataset(
@@ -32,7 +32,7 @@ def answer_span_dataset(
     places are 0, that of [CLS].
 
     Args:
-        questions: N strings; a question keeps its first (T - 3) // 2 tokens.
+        questions: N strings; a question keeps its first (T - 3) // 2 tokens, with a warning.
         contexts: N strings.
         answers: N strings, each a part of its context; "" where there is no answer.
         answer_starts: N integers, the character of the context (as Python counts) at which the answer begins; any
@@ -41,7 +41,7 @@ def answer_span_dataset(
         sequence_length: int, T, at least 5.
         batch_size: int, B. The last batch of an epoch may have fewer rows.
         stride: int, tokens that a row shares with the one before; answers of up to so many tokens are whole in some
-            row. Default: a quarter of T.
+            row. Default: a quarter of T, or the most that fits.
         length_buckets, shuffle, seed: see `text_label_dataset`.
 
     Returns:
@@ -60,26 +60,29 @@ def answer_span_dataset(
         >>> labels["start"].numpy(), labels["end"].numpy()
         (array([6], dtype=int32), array([6], dtype=int32))
     """
-    packer = SentencePacker(tokenizer, sequence_length)
-    stride = sequence_length // 4 if stride is None else stride
+    packer = packer_of(tokenizer, sequence_length, smallest=5)
+    stride = packer.default_stride if stride is None else stride
     num_questions = check_equally_many(
         questions=questions, contexts=contexts, answers=answers, answer_starts=answer_starts
     )
     spans = np.array(
         [_byte_span(*row) for row in zip(range(num_questions), contexts, answers, answer_starts, strict=True)]
     )
-    num_shown = 0
+    num_shown = num_cut = 0
 
     def blocks():
-        nonlocal num_shown
+        nonlocal num_shown, num_cut
         for start in range(0, num_questions, BLOCK):
             block = slice(start, start + BLOCK)
+            num_cut += np.count_nonzero(tokenizer(list(questions[block])).row_lengths() > packer.question_room)
             inputs, rows, starts, ends = packer.windows(list(questions[block]), list(contexts[block]), stride)
             first, last, is_whole = _places(starts.numpy(), ends.numpy(), spans[block][rows.numpy()])
             num_shown += len(np.unique(rows.numpy()[is_whole]))
             yield inputs, {}, {"start": first, "end": last}
 
     rows = TokenRows.from_blocks(blocks(), tokenizer.pad_token_id, sequence_length)
+    what = f"questions, of which {packer.question_room} tokens are read,"
+    warn_of_cut(num_cut, num_questions, sequence_length, what)
     if lost := np.count_nonzero(spans[:, 1]) - num_shown:
         warnings.warn(
             f"{lost} of {num_questions} answers are whole in no row. Pass a larger `stride` or `sequence_length`; "

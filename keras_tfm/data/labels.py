@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_tfm.data.epochs import as_integer
+from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
+
 
 def class_ids(labels: Any, class_names: Sequence[str] | None) -> np.ndarray:
     """Labels as int32 (N,).
@@ -60,8 +63,28 @@ def check_equally_many(**lists: Any) -> int:
     return next(iter(counts.values()))
 
 
+def finite_floats(name: str, values: Any, ranks: tuple[int, ...] = (1,)) -> np.ndarray:
+    """Numbers as float32, (N,), or of another rank of `ranks`; an error for others and for what is not finite."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"`{name}` must be numbers. Received: {str(values)[:60]} (dtype={array.dtype}).")
+    if array.ndim not in ranks or not np.isfinite(array).all():
+        raise ValueError(
+            f"`{name}` must be finite floats{', (N,) or (N, targets)' if 2 in ranks else ', one for each'}. "
+            f"Received: shape={array.shape}, {np.count_nonzero(~np.isfinite(array))} of them not finite."
+        )
+    return array.astype(np.float32)
+
+
+def packer_of(tokenizer: WordPieceTokenizer, sequence_length: int, smallest: int = 4) -> SentencePacker:
+    """A packer for rows of a known length."""
+    packer = SentencePacker(tokenizer, sequence_length)
+    as_integer("sequence_length", sequence_length, smallest)  # a packer alone may have None
+    return packer
+
+
 def warn_of_cut(count: int, total: int, sequence_length: int, what: str) -> None:
-    """Tells that texts are longer than a row."""
+    """Tells the caller of the function that calls this one that texts are longer than a row."""
     if count:
         warnings.warn(
             f"{count} of {total} {what} do not fit `sequence_length={sequence_length}` and lose their ends.",

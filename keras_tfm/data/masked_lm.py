@@ -48,7 +48,7 @@ def masked_lm_dataset(
         batch_size: int, B. The last batch of an epoch may have fewer rows.
         next_sentence: bool, pairs and their label.
         mask_rate: float between 0 and 1.
-        whole_word: bool, hide words, not single pieces.
+        whole_word: bool, hide words, not single pieces; each with probability `mask_rate`, whatever its length.
         shuffle: bool, a new order of chunks in each epoch; else that of the text.
         seed: int.
         dynamic: bool, draw anew in each epoch; False gives the same batches each time, for validation.
@@ -59,7 +59,8 @@ def masked_lm_dataset(
         tf.data.Dataset of known cardinality, prefetched, of (inputs, labels, sample weights):
 
         - inputs: dict of `token_ids` int32 (B, T), `segment_ids` int32 (B, T), `padding_mask` bool (B, T) and
-          `mask_positions` int32 (B, M), where M = ceil(`mask_rate` * (T - 2)), or T - 3 for pairs; unused ones are 0.
+          `mask_positions` int32 (B, M), where M = ceil(`mask_rate` * (T - 2)), or T - 3 for pairs, and 7 more with
+          `whole_word`; unused ones are 0.
         - labels: dict of "masked_lm" int32 (B, M), the ids that were at `mask_positions`, and "next_sentence"
           int32 (B,): 0 = the second part is next, 1 = it is random.
         - sample weights: dict of float32 with the same keys: 1, or 0 at unused `mask_positions`. Keras' losses divide

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from keras_tfm.data.epochs import as_integer, epochs_of_batches, shuffled
-from keras_tfm.data.labels import check_equally_many, warn_of_cut
+from keras_tfm.data.labels import check_equally_many, finite_floats, packer_of, warn_of_cut
 from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
 
 
@@ -40,7 +39,9 @@ def sentence_pair_dataset(
         those of `text_label_dataset`, and the scores, float32 (B,), or 0, 1, ..., B - 1, int32.
 
     Raises:
-        ValueError: if there are no pairs, or the lists are not equally long.
+        ValueError: if there are no pairs, the lists are not equally long, scores are not finite, or a number is out of
+            range.
+        TypeError: if an argument is of another type.
 
     Example:
         >>> texts, pairs = ["the cat sat", "a hat"], ["a cat", "the hat"]
@@ -50,10 +51,14 @@ def sentence_pair_dataset(
         (['first', 'second'], [0, 1])
     """
     batch_size = as_integer("batch_size", batch_size, smallest=1)
+    seed = as_integer("seed", seed, smallest=0)
     num_pairs = check_equally_many(first=first, second=second, **({} if scores is None else {"scores": scores}))
-    packer = SentencePacker(tokenizer, sequence_length)
-    sides = {"first": _rows(packer, first), "second": _rows(packer, second)}
-    numbers = None if scores is None else tf.constant(np.asarray(scores, "float32"))
+    packer = packer_of(tokenizer, sequence_length)
+    numbers = None if scores is None else tf.constant(finite_floats("scores", scores))
+    sides = {}
+    for side, texts in (("first", first), ("second", second)):
+        sides[side], num_cut = _rows(packer, list(texts))
+        warn_of_cut(num_cut, num_pairs, sequence_length, "texts")
 
     def choose(epoch):
         order = shuffled(num_pairs, seed, epoch) if shuffle else tf.range(num_pairs, dtype=tf.int64)
@@ -74,11 +79,9 @@ def sentence_pair_dataset(
     return epochs_of_batches(choose, make_batch, -(-num_pairs // batch_size), new_each=shuffle)
 
 
-def _rows(packer: SentencePacker, texts: Sequence[str]) -> tf.RaggedTensor:
-    """Token ids (N, tokens) with [CLS] and [SEP]."""
-    packed = packer(list(texts))
-    lengths = packer.tokenizer(list(texts)).row_lengths() + 2
-    warn_of_cut(
-        int(tf.math.count_nonzero(lengths > packer.sequence_length)), len(texts), packer.sequence_length, "texts"
-    )
-    return tf.RaggedTensor.from_tensor(packed["token_ids"], tf.minimum(lengths, packer.sequence_length))
+def _rows(packer: SentencePacker, texts: list[str]) -> tuple[tf.RaggedTensor, int]:
+    """Token ids (N, tokens) with [CLS] and [SEP], and how many texts were cut."""
+    lengths = packer.tokenizer(texts).row_lengths() + 2
+    is_cut = lengths > packer.sequence_length
+    rows = tf.RaggedTensor.from_tensor(packer(texts)["token_ids"], tf.minimum(lengths, packer.sequence_length))
+    return rows, int(tf.math.count_nonzero(is_cut))

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.data.labels import check_equally_many, class_ids, warn_of_cut
+from keras_tfm.data.labels import check_equally_many, class_ids, finite_floats, packer_of, warn_of_cut
 from keras_tfm.data.token_rows import BLOCK, TokenRows
-from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
+from keras_tfm.tokenizers import WordPieceTokenizer
 
 
 def text_label_dataset(
@@ -25,17 +25,21 @@ def text_label_dataset(
 ) -> tf.data.Dataset:
     """Batches of packed texts and labels, to train a classifier or a regressor with `fit`.
 
-    The texts are tokenized here and now, and their ids stay in memory. A batch is as wide as its longest row; with
-    `shuffle` and `length_buckets` it holds texts of about the same length, so that there is little padding.
+    The texts are tokenized here and now, and their ids stay in memory. A batch is as wide as its longest row, rounded
+    up (to 8, 16, ..., 64, 80, ..., 128, 160, ..., T at most) so that there are few shapes; with `shuffle` and
+    `length_buckets` it holds texts of about the same length, so that there is little padding.
 
     Args:
         texts: N strings. An empty one is [CLS] [SEP].
-        labels: N names of `class_names`, or N integers from 0 on, or floats (N,) or (N, targets) for regression.
+        labels: N names of `class_names`, or N integers from 0 on, or floats (N,) for a `TextRegressor`; (N, targets)
+            for a model of your own with as many outputs.
         tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP].
         sequence_length: int, T, at least 4. Longer texts lose their ends (of a pair, the longer one), with a warning.
         batch_size: int, B. The last batch of an epoch may have fewer rows.
         pairs: N second texts.
-        class_names: the names of the classes, in the order of their ids.
+        class_names: the names of the classes, in the order of their ids. Give them, as `model.labels`, for integers,
+            too: without them nobody knows which are too large, and `fit` raises at such a label, or with
+            `jit_compile=True` has a loss of NaN.
         length_buckets: bool, False makes all batches T wide, where each new shape is compiled anew.
         shuffle: bool, a new order in each epoch; False keeps that of the texts, for `evaluate` and `predict`.
         seed: int, decides the orders.
@@ -57,7 +61,7 @@ def text_label_dataset(
         >>> inputs["token_ids"].shape, sorted(ids.numpy().tolist())
         (TensorShape([3, 8]), [0, 1, 1])
     """
-    packer = SentencePacker(tokenizer, sequence_length)
+    packer = packer_of(tokenizer, sequence_length)
     if pairs is None:
         num_texts = check_equally_many(texts=texts, labels=labels)
     else:
@@ -80,12 +84,6 @@ def text_label_dataset(
 
 
 def _targets(labels: Any, class_names: Sequence[str] | None) -> np.ndarray:
-    array = np.asarray(labels)
-    if array.dtype.kind != "f" or class_names is not None:
+    if np.asarray(labels).dtype.kind != "f" or class_names is not None:
         return class_ids(labels, class_names)
-    if array.ndim not in (1, 2) or not np.isfinite(array).all():
-        raise ValueError(
-            "Targets must be finite floats, (N,) or (N, targets). "
-            f"Received: shape={array.shape}, {np.count_nonzero(~np.isfinite(array))} of them not finite."
-        )
-    return array.astype(np.float32)
+    return finite_floats("labels", labels, ranks=(1, 2))

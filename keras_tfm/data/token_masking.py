@@ -8,14 +8,20 @@ import tensorflow as tf
 from keras_tfm.tokenizers import WordPieceTokenizer
 
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the others stay as they are
+_MORE_SLOTS = 7  # of a row, for the rest of a word of 8 pieces; longer ones are rare
 
 
 class TokenMasker:
     """Chooses tokens, hides most of them, and tells where they were.
 
-    Of n tokens in a row that are not special, `mask_rate` * n are chosen, rounded up or down at random so that this
-    is exact on average. Of these 80 % become [MASK], 10 % a random token and 10 % stay. With whole words, the words of
-    a row are taken in random order as long as they fit, and words of one token fill what is left.
+    Each token that is not special is chosen with probability `mask_rate`; of n in a row `mask_rate` * n are, rounded up
+    or down at random. Of these 80 % become [MASK], 10 % a random token and 10 % stay.
+
+    With whole words, each word is chosen with that probability, whatever its length: the words of a row are laid on a
+    circle in random order, and those are chosen that begin in a window of `mask_rate` * n tokens at a random place. So
+    a row's number of chosen tokens is off by less than the length of a word, and right on average. (BERT's code takes
+    words as long as they fit, so long ones seldom, and too few in all.) A row has slots for 7 tokens more then; only a
+    word of more than 8 tokens may not fit and be left out.
 
     Args:
         tokenizer: `WordPieceTokenizer` with [MASK].
@@ -41,7 +47,7 @@ class TokenMasker:
         if isinstance(mask_rate, bool) or not isinstance(mask_rate, int | float) or not 0 < mask_rate < 1:
             raise ValueError(f"`mask_rate` must be a number between 0 and 1. Received: mask_rate={mask_rate!r}.")
         self._rate = mask_rate
-        self.num_masks = math.ceil(mask_rate * max_tokens)
+        self.num_masks = min(max_tokens, math.ceil(mask_rate * max_tokens) + (_MORE_SLOTS if whole_word else 0))
         self._mask_id = tokenizer.mask_token_id
         is_special = np.zeros(tokenizer.vocabulary_size, bool)
         is_special[list(tokenizer.special_tokens.values())] = True
@@ -77,39 +83,35 @@ class TokenMasker:
         masked = tf.tensor_scatter_nd_update(token_ids, where, tf.boolean_mask(hidden, is_mask))
         return masked, mask_positions, mask_ids, tf.cast(is_mask, tf.float32)
 
-    def _choose(self, token_ids: tf.Tensor, rounding_key: tf.Tensor, order_key: tf.Tensor) -> tf.Tensor:
+    def _choose(self, token_ids: tf.Tensor, window_key: tf.Tensor, order_key: tf.Tensor) -> tf.Tensor:
         """bool (B, T), the tokens that are to be predicted."""
         is_special = tf.gather(self._is_special, token_ids)
         is_token = ~is_special
         after_special = tf.concat([tf.ones_like(is_special[:, :1]), is_special[:, :-1]], axis=1)
         begins = is_token & (tf.gather(self._begins_word, token_ids) | after_special)
         num_rows, length = tf.unstack(tf.shape(token_ids))
-        count = tf.cast(tf.math.count_nonzero(is_token, axis=1), tf.float32)[:, None]
-        budget = self._rate * count + tf.random.stateless_uniform([num_rows, 1], rounding_key, alg="philox")
-        budget = tf.minimum(tf.cast(budget, tf.int32), self.num_masks)  # (B, 1)
 
-        # The number of each token's word in all rows, -1 for what is none; its length and where it begins.
+        # For each token the length of its word, the place of the token in it, and the word's random number.
         places = tf.broadcast_to(tf.range(length), [num_rows, length])
         word = tf.cumsum(tf.cast(begins, tf.int32), axis=1) - 1 + tf.range(num_rows)[:, None] * length
         word = tf.where(is_token, word, -1)
         num_words = num_rows * length
-        lengths = tf.math.unsorted_segment_sum(tf.cast(is_token, tf.int32), word, num_words)
         firsts = tf.math.unsorted_segment_min(places, word, num_words)
-        scores = tf.random.stateless_uniform([num_words], order_key, alg="philox")
         known = tf.maximum(word, 0)
-        lengths, offsets, scores = (
-            tf.gather(lengths, known),
-            places - tf.gather(firsts, known),
-            tf.gather(scores, known),
-        )
+        lengths = tf.gather(tf.math.unsorted_segment_sum(tf.cast(is_token, tf.int32), word, num_words), known)
+        offsets = places - tf.gather(firsts, known)
+        scores = tf.gather(tf.random.stateless_uniform([num_words], order_key, alg="philox"), known)
 
-        # Tokens in the random order of their words, which keeps those of a word together.
+        # Tokens in the random order of their words, which keeps those of a word together: the circle.
         order = tf.argsort(tf.where(is_token, scores, 2.0), axis=1, stable=True)
         lengths, offsets = (tf.gather(values, order, batch_dims=1) for values in (lengths, offsets))
         is_token = tf.gather(is_token, order, batch_dims=1)
-        word_ends = places - offsets + lengths
-        fits = is_token & (word_ends <= budget)
-        left = budget - tf.math.count_nonzero(fits, axis=1, keepdims=True, dtype=tf.int32)
-        is_single = is_token & ~fits & tf.equal(lengths, 1)
-        fits |= is_single & (tf.cumsum(tf.cast(is_single, tf.int32), axis=1) <= left)
-        return tf.gather(fits, tf.argsort(order, axis=1), batch_dims=1)
+        around = tf.cast(tf.math.count_nonzero(is_token, axis=1), tf.float32)[:, None]  # (B, 1)
+        window = around * tf.random.stateless_uniform([num_rows, 1], window_key, alg="philox")  # where it begins
+        begin = tf.math.floormod(tf.cast(places - offsets, tf.float32) - window, tf.maximum(around, 1.0))
+        is_chosen = is_token & (begin < self._rate * around)
+
+        # The last word may go on after the window, as far as there are slots.
+        first = tf.reduce_min(tf.where(is_chosen, begin, around), axis=1, keepdims=True)
+        is_chosen &= tf.round(begin - first) + tf.cast(lengths, tf.float32) <= self.num_masks
+        return tf.gather(is_chosen, tf.argsort(order, axis=1), batch_dims=1)

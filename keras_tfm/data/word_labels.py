@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.data.labels import check_equally_many, class_ids, warn_of_cut
+from keras_tfm.data.labels import check_equally_many, class_ids, packer_of, warn_of_cut
 from keras_tfm.data.token_rows import BLOCK, TokenRows
-from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
+from keras_tfm.tokenizers import WordPieceTokenizer
+from keras_tfm.tokenizers.text_words import first_tokens
 
 
 def word_label_dataset(
@@ -27,13 +28,14 @@ def word_label_dataset(
     The other tokens have a sample weight of 0. The words are tokenized here and now, and their ids stay in memory.
 
     Args:
-        words: N lists of words; a list may be empty.
+        words: N lists of words; a list may be empty. `keras_tfm.tokenizers.split_words` cuts running text into words as
+            `EntityRecognition` does.
         labels: N lists of as many labels: names of `class_names`, or integers from 0 on.
         tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP].
         sequence_length: int, T, at least 4. Words that do not fit are left out with their labels, with a warning, as
             are words without a token, such as control characters, without one.
         batch_size: int, B. The last batch of an epoch may have fewer rows.
-        class_names: the names of the classes, in the order of their ids.
+        class_names: the names of the classes, in the order of their ids; see `text_label_dataset`.
         length_buckets, shuffle, seed: see `text_label_dataset`.
 
     Returns:
@@ -56,7 +58,7 @@ def word_label_dataset(
         >>> weights.numpy().tolist()
         [[0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
     """
-    packer = SentencePacker(tokenizer, sequence_length)
+    packer = packer_of(tokenizer, sequence_length)
     num_texts = check_equally_many(words=words, labels=labels)
     words, labels = list(words), list(labels)
     for row, (row_words, row_labels) in enumerate(zip(words, labels, strict=True)):
@@ -99,8 +101,7 @@ def labels_of_first_tokens(word_ids: tf.Tensor, labels: tf.RaggedTensor) -> tupl
     Returns:
         labels (B, T), 0 where there is none, and weights float32 (B, T), 1 where there is one, else 0.
     """
-    before = tf.concat([tf.fill(tf.shape(word_ids[:, :1]), -1), word_ids[:, :-1]], axis=1)
-    is_first = (word_ids >= 0) & (word_ids != before)
+    is_first = first_tokens(word_ids)
     places = tf.where(is_first, tf.cast(word_ids, tf.int64) + labels.row_starts()[:, None], -1)
     values = tf.concat([labels.values, tf.zeros([1], labels.dtype)], axis=0)  # the last one for "none"
     places = tf.where(is_first, places, tf.size(values, tf.int64) - 1)

@@ -71,6 +71,7 @@ class MeanPooling(_Pooling):
     """
 
     def call(self, x, positions=None, mask=None):
-        real = ops.cast(self._positions(x, positions, mask) >= 0, x.dtype)
-        total = ops.einsum("btd,bt->bd", x, real)
-        return total / ops.maximum(ops.sum(real, axis=1, keepdims=True), 1)
+        # In float32: a sum over many tokens may be more than float16 can hold.
+        real = ops.cast(self._positions(x, positions, mask) >= 0, "float32")
+        total = ops.einsum("btd,bt->bd", ops.cast(x, "float32"), real)
+        return ops.cast(total / ops.maximum(ops.sum(real, axis=1, keepdims=True), 1), x.dtype)

@@ -41,7 +41,8 @@ class Bert(TokenModel):
 
     Call arguments:
         inputs: int32 (B, T) token ids, or a dict of "token_ids" and perhaps "segment_ids", int32 (B, T), which sentence
-            a token belongs to (default: all to the first); "padding_mask", bool (B, T), True = a real token; and
+            a token belongs to (default: all to the first; left unread by a model of fewer than two segments, so that
+            the same datasets train it); "padding_mask", bool (B, T), True = a real token; and
             "document_ids", int32 (B, T), for rows packed with several texts that must not see each other: no work is
             done on padding then, and "pooled_output" is that of a row's first text.
         training: bool.
@@ -73,7 +74,7 @@ class Bert(TokenModel):
             "first_token": FirstTokenPooling(name="first_token", dtype=dtype),
             "pooler": revive(pooler),
         }
-        segments = ("segment_ids",) if parts["token_embedding"].num_segments else ()
+        segments = ("segment_ids",) if parts["token_embedding"].num_segments > 1 else ()
         super().__init__(token_inputs(*segments, "padding_mask", "document_ids"), parts, dtype, **kwargs)
 
     @property
@@ -119,6 +120,18 @@ class Bert(TokenModel):
         }
 
 
+def as_encoder(encoder) -> Bert:
+    """The `Bert` itself, or the one that its config describes; a TypeError for anything else."""
+    encoder = revive(encoder)
+    if not isinstance(encoder, Bert):
+        inner = "; pass its `.encoder`" if isinstance(getattr(encoder, "encoder", None), Bert) else ""
+        raise TypeError(
+            "`encoder` must be a `Bert`, as `build_bert` makes it. "
+            f"Received: {encoder!r:.60} of type {type(encoder).__name__}{inner}."
+        )
+    return encoder
+
+
 def build_bert(
     size: str | None = None,
     *,
@@ -151,7 +164,7 @@ def build_bert(
         num_heads: int, heads N, a divisor of `hidden_dim`.
         hidden_dim: int, width D.
         intermediate_dim: int, width of the feed-forward. Default: 4 D.
-        num_segments: int, sentences that are told apart; 0 = none, and no "segment_ids" among the inputs.
+        num_segments: int, sentences that are told apart; with 0 (none) or 1, "segment_ids" are not read.
         activation: of the feed-forward, name or function.
         norm_epsilon: float, of the layer norms.
         pooler: bool, a dense layer with tanh on the first token's vector.

@@ -26,7 +26,7 @@ class BertPretrainer(MaskedLM):
         dict of "masked_lm", logits (B, M, V) or (B, T, V), and "next_sentence", logits (B, 2).
 
     Raises:
-        ValueError: for an encoder without a pooler. In calls: as `Bert`.
+        ValueError: for an encoder without a pooler. TypeError: for one that is no `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = BertPretrainer(build_bert("tiny", vocabulary_size=100))

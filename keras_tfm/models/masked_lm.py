@@ -3,7 +3,8 @@
 import keras
 
 from keras_tfm.layers.masked_lm_head import MaskedLMHead
-from keras_tfm.layers.parts import clone, revive, serialize
+from keras_tfm.layers.parts import clone, serialize
+from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.token_model import TokenModel
 
 
@@ -28,7 +29,7 @@ class MaskedLM(TokenModel):
         dict of "masked_lm": logits (B, M, V), or (B, T, V) without "mask_positions".
 
     Raises:
-        as `Bert`.
+        TypeError: for an encoder that is no `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = MaskedLM(build_bert("tiny", vocabulary_size=100))
@@ -41,7 +42,7 @@ class MaskedLM(TokenModel):
     """
 
     def __init__(self, encoder, activation="gelu", dtype=None, name="masked_lm", **kwargs):
-        parts = self._parts(revive(encoder), activation)
+        parts = self._parts(as_encoder(encoder), activation)
         super().__init__(parts["encoder"].inputs_for_tasks("mask_positions"), parts, dtype, name=name, **kwargs)
 
     def _parts(self, encoder, activation) -> dict:
@@ -64,8 +65,8 @@ class MaskedLM(TokenModel):
     def compile(self, optimizer="adamw", loss=None, weighted_metrics=None, **kwargs):
         """`keras.Model.compile` with the loss and the accuracy of each output, unless others are given.
 
-        The loss is the mean over the tokens that count, so unused slots of "mask_positions", whose sample weight is 0,
-        do not dilute it.
+        `weighted_metrics=[]` is no metric. The loss is the mean over the tokens that count, so unused slots of
+        "mask_positions", whose sample weight is 0, do not dilute it.
         """
 
         def crossentropy():
@@ -75,8 +76,8 @@ class MaskedLM(TokenModel):
             return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
         outputs = self._outputs_struct
-        loss = loss or {name: crossentropy() for name in outputs}
-        weighted_metrics = weighted_metrics or {name: accuracy() for name in outputs}
+        loss = {name: crossentropy() for name in outputs} if loss is None else loss
+        weighted_metrics = {name: accuracy() for name in outputs} if weighted_metrics is None else weighted_metrics
         super().compile(optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)
 
     def compile_from_config(self, config):

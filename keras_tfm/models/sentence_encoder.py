@@ -4,6 +4,7 @@ import keras
 
 from keras_tfm.layers import MeanPooling
 from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import pooled
 from keras_tfm.models.token_model import TokenModel
 
@@ -27,7 +28,7 @@ class SentenceEncoder(TokenModel):
         float32 (B, D), each row of length 1 (0 for a row without real tokens).
 
     Raises:
-        as `Bert`.
+        TypeError: for an encoder that is no `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = SentenceEncoder(build_bert("tiny", vocabulary_size=100))
@@ -39,7 +40,7 @@ class SentenceEncoder(TokenModel):
     """
 
     def __init__(self, encoder, pooling=None, dtype=None, name="sentence_encoder", **kwargs):
-        encoder = revive(encoder).without_pooler()
+        encoder = as_encoder(encoder).without_pooler()
         parts = {
             "encoder": encoder,
             "pooling": revive(pooling) or MeanPooling(dtype="float32", name="pooling"),

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.models.sentence_encoder import SentenceEncoder
 
 
 class _SentencePairs(keras.Model):
@@ -11,6 +12,11 @@ class _SentencePairs(keras.Model):
 
     def __init__(self, sentence_encoder, trainable: bool = True, **kwargs):
         sentence_encoder = revive(sentence_encoder)
+        if not isinstance(sentence_encoder, SentenceEncoder):
+            raise TypeError(
+                "`sentence_encoder` must be a `SentenceEncoder`. "
+                f"Received: {sentence_encoder!r:.60} of type {type(sentence_encoder).__name__}; put a `Bert` into one."
+            )
         inputs = {
             side: {
                 x.name: keras.Input((None,), dtype=x.dtype, name=f"{side}_{x.name}") for x in sentence_encoder.inputs
@@ -22,6 +28,27 @@ class _SentencePairs(keras.Model):
         self.sentence_encoder = sentence_encoder
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
+
+    @property
+    def encoder(self):
+        """The `Bert` inside."""
+        return self.sentence_encoder.encoder
+
+    def __call__(self, inputs, *args, **kwargs):
+        # Before Keras compares the structure of `inputs` with the functional graph's.
+        return super().__call__(self._known(inputs), *args, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        # JAX's `fit` and `predict` come here directly.
+        return super().call(self._known(inputs), training=training, mask=mask)
+
+    def _known(self, inputs) -> dict:
+        """The inputs without "segment_ids" for an encoder that does not read them."""
+        names = {x.name for x in self.sentence_encoder.inputs}
+        return {
+            side: {name: x for name, x in given.items() if name in names or name != "segment_ids"}
+            for side, given in inputs.items()
+        }
 
     def get_config(self):
         return {
@@ -53,7 +80,7 @@ class SentencePairRanker(_SentencePairs):
         Logits (B, B), float32: the cosines of first and second sentences times `scale`.
 
     Raises:
-        ValueError: for a scale that is not positive.
+        ValueError: for a scale that is not positive. TypeError: for anything but a `SentenceEncoder`.
 
     Example:
         >>> encoder = SentenceEncoder(build_bert("tiny", vocabulary_size=100))
@@ -94,6 +121,9 @@ class SentencePairRegressor(_SentencePairs):
 
     Returns:
         float32 (B,), from -1 to 1.
+
+    Raises:
+        TypeError: for anything but a `SentenceEncoder`.
 
     Example:
         >>> regressor = SentencePairRegressor(SentenceEncoder(build_bert("tiny", vocabulary_size=100)))

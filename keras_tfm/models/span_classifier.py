@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.layers.parts import serialize
+from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import head_parts
 from keras_tfm.models.token_model import TokenModel
 
@@ -28,7 +29,7 @@ class SpanClassifier(TokenModel):
         dict of "start" and "end", logits (B, T); -1e9 at padding.
 
     Raises:
-        as `Bert`.
+        TypeError: for an encoder that is no `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = SpanClassifier(build_bert("tiny", vocabulary_size=100))
@@ -42,7 +43,7 @@ class SpanClassifier(TokenModel):
     """
 
     def __init__(self, encoder, dropout=0.1, dtype=None, name="span_classifier", **kwargs):
-        encoder = revive(encoder).without_pooler()
+        encoder = as_encoder(encoder).without_pooler()
         parts = {
             "encoder": encoder,
             **head_parts(encoder, 2, dropout),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_tfm.layers.parts import check_rate, revive, serialize
+from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.token_model import TokenModel
 
 
@@ -28,7 +29,8 @@ class TextClassifier(TokenModel):
         Logits (B, number of labels).
 
     Raises:
-        ValueError: for labels that are not different names, or fewer than two. In calls: as `Bert`.
+        ValueError: for labels that are not different names, or fewer than two. TypeError: for an encoder that is no
+            `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = TextClassifier(build_bert("tiny", vocabulary_size=100), labels=["bad", "good"])
@@ -43,7 +45,7 @@ class TextClassifier(TokenModel):
     def __init__(
         self, encoder, labels: Sequence[str], pooling=None, dropout=0.1, dtype=None, name="text_classifier", **kwargs
     ):
-        encoder = revive(encoder) if pooling is None else revive(encoder).without_pooler()
+        encoder = as_encoder(encoder) if pooling is None else as_encoder(encoder).without_pooler()
         labels = check_labels(labels)
         parts = {
             "labels": labels,

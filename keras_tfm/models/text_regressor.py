@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import head_parts, pooled
 from keras_tfm.models.token_model import TokenModel
 
@@ -30,7 +31,7 @@ class TextRegressor(TokenModel):
         float (B,).
 
     Raises:
-        as `Bert`.
+        TypeError: for an encoder that is no `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = TextRegressor(build_bert("tiny", vocabulary_size=100))
@@ -43,7 +44,7 @@ class TextRegressor(TokenModel):
     """
 
     def __init__(self, encoder, pooling=None, dropout=0.1, dtype=None, name="text_regressor", **kwargs):
-        encoder = revive(encoder) if pooling is None else revive(encoder).without_pooler()
+        encoder = as_encoder(encoder) if pooling is None else as_encoder(encoder).without_pooler()
         parts = {"encoder": encoder, "pooling": revive(pooling), **head_parts(encoder, 1, dropout)}
         super().__init__(encoder.inputs_for_tasks(), parts, dtype, name=name, **kwargs)
 

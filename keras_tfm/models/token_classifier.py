@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.layers.parts import serialize
+from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import check_labels, head_parts
 from keras_tfm.models.token_model import TokenModel
 
@@ -29,7 +30,8 @@ class TokenClassifier(TokenModel):
         weight of 0 in `fit`.
 
     Raises:
-        ValueError: for labels that are not different names, or fewer than two. In calls: as `Bert`.
+        ValueError: for labels that are not different names, or fewer than two. TypeError: for an encoder that is no
+            `Bert`. In calls: as `Bert`.
 
     Example:
         >>> model = TokenClassifier(build_bert("tiny", vocabulary_size=100), labels=["O", "B-PLACE", "I-PLACE"])
@@ -41,7 +43,7 @@ class TokenClassifier(TokenModel):
     """
 
     def __init__(self, encoder, labels: Sequence[str], dropout=0.1, dtype=None, name="token_classifier", **kwargs):
-        encoder = revive(encoder).without_pooler()
+        encoder = as_encoder(encoder).without_pooler()
         labels = check_labels(labels)
         parts = {"labels": labels, "encoder": encoder, **head_parts(encoder, len(labels), dropout)}
         super().__init__(encoder.inputs_for_tasks(), parts, dtype, name=name, **kwargs)

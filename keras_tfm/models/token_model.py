@@ -25,6 +25,9 @@ def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
 class TokenModel(keras.Model):
     """A Functional model over token ids, called with an int array or with a dict in which optional inputs may miss.
 
+    A model without "segment_ids" among its inputs leaves those that it is given unread, since all packers and datasets
+    of this library give them. Inputs of other names are an error.
+
     Subclasses write `_forward(token_ids, ...)` in terms of their parts, and `get_config` on top of the one here.
 
     Args:
@@ -67,7 +70,7 @@ class TokenModel(keras.Model):
         """The dict of all inputs; None for those not given."""
         inputs = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         known = [tensor.name for tensor in self.inputs]
-        unknown = sorted(set(inputs) - set(known))
+        unknown = sorted(set(inputs) - {*known, "segment_ids"})
         if unknown or "token_ids" not in inputs:
             raise ValueError(
                 f"The inputs of {self.name!r} must be named {known}, 'token_ids' among them. "

@@ -1,6 +1,6 @@
 """Pure functions on `keras.ops`: tensors in, tensors out, no variables."""
 
-from keras_tfm.ops.activations import gelu_tanh
+from keras_tfm.ops.activations import gelu_sigmoid, gelu_tanh
 from keras_tfm.ops.attention import scaled_dot_product_attention
 from keras_tfm.ops.dropout import AttentionDropout
 from keras_tfm.ops.gather import gather_positions
@@ -23,6 +23,7 @@ __all__ = [
     "apply_rotary",
     "attention_mask",
     "gather_positions",
+    "gelu_sigmoid",
     "gelu_tanh",
     "last_real",
     "next_positions",

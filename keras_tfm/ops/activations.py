@@ -18,3 +18,19 @@ def gelu_tanh(x):
         Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2, https://arxiv.org/abs/1606.08415
     """
     return ops.gelu(x, approximate=True)
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+def gelu_sigmoid(x):
+    """GELU in its sigmoid form, x sigmoid(1.702 x): "quick_gelu" in configurations.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        A tensor of the same shape and dtype.
+
+    Reference:
+        Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2, https://arxiv.org/abs/1606.08415
+    """
+    return x * ops.sigmoid(1.702 * x)

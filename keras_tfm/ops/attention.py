@@ -2,8 +2,9 @@
 
 from keras import backend, ops
 
-from keras_tfm.ops.lean_attention import HIDDEN_SCORE, gathered, lean_attention, products
+from keras_tfm.ops.lean_attention import HIDDEN_SCORE, lean_attention
 from keras_tfm.ops.masks import Visibility
+from keras_tfm.ops.products import gathered, products
 
 # Measured on 2 cores: from about 1,024 x 1,024 positions on the lean path is faster, and memory begins to matter.
 LEAN_FROM = 1024 * 1024

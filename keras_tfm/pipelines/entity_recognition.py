@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_tfm.pipelines.text_pipeline import TextPipeline, as_texts
+from keras_tfm.models import TokenClassifier
+from keras_tfm.pipelines.text_pipeline import TextPipeline
+from keras_tfm.tokenizers.text_words import first_tokens, split_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +24,10 @@ class Entity:
 class EntityRecognition(TextPipeline):
     """Finds entities in texts: in Python, or from a SavedModel.
 
-    A word gets the label of its first piece; what follows "B-PLACE" or "I-PLACE" as "I-PLACE" belongs to the same
-    entity. An "I-PLACE" after something else begins one. Labels without "B-" and "I-" are entities of one word.
+    Words are those of `split_words`: what white space divides, without the punctuation around it. A word has the label
+    of its first piece, as `word_label_dataset` teaches it, so "O'Brien" and "Mary-Ann" are found whole, and "London."
+    without the full stop. What follows "B-PLACE" or "I-PLACE" as "I-PLACE" belongs to the same entity; an "I-PLACE"
+    after something else begins one. Labels without "B-" and "I-" are entities of one word.
 
     Signature of the SavedModel:
         serving_default: texts string (B,) -> for each of E entities row int32, the number of its text; label and text,
@@ -48,6 +52,8 @@ class EntityRecognition(TextPipeline):
         https://aclanthology.org/W03-0419/
     """
 
+    model_type = TokenClassifier
+
     def __call__(self, texts, batch_size: int = 32):
         """Finds entities.
 
@@ -59,15 +65,16 @@ class EntityRecognition(TextPipeline):
             list of `Entity` for a str, list of lists for a list; start and end count characters.
 
         Raises:
-            TypeError: for anything but strings.
+            TypeError: for anything but strings. ValueError: for unpaired surrogates, or a batch size that is no
+                positive integer.
         """
-        columns = as_texts(texts)
-        found: list[list[Entity]] = [[] for _ in columns]
-        for rows, outputs in self._run("serving_default", columns, batch_size=batch_size):
+        (column,) = self._columns(batch_size, texts=texts)
+        found: list[list[Entity]] = [[] for _ in column]
+        for rows, outputs in self._run("serving_default", column, batch_size=batch_size):
             for row, label, piece, start, end, probability in zip(
                 *(outputs[name] for name in ("row", "label", "text", "start", "end", "probability")), strict=True
             ):
-                data = columns[rows[row]].encode()
+                data = column[rows[row]].encode()
                 places = (len(data[:place].decode()) for place in (start, end))
                 found[rows[row]].append(Entity(label.decode(), piece.decode(), *places, float(probability)))
         return found[0] if isinstance(texts, str) else found
@@ -78,25 +85,7 @@ class EntityRecognition(TextPipeline):
     def _find(self, texts):
         # Places in a text that is no UTF-8 are those after its repair.
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
-        packed, starts, ends = self.packer.with_offsets(texts)
-        inputs = self._inputs(packed)
-        probabilities = tf.nn.softmax(tf.cast(self.model(inputs, training=False), tf.float32))  # (B, T, C)
-        width = tf.shape(probabilities)[1]
-        starts, ends, token_ids = starts[:, :width], ends[:, :width], packed["token_ids"][:, :width]
-
-        # All pieces of all texts in one row, then the words: the end of one is that of its last piece.
-        is_piece = starts >= 0
-        rows = tf.repeat(tf.range(tf.shape(starts)[0])[:, None], width, axis=1)
-        rows, starts, ends, token_ids, probabilities = (
-            tf.boolean_mask(x, is_piece) for x in (rows, starts, ends, token_ids, probabilities)
-        )
-        begins = tf.gather(tf.constant(self.tokenizer.begins_word), token_ids)
-        begins |= rows != _before(rows, -1)
-        num_words = tf.reduce_sum(tf.cast(begins, tf.int32))
-        word_ends = tf.math.unsorted_segment_max(ends, tf.cumsum(tf.cast(begins, tf.int32)) - 1, num_words)
-        rows, starts, probabilities = (tf.boolean_mask(x, begins) for x in (rows, starts, probabilities))
-
-        # Words to entities.
+        rows, starts, ends, probabilities = self._words(texts)
         kinds, names, begins_entity = _kinds(self.model.labels)
         best = tf.argmax(probabilities, axis=1)
         probability = tf.reduce_max(probabilities, axis=1)
@@ -112,7 +101,7 @@ class EntityRecognition(TextPipeline):
             return reduce(tf.boolean_mask(x, is_entity), first, count)
 
         start = of_entities(tf.math.unsorted_segment_min, starts)
-        end = of_entities(tf.math.unsorted_segment_max, word_ends)
+        end = of_entities(tf.math.unsorted_segment_max, ends)
         row = of_entities(tf.math.unsorted_segment_min, rows)
         return {
             "row": row,
@@ -122,6 +111,20 @@ class EntityRecognition(TextPipeline):
             "end": end,
             "probability": of_entities(tf.math.unsorted_segment_mean, probability),
         }
+
+    def _words(self, texts):
+        """The words of all texts in one row: number of the text, start, end, each (W,), and probabilities (W, C)."""
+        words, starts = split_words(texts)
+        packed, word_ids = self.packer.words(words)
+        inputs = self._inputs(packed)
+        probabilities = tf.nn.softmax(tf.cast(self.model(inputs, training=False), tf.float32))  # (B, T, C)
+        is_first = first_tokens(word_ids[:, : tf.shape(probabilities)[1]])
+        text_and_token = tf.where(is_first)
+        rows = text_and_token[:, 0]
+        places = tf.gather(words.row_starts(), rows) + tf.cast(tf.gather_nd(word_ids, text_and_token), tf.int64)
+        starts = tf.gather(starts.values, places)
+        ends = starts + tf.strings.length(tf.gather(words.values, places))
+        return tf.cast(rows, tf.int32), starts, ends, tf.boolean_mask(probabilities, is_first)
 
 
 def _before(x, filler):

@@ -4,7 +4,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from keras_tfm.pipelines.text_pipeline import TextPipeline, as_texts
+from keras_tfm.layers.parts import check_positive
+from keras_tfm.models import SpanClassifier
+from keras_tfm.pipelines.text_pipeline import TextPipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class QuestionAnswering(TextPipeline):
         model: `SpanClassifier`.
         tokenizer: `WordPieceTokenizer` of the same vocabulary.
         sequence_length: int, tokens of a window, the question included. Default: what the model allows.
-        stride: int, tokens that a window shares with the one before. Default: a quarter of `sequence_length`.
+        stride: int, tokens that a window shares with the one before. Default: a quarter of `sequence_length`,
+            or the most that fits.
         max_answer_tokens: int, the longest answer.
 
     Raises:
@@ -47,6 +50,8 @@ class QuestionAnswering(TextPipeline):
         Devlin et al. 2018, sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
     """
 
+    model_type = SpanClassifier
+
     def __init__(
         self,
         model,
@@ -55,11 +60,10 @@ class QuestionAnswering(TextPipeline):
         stride: int | None = None,
         max_answer_tokens: int = 30,
     ):
-        if max_answer_tokens < 1:
-            raise ValueError(f"`max_answer_tokens` must be at least 1. Received: {max_answer_tokens}.")
+        check_positive(max_answer_tokens=max_answer_tokens)
         self.max_answer_tokens = max_answer_tokens
         super().__init__(model, tokenizer, sequence_length)
-        self.stride = self.sequence_length // 4 if stride is None else stride
+        self.stride = self.packer.default_stride if stride is None else stride
         self.packer.windows(["a"], ["b"], self.stride)  # raises if it does not fit
 
     def __call__(self, questions, contexts, batch_size: int = 8):
@@ -75,9 +79,10 @@ class QuestionAnswering(TextPipeline):
             the answer "" with a probability of 0.
 
         Raises:
-            TypeError: for anything but strings. ValueError: for another number of contexts than of questions.
+            TypeError: for anything but strings. ValueError: for another number of contexts than of questions,
+                unpaired surrogates, or a batch size that is no positive integer.
         """
-        columns = as_texts(questions, "questions"), as_texts(contexts, "contexts")
+        columns = self._columns(batch_size, questions=questions, contexts=contexts)
         whole = self._gather("serving_default", *columns, batch_size=batch_size)
         answers = []
         for row, context in enumerate(columns[1]):
@@ -89,9 +94,8 @@ class QuestionAnswering(TextPipeline):
             answers.append(Answer(text.decode(), *places, *map(float, probabilities)))
         return answers[0] if isinstance(questions, str) else answers
 
-    def _warn_of_long_texts(self, questions, contexts):
-        room = (self.sequence_length - 3) // 2
-        self._warn_if_longer([(question,) for question in questions], room)
+    def _with_room(self, questions, contexts):
+        return [(question,) for question in questions], self.packer.question_room
 
     def _signatures(self):
         return {"serving_default": (self._answer, ("questions", "contexts"))}

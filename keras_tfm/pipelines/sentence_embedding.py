@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.pipelines.text_pipeline import TextPipeline, as_texts
+from keras_tfm.models import SentenceEncoder
+from keras_tfm.pipelines.text_pipeline import TextPipeline
 
 
 class SentenceEmbedding(TextPipeline):
@@ -24,6 +25,8 @@ class SentenceEmbedding(TextPipeline):
         >>> vectors @ vectors.T  # cosines
     """
 
+    model_type = SentenceEncoder
+
     def __call__(self, texts, batch_size: int = 64):
         """The vector of each text.
 
@@ -35,10 +38,12 @@ class SentenceEmbedding(TextPipeline):
             float32 (D,) for a str, (N, D) for a list.
 
         Raises:
-            TypeError: for anything but strings.
+            TypeError: for anything but strings. ValueError: for unpaired surrogates, or a batch size that is no
+                positive integer.
         """
         empty = np.zeros((0, self.model.hidden_dim), "float32")
-        vectors = self._gather("serving_default", as_texts(texts), batch_size=batch_size).get("vectors", empty)
+        (column,) = self._columns(batch_size, texts=texts)
+        vectors = self._gather("serving_default", column, batch_size=batch_size).get("vectors", empty)
         return vectors[0] if isinstance(texts, str) else vectors
 
     def _signatures(self):

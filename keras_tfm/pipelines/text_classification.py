@@ -4,7 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from keras_tfm.pipelines.text_pipeline import TextPipeline, as_texts
+from keras_tfm.models import TextClassifier
+from keras_tfm.pipelines.text_pipeline import TextPipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class TextClassification(TextPipeline):
         >>> classifier.export("serving/1")
     """
 
+    model_type = TextClassifier
+
     def __call__(self, texts, pairs=None, batch_size: int = 32):
         """Labels texts.
 
@@ -52,9 +55,10 @@ class TextClassification(TextPipeline):
             `Classification` for a str, list of them for a list.
 
         Raises:
-            TypeError: for anything but strings. ValueError: for another number of pairs than of texts.
+            TypeError: for anything but strings. ValueError: for another number of pairs than of texts, unpaired
+                surrogates, or a batch size that is no positive integer.
         """
-        columns = [as_texts(texts)] + ([] if pairs is None else [as_texts(pairs, "pairs")])
+        columns = self._columns(batch_size, texts=texts, **({} if pairs is None else {"pairs": pairs}))
         signature = "serving_default" if pairs is None else "pairs"
         rows = self._gather(signature, *columns, batch_size=batch_size).get("probabilities", ())
         answers = []

@@ -3,37 +3,49 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.layers.parts import check_positive
 from keras_tfm.tokenizers import SentencePacker
+from keras_tfm.tokenizers.byte_alphabet import check_encodable
 
 TEXTS = {name: tf.TensorSpec([None], tf.string, name=name) for name in ("texts", "pairs", "questions", "contexts")}
 
 
 class TextPipeline:
-    """A model and its tokenizer as one object; subclasses say what goes in and what comes out.
+    """A model and its tokenizer as one object; subclasses say what goes in and what comes out, and `model_type`.
 
     The model is trained with the datasets of `keras_tfm.data`.
 
     Args:
-        model: a task model with an `encoder`.
+        model: a `model_type`.
         tokenizer: `WordPieceTokenizer` of the same vocabulary.
         sequence_length: int, tokens that are read of a text (or a pair of texts), [CLS] and [SEP] included; what is
             beyond is cut off, with a warning. Default: what the model allows.
 
     Raises:
-        ValueError: if the vocabularies differ, or `sequence_length` is more than the model allows.
+        ValueError: if the vocabularies differ, or `sequence_length` is less than 4 or more than the model allows.
+        TypeError: for a model of another type, or a tokenizer that is no `WordPieceTokenizer`.
     """
 
+    model_type: type[keras.Model]
+
     def __init__(self, model, tokenizer, sequence_length: int | None = None):
+        if not isinstance(model, self.model_type):
+            raise TypeError(
+                f"`model` must be a `{self.model_type.__name__}` for `{type(self).__name__}`. "
+                f"Received: {str(model)[:60]} of type {type(model).__name__}."
+            )
+        longest = model.encoder.max_sequence_length
+        sequence_length = longest if sequence_length is None else sequence_length
+        self.packer = SentencePacker(tokenizer, sequence_length)
         if tokenizer.vocabulary_size != model.encoder.vocabulary_size:
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
                 f"{tokenizer.vocabulary_size} tokens and a model of {model.encoder.vocabulary_size}."
             )
-        longest = model.encoder.max_sequence_length
-        sequence_length = sequence_length or longest
         if sequence_length is None or (longest is not None and sequence_length > longest):
             raise ValueError(
                 f"`sequence_length` must be at most the {longest} positions of the model, and given if it has none. "
@@ -41,7 +53,6 @@ class TextPipeline:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.packer = SentencePacker(tokenizer, sequence_length)
         self._input_names = [x.name for x in model.inputs]
         self.functions = {
             name: tf.function(function, input_signature=[TEXTS[column] for column in columns], autograph=False)
@@ -75,12 +86,20 @@ class TextPipeline:
         width = tf.reduce_max(tf.concat([tf.reduce_sum(tf.cast(packed["padding_mask"], tf.int32), 1), [1]], 0))
         return {name: packed[name][:, :width] for name in self._input_names}
 
+    def _columns(self, batch_size: int, **texts) -> list[list[str]]:
+        """What the caller of `__call__` gave, checked, as lists; warns that caller of what is cut off."""
+        columns = [as_texts(column, name) for name, column in texts.items()]
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError(
+                f"There must be as many texts on each side. Received: {[len(column) for column in columns]}."
+            )
+        check_positive(batch_size=batch_size)
+        if message := self._cut_message(*self._with_room(*columns)):
+            warnings.warn(message, stacklevel=3)
+        return columns
+
     def _run(self, signature: str, *columns: Sequence[str], batch_size: int) -> Iterator[tuple[np.ndarray, dict]]:
         """Yields (numbers of rows, their outputs as NumPy arrays), texts of about the same length together."""
-        check_sides(*columns)
-        if not columns[0]:
-            return
-        self._warn_of_long_texts(*columns)
         order = np.argsort([sum(map(len, row)) for row in zip(*columns, strict=True)], kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -96,36 +115,35 @@ class TextPipeline:
                 whole.setdefault(name, np.zeros((len(columns[0]), *x.shape[1:]), x.dtype))[rows] = x
         return whole
 
-    def _warn_of_long_texts(self, *columns: Sequence[str]) -> None:
-        self._warn_if_longer(list(zip(*columns, strict=True)), self.sequence_length - 1 - len(columns))
+    def _with_room(self, *columns: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
+        """The texts of each row that are read together, and how many tokens of them are."""
+        return list(zip(*columns, strict=True)), self.sequence_length - 1 - len(columns)
 
-    def _warn_if_longer(self, rows: Sequence[tuple[str, ...]], room: int) -> None:
+    def _cut_message(self, rows: Sequence[tuple[str, ...]], room: int) -> str:
+        """What to say of rows that are longer; "" if none is."""
         # A token is a byte at least, so most texts need not be tokenized to be known as short.
-        candidates = [row for row in rows if sum(len(text.encode(errors="replace")) for text in row) > room]
+        candidates = [row for row in rows if sum(len(text.encode()) for text in row) > room]
         if not candidates:
-            return
+            return ""
         sides = zip(*candidates, strict=True)
         num_tokens = sum(self.tokenizer(list(side)).row_lengths() for side in sides).numpy()
-        if num_long := int((num_tokens > room).sum()):
-            warnings.warn(
-                f"{num_long} of {len(rows)} texts have more than the {room} tokens that are read; the longest has "
-                f"{num_tokens.max()}. What is beyond is cut off.",
-                stacklevel=5,
-            )
+        num_long = int((num_tokens > room).sum())
+        if not num_long:
+            return ""
+        return (
+            f"{num_long} of {len(rows)} texts have more than the {room} tokens that are read; the longest has "
+            f"{num_tokens.max()}. What is beyond is cut off."
+        )
 
 
 def as_texts(texts, name: str = "texts") -> list[str]:
-    """A list of strings; raises a TypeError for anything else."""
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    wrong = [row for row in rows if not isinstance(row, str)]
-    if wrong:
-        raise TypeError(
-            f"`{name}` must be a string or a list of strings. Received: {wrong[0]!r} of type {type(wrong[0]).__name__}."
-        )
+    """A list of strings; raises a TypeError for anything else, a ValueError for what no UTF-8 stands for."""
+    rows = list(texts) if hasattr(texts, "__iter__") and not isinstance(texts, str | bytes) else [texts]
+    for row in rows:
+        if not isinstance(row, str):
+            raise TypeError(
+                f"`{name}` must be a string or a list of strings. "
+                f"Received: {str(row)[:60]} of type {type(row).__name__}."
+            )
+        check_encodable(row)
     return rows
-
-
-def check_sides(*columns: Sequence[str]) -> None:
-    """Raises unless all columns are equally long."""
-    if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"There must be as many texts on each side. Received: {[len(column) for column in columns]}.")

@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.pipelines.text_pipeline import TextPipeline, as_texts
+from keras_tfm.models import TextRegressor
+from keras_tfm.pipelines.text_pipeline import TextPipeline
 
 
 class TextRegression(TextPipeline):
@@ -26,6 +27,8 @@ class TextRegression(TextPipeline):
         >>> similarity("A man eats.", "A man is eating.")
     """
 
+    model_type = TextRegressor
+
     def __call__(self, texts, pairs=None, batch_size: int = 32):
         """The number of each text.
 
@@ -38,9 +41,10 @@ class TextRegression(TextPipeline):
             float for a str, float32 (N,) for a list.
 
         Raises:
-            TypeError: for anything but strings. ValueError: for another number of pairs than of texts.
+            TypeError: for anything but strings. ValueError: for another number of pairs than of texts, unpaired
+                surrogates, or a batch size that is no positive integer.
         """
-        columns = [as_texts(texts)] + ([] if pairs is None else [as_texts(pairs, "pairs")])
+        columns = self._columns(batch_size, texts=texts, **({} if pairs is None else {"pairs": pairs}))
         signature = "serving_default" if pairs is None else "pairs"
         scores = self._gather(signature, *columns, batch_size=batch_size).get("score", np.zeros(0, "float32"))
         return float(scores[0]) if isinstance(texts, str) else scores

@@ -3,6 +3,7 @@
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
 from keras_tfm.tokenizers.sentence_packer import SentencePacker
 from keras_tfm.tokenizers.sentence_piece import SentencePieceTokenizer
+from keras_tfm.tokenizers.text_words import split_words
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
-__all__ = ["BytePairTokenizer", "SentencePacker", "SentencePieceTokenizer", "WordPieceTokenizer"]
+__all__ = ["BytePairTokenizer", "SentencePacker", "SentencePieceTokenizer", "WordPieceTokenizer", "split_words"]

@@ -37,7 +37,10 @@ class BytePairTokenizer(tf.Module):
         drops_bytes: bool, bytes without a token are left out, as Hugging Face does (SmolLM). Default: all 256 are
             required.
         normalization: "nfc", to write characters with marks as one code point first (Qwen 2, GPT-NeoX), or None.
-        plain_tokens: special tokens that stay when decoding skips special tokens (GPT-NeoX's runs of spaces).
+        plain_tokens: special tokens that stay when decoding skips special tokens (GPT-NeoX's runs of spaces, Qwen's
+            "<think>").
+        post_processor: what a tokenizer.json does to ids afterwards. It is kept for `save` and not done here.
+        lstrip_tokens: special tokens that take the white space before them with them (RoBERTa's "<mask>").
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD
@@ -78,6 +81,7 @@ class BytePairTokenizer(tf.Module):
         plain_tokens: Iterable[str] = (),
         *,
         post_processor: dict[str, Any] | None = None,
+        lstrip_tokens: Iterable[str] = (),
     ):
         super().__init__(name="byte_pair_tokenizer")
         self._vocabulary = BytePairVocabulary(
@@ -91,10 +95,11 @@ class BytePairTokenizer(tf.Module):
             normalization,
             plain_tokens,
             post_processor,
+            lstrip_tokens,
         )
         token_ids, token_bytes = self._vocabulary.token_ids, self._vocabulary.token_bytes
         self._normalization = NormalizationC() if normalization else None
-        self._split = WordSplitter(self.special_tokens, words, self._normalization)
+        self._split = WordSplitter(self.special_tokens, words, self._normalization, self._vocabulary.lstrip_tokens)
         self._merge = PairMerger(
             byte_ids=[token_ids.get(symbol, -1) for symbol in BYTE_SYMBOLS],
             merges=[(token_ids[a], token_ids[b], token_ids[a + b]) for a, b in self._vocabulary.merges],
@@ -159,14 +164,14 @@ class BytePairTokenizer(tf.Module):
         Raises:
             FileNotFoundError: if these files are not there.
             ValueError: if a tokenizer.json asks for anything else than byte-level BPE with a known regular expression
-                (a normalizer, `add_prefix_space`, an unknown token, added tokens that are not special, ...). What it
-                does to ids afterwards, such as a first token before each text, is kept for `save` but not done.
+                (a normalizer, `add_prefix_space`, an unknown token, added tokens of single words, ...). What it does to
+                ids afterwards, such as a first token before each text, is kept for `save` but not done.
         """
         return cls._from_vocabulary(read_vocabulary(path))
 
     @classmethod
     def _from_vocabulary(cls, vocabulary: BytePairVocabulary) -> "BytePairTokenizer":
-        return cls(*_arguments(vocabulary), post_processor=vocabulary.post_processor)
+        return cls(*_arguments(vocabulary), **_keywords(vocabulary))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt into a folder, which is made if need be.
@@ -180,11 +185,11 @@ class BytePairTokenizer(tf.Module):
         names = ("vocabulary", "merges", "special_tokens", "words", "whole_words", "end_of_text", "drops_bytes")
         names += ("normalization", "plain_tokens")
         own = dict(zip(names, _arguments(self._vocabulary), strict=True))
-        return type(self)(**{**own, "post_processor": self._vocabulary.post_processor, **arguments})
+        return type(self)(**{**own, **_keywords(self._vocabulary), **arguments})
 
     def __reduce__(self):
         # Tables cannot be pickled or copied: make them anew.
-        return _rebuilt, (type(self), _arguments(self._vocabulary), self._vocabulary.post_processor)
+        return _rebuilt, (type(self), _arguments(self._vocabulary), _keywords(self._vocabulary))
 
     @property
     def vocabulary_size(self) -> int:
@@ -325,5 +330,9 @@ def _arguments(vocabulary: BytePairVocabulary) -> tuple:
     )
 
 
-def _rebuilt(cls: type, arguments: tuple, post_processor) -> BytePairTokenizer:
-    return cls(*arguments, post_processor=post_processor)
+def _keywords(vocabulary: BytePairVocabulary) -> dict[str, Any]:
+    return {"post_processor": vocabulary.post_processor, "lstrip_tokens": tuple(vocabulary.lstrip_tokens)}
+
+
+def _rebuilt(cls: type, arguments: tuple, keywords: dict[str, Any]) -> BytePairTokenizer:
+    return cls(*arguments, **keywords)

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
 from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
-from keras_tfm.tokenizers.files import read_json, replace_file
+from keras_tfm.tokenizers.files import parts_of, read_json, replace_file
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of
 
 # GPT-2's own release used the second pair of names.
@@ -53,9 +53,7 @@ def write_vocabulary(vocabulary: BytePairVocabulary, folder: str | os.PathLike) 
 
 def vocabulary_from_json(document: Any) -> BytePairVocabulary:
     """Reads the content of a tokenizer.json, and refuses what would tokenize otherwise than we do."""
-    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
-        raise ValueError(f"A tokenizer.json must hold an object with a `model`. Received: {str(document)[:60]}.")
-    model = document["model"]
+    model, token_ids, added_tokens = parts_of(document)
     _expect("model.type", model.get("type", "BPE"), "BPE")
     for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         _expect(f"model.{field}", model.get(field) or None, None)
@@ -71,23 +69,18 @@ def vocabulary_from_json(document: Any) -> BytePairVocabulary:
         if part.get("type") not in _POST_PROCESSORS:
             _expect("post_processor.type", part.get("type"), "ByteLevel")
 
-    token_ids = dict(model["vocab"])
-    added_tokens = sorted(document.get("added_tokens") or [], key=lambda added: added["id"])
     for added in added_tokens:
         content = added["content"]
-        if content.strip(" "):  # runs of spaces overlap with no other token
-            _expect(f"special of the added token {content!r}", added.get("special"), True)
-        for field in ("single_word", "lstrip", "rstrip"):
+        for field in ("single_word", "rstrip"):
             _expect(f"{field} of the added token {content!r}", bool(added.get(field)), False)
-        # Those with `normalized` are looked for after the others, which matters only if there are both.
-        if content.strip(" "):
-            normalized = next(one for one in added_tokens if one["content"].strip(" ")).get("normalized")
-            _expect(f"normalized of the added token {content!r}", added.get("normalized"), normalized)
         _expect(f"id of the added token {content!r}", added["id"], token_ids.setdefault(content, added["id"]))
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    _check_order(added_tokens, normalizer)
+    merges = model.get("merges")
+    if not isinstance(merges, list) or not all(isinstance(merge, str | list) for merge in merges):
+        raise ValueError(f"`model.merges` of a tokenizer.json must be a list of pairs. Received: {str(merges)[:60]}.")
     return BytePairVocabulary(
         token_ids,
-        merges,
+        [merge.split(" ") if isinstance(merge, str) else merge for merge in merges],
         [added["content"] for added in added_tokens],
         words=words,
         whole_words=bool(model.get("ignore_merges")),
@@ -95,7 +88,30 @@ def vocabulary_from_json(document: Any) -> BytePairVocabulary:
         plain_tokens=[added["content"] for added in added_tokens if not added.get("special")],
         drops_bytes=True,  # as the Rust library does without an unknown token
         post_processor=document.get("post_processor"),
+        lstrip_tokens=[added["content"] for added in added_tokens if added.get("lstrip")],
     )
+
+
+def _check_order(added_tokens: list[dict[str, Any]], normalizer: dict[str, Any] | None) -> None:
+    """Raises if it matters that the Rust library looks for tokens with `normalized` after the others."""
+    tokens: dict[bool, list[str]] = {True: [], False: []}
+    for added in added_tokens:
+        if added["content"].strip(" "):  # runs of spaces overlap with no other token
+            tokens[bool(added.get("normalized"))].append(added["content"])
+    if not tokens[True] or not tokens[False]:
+        return
+    if normalizer is not None or _overlap(*tokens.values()) or _overlap(*reversed(tokens.values())):
+        raise ValueError(
+            "Only byte-level BPE is supported whose added tokens all have `normalized`, or all have not, or no "
+            f"normalizer and no overlaps. Received: normalized={tokens[True][:3]}, the others {tokens[False][:3]}."
+        )
+
+
+def _overlap(first: list[str], second: list[str]) -> bool:
+    """Whether a token of the first may end where one of the second begins, or hold it."""
+    begins = {token[:i] for token in second for i in range(1, len(token) + 1)}
+    ends = {token[i:] for token in first for i in range(len(token))}
+    return bool(begins & ends) or any(inner in token for token in first for inner in second)
 
 
 def _words_of(pre_tokenizer: dict[str, Any]) -> str:
@@ -111,20 +127,31 @@ def _words_of(pre_tokenizer: dict[str, Any]) -> str:
 
 
 def _parts(processor: dict[str, Any]) -> list[dict[str, Any]]:
-    return processor.get("processors", []) if processor.get("type") == "Sequence" else [processor]
+    if processor.get("type") != "Sequence":
+        return [processor]
+    parts = processor.get("processors")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"`post_processor.processors` must be a list of objects. Received: {str(parts)[:60]}.")
+    return parts
 
 
 def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
     """The content of a tokenizer.json that the library `tokenizers` loads."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    plain = {"normalized": True, "special": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": token_id, "content": token, **flags, **(plain if token in vocabulary.plain_tokens else {})}
+            {
+                "id": token_id,
+                "content": token,
+                "single_word": False,
+                "lstrip": token in vocabulary.lstrip_tokens,
+                "rstrip": False,
+                "normalized": not token.strip(" "),  # as those who have runs of spaces write them
+                "special": token not in vocabulary.plain_tokens,
+            }
             for token, token_id in sorted(vocabulary.special_tokens.items(), key=lambda item: item[1])
         ],
         "normalizer": _NFC if vocabulary.normalization else None,

@@ -21,8 +21,9 @@ class BytePairVocabulary:
         end_of_text: the special token at which a text ends. Default: "<|endoftext|>", if that is one.
         drops_bytes: bool, bytes without a token are left out, rather than refused.
         normalization: "nfc" or None, what is done to texts first.
-        plain_tokens: special tokens that are ordinary text when decoded (runs of spaces in GPT-NeoX).
+        plain_tokens: special tokens that are ordinary text when decoded (GPT-NeoX's runs of spaces, Qwen's <think>).
         post_processor: what a tokenizer.json does to ids afterwards. It is kept for the file and not done here.
+        lstrip_tokens: special tokens that take the white space before them with them.
 
     Attributes:
         token_ids: read-only dict.
@@ -47,6 +48,7 @@ class BytePairVocabulary:
         normalization: str | None = None,
         plain_tokens: Iterable[str] = (),
         post_processor: dict[str, Any] | None = None,
+        lstrip_tokens: Iterable[str] = (),
     ):
         if words not in WORD_PATTERNS:
             raise ValueError(f"`words` must be one of {tuple(WORD_PATTERNS)}. Received: words={words!r}.")
@@ -57,6 +59,7 @@ class BytePairVocabulary:
             raise ValueError(f"`normalization` must be 'nfc' or None. Received: normalization={normalization!r}.")
         self.normalization = normalization
         self.plain_tokens = frozenset(plain_tokens)
+        self.lstrip_tokens = frozenset(lstrip_tokens)
         self.post_processor = post_processor
         self.token_ids = MappingProxyType(dict(token_ids))
         self.merges = tuple(tuple(pair) for pair in merges)
@@ -108,6 +111,15 @@ class BytePairVocabulary:
             ranks[pair] = rank
 
     def _check_special_tokens(self, special_tokens: tuple[str, ...]) -> None:
+        for name, tokens in {"plain_tokens": self.plain_tokens, "lstrip_tokens": self.lstrip_tokens}.items():
+            if unknown := sorted(tokens - set(special_tokens)):
+                raise ValueError(f"`{name}` must be special tokens. Received: {unknown[:5]}, which are not.")
+        spaced = [token for token in special_tokens if any(map(str.isspace, token))]
+        if spaced and self.lstrip_tokens:
+            raise ValueError(
+                "No special token may have white space if one takes the white space before it. "
+                f"Received: {spaced[:3]} and lstrip_tokens={sorted(self.lstrip_tokens)}."
+            )
         products = {left + right for left, right in self.merges}
         for token in special_tokens:
             if token not in self.token_ids:

@@ -96,6 +96,16 @@ class SentencePacker(tf.Module):
         rows = tuple(words.with_values(values).merge_dims(1, 2) for values in (pieces, numbers))
         return self._pack(*self._cut(rows, None))
 
+    @property
+    def question_room(self) -> int:
+        """How many tokens of a question `windows` shows: (T - 3) // 2."""
+        return (self.sequence_length - 3) // 2
+
+    @property
+    def default_stride(self) -> int:
+        """A good `stride` for `windows`: a quarter of T, or the most that is possible if that is less."""
+        return max(0, min(self.sequence_length // 4, self.sequence_length - 3 - self.question_room - 1))
+
     def windows(
         self, questions: Any, contexts: Any, stride: int = 0
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -122,13 +132,13 @@ class SentencePacker(tf.Module):
                 "`sequence_length` must be given to the packer for `windows`. Received: sequence_length=None."
             )
         text_length = self.sequence_length - 3
-        if not _is_integer(stride, smallest=0) or stride >= text_length - text_length // 2:
+        if not _is_integer(stride, smallest=0) or stride >= text_length - self.question_room:
             raise ValueError(
-                f"`stride` must be an integer, 0 to {text_length - text_length // 2 - 1} with `sequence_length="
+                f"`stride` must be an integer, 0 to {text_length - self.question_room - 1} with `sequence_length="
                 f"{self.sequence_length}`. Received: stride={stride!r}."
             )
         with tf.device("CPU:0"):
-            question = self.tokenizer(as_string_tensor(questions))[:, : text_length // 2]
+            question = self.tokenizer(as_string_tensor(questions))[:, : self.question_room]
             context = self.tokenizer.tokenize_with_offsets(as_string_tensor(contexts))
             lengths = context[0].row_lengths()
             room = text_length - question.row_lengths()

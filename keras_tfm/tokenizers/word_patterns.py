@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 # RE2's `\s` is ASCII only. This is Unicode's White_Space, as the Rust library understands `\s`; line ends apart.
 _BLANK = r"\t\v\f \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
-_SPACE = rf"\r\n{_BLANK}"
+SPACE = rf"\r\n{_BLANK}"
 
 # RE2 as built into TensorFlow 2.21 knows Unicode 15, tokenizers 0.23 knows Unicode 16: these characters are new there.
 # A test compares every code point, so that a change on either side is noticed.
@@ -60,10 +60,8 @@ def _split(expression: str) -> dict[str, Any]:
 
 # 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 _GPT2 = (
-    Step(f"([{_SPACE}])([{_SPACE}][^{_SPACE}])", "between"),
-    Step(
-        f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{_SPACE}{_LETTER}{_NUMBER}]+|[{_SPACE}]+", "after"
-    ),
+    Step(f"([{SPACE}])([{SPACE}][^{SPACE}])", "between"),
+    Step(f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{SPACE}{_LETTER}{_NUMBER}]+|[{SPACE}]+", "after"),
 )
 
 
@@ -71,9 +69,9 @@ def _gpt4(numbers: str) -> tuple[Step, ...]:
     """The expression of GPT-4, which Llama 3 and Qwen took over; a run of white space ends with its last line end."""
     words = (
         f"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n{_LETTER}{_NUMBER}]?[{_LETTER}]+|{numbers}"
-        f"| ?[^{_SPACE}{_LETTER}{_NUMBER}]+[\\r\\n]*|[{_SPACE}]*[\\r\\n]+|[{_SPACE}]+"
+        f"| ?[^{SPACE}{_LETTER}{_NUMBER}]+[\\r\\n]*|[{SPACE}]*[\\r\\n]+|[{SPACE}]+"
     )
-    return Step(f"([{_SPACE}])([{_BLANK}][^{_SPACE}])", "between"), Step(words, "after")
+    return Step(f"([{SPACE}])([{_BLANK}][^{SPACE}])", "between"), Step(words, "after")
 
 
 _GPT4_EXPRESSION = (
@@ -89,9 +87,7 @@ WORD_PATTERNS = {
         (Step(f"[{_NUMBER}{_NEWEST_NUMBER}]", "around"), *_GPT2),
         {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _byte_level(True)]},
     ),
-    "bloom": WordPattern(
-        (Step(f" ?[^(|){_SPACE}{_BLOOM_STOPS}]+", "around"),), _split(rf" ?[^(\s|[{_BLOOM_STOPS}])]+")
-    ),
+    "bloom": WordPattern((Step(f" ?[^(|){SPACE}{_BLOOM_STOPS}]+", "around"),), _split(rf" ?[^(\s|[{_BLOOM_STOPS}])]+")),
 }
 
 
@@ -103,11 +99,17 @@ def pattern_of(pre_tokenizer: dict[str, Any]) -> str | None:
     return None
 
 
-def _essence(pre_tokenizer: dict[str, Any]) -> Any:
+def _essence(pre_tokenizer: Any) -> Any:
     """The pre-tokenizer without what does not change the words."""
-    kind = pre_tokenizer.get("type")
-    if kind == "Sequence":
-        return [_essence(part) for part in pre_tokenizer.get("pretokenizers", [])]
-    if kind == "ByteLevel":
-        return kind, pre_tokenizer.get("add_prefix_space", True), pre_tokenizer.get("use_regex", True)
-    return {key: value for key, value in pre_tokenizer.items() if value is not None}
+    if isinstance(pre_tokenizer, dict) and pre_tokenizer.get("type") == "Sequence":
+        parts = pre_tokenizer.get("pretokenizers")
+        return list(map(_essence_of_one, parts)) if isinstance(parts, list) else None
+    return _essence_of_one(pre_tokenizer)
+
+
+def _essence_of_one(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "ByteLevel":
+        return "ByteLevel", part.get("add_prefix_space", True), part.get("use_regex", True)
+    return {key: value for key, value in part.items() if value is not None}

@@ -244,7 +244,7 @@ class WordPieceTokenizer(tf.Module):
 
         Returns:
             ids and offsets: for one string a list of ints and a list of (start, end), for several lists of these. Both
-            count characters of Python strings: `text[start:end]` is the text of a token.
+            ends count characters: `text[start:end]` is a token's text; of bytes after `.decode("utf-8", "replace")`.
         """
         texts = as_string_tensor(text)
         flat = tf.reshape(texts, [-1])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_tfm.tokenizers.bert_characters import BertRules
-from keras_tfm.tokenizers.files import read_json, replace_file
+from keras_tfm.tokenizers.files import parts_of, read_json, replace_file
 from keras_tfm.tokenizers.word_piece_vocabulary import CLASS, MAX_CHARACTERS, SEPARATOR, UNKNOWN, WordPieceVocabulary
 
 
@@ -56,9 +56,8 @@ def vocabulary_from_json(document: Any) -> WordPieceVocabulary:
 
     `truncation`, `padding` and `post_processor` say how ids are packed, not which they are, and are not read.
     """
-    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
-        raise ValueError(f"A tokenizer.json must hold an object with a `model`. Received: {str(document)[:60]}.")
-    model, normalizer = document["model"], document.get("normalizer") or {}
+    model, token_ids, added_tokens = parts_of(document)
+    normalizer = document.get("normalizer") or {}
     _expect("model.type", model.get("type", "WordPiece"), "WordPiece")
     _expect("model.unk_token", model.get("unk_token"), UNKNOWN)
     _expect("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), "##")
@@ -72,8 +71,6 @@ def vocabulary_from_json(document: Any) -> WordPieceVocabulary:
         strip_accents=lowercase if strip_accents is None else bool(strip_accents),
         split_on_cjk=bool(normalizer.get("handle_chinese_chars")),
     )
-    token_ids = dict(model["vocab"])
-    added_tokens = sorted(document.get("added_tokens") or [], key=lambda added: added["id"])
     for added in added_tokens:
         content = added["content"]
         for field in ("single_word", "lstrip", "rstrip", "normalized"):

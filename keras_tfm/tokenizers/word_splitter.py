@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, Step
+from keras_tfm.tokenizers.word_patterns import SPACE, WORD_PATTERNS, Step
 
 _VALID_UTF8 = r"[\x{0}-\x{D7FF}\x{E000}-\x{10FFFF}]*"
 
@@ -20,6 +20,7 @@ class WordSplitter:
             place, the longest counts.
         pattern: whose expression: "gpt2", "llama3", "qwen2", "smollm" or "bloom".
         normalization: `NormalizationC` for what stands between special tokens, or None.
+        lstrip_tokens: special tokens with which the white space before them goes away.
 
     Call arguments:
         texts: string (N,). Invalid UTF-8 is replaced by U+FFFD as by Python's `bytes.decode("utf-8", "replace")`.
@@ -32,12 +33,14 @@ class WordSplitter:
         https://github.com/openai/gpt-2/blob/master/src/encoder.py
     """
 
-    def __init__(self, special_tokens: Iterable[str] = (), pattern: str = "gpt2", normalization=None):
-        special = special_token_pattern(special_tokens)
+    def __init__(self, special_tokens: Iterable[str] = (), pattern: str = "gpt2", normalization=None, lstrip_tokens=()):
+        special = special_token_pattern(special_tokens, lstrip_tokens)
         # Once between separators, special tokens are matched first in every step and so stay whole.
         self._first = ((special, SEPARATOR + rb"\0" + SEPARATOR),) if special else ()
         self._replacements = tuple(_replacement(step, special) for step in WORD_PATTERNS[pattern].steps)
         self._normalization = normalization
+        stripped = special_token_pattern(lstrip_tokens)
+        self._stripped = f"^[{SPACE}]+({stripped})$" if stripped else ""
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         texts = replace_invalid_utf8(texts)
@@ -49,7 +52,10 @@ class WordSplitter:
             texts = tf.strings.reduce_join(pieces, axis=1, separator=SEPARATOR)
         for pattern, rewrite in self._replacements:
             texts = tf.strings.regex_replace(texts, pattern, rewrite)
-        return tf.strings.split(texts, sep=SEPARATOR)
+        words = tf.strings.split(texts, sep=SEPARATOR)
+        if self._stripped:
+            words = words.with_values(tf.strings.regex_replace(words.values, self._stripped, rb"\1"))
+        return words
 
 
 def _replacement(step: Step, special: str) -> tuple[str, bytes]:
@@ -64,11 +70,17 @@ def _replacement(step: Step, special: str) -> tuple[str, bytes]:
     return (f"{special}|{step.pattern}" if special else step.pattern), before + rb"\0" + SEPARATOR
 
 
-def special_token_pattern(special_tokens: Iterable[str]) -> str:
-    """A regular expression of RE2 that matches the longest special token at a place; "" if there are none."""
+def special_token_pattern(special_tokens: Iterable[str], lstrip_tokens: Iterable[str] = ()) -> str:
+    """A regular expression of RE2 that matches the longest special token at a place; "" if there are none.
+
+    Those of `lstrip_tokens` are matched with the white space before them.
+    """
     # RE2 takes the first alternative that matches: longest first.
     longest_first = sorted(special_tokens, key=len, reverse=True)
-    return "|".join("".join(f"\\x{{{ord(letter):x}}}" for letter in token) for token in longest_first)
+    return "|".join(
+        (f"[{SPACE}]*" if token in lstrip_tokens else "") + "".join(f"\\x{{{ord(letter):x}}}" for letter in token)
+        for token in longest_first
+    )
 
 
 def replace_invalid_utf8(texts: tf.Tensor) -> tf.Tensor:

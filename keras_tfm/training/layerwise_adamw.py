@@ -12,14 +12,15 @@ def layerwise_factors(model, decay: float) -> list[float]:
     the embedding comes after the first block.
 
     Args:
-        model: a task model with an `encoder`, or an encoder; what is frozen must be so already.
+        model: a task model with an `encoder` (pair models have one, too), or a `Bert`; what is frozen must be so
+            already.
         decay: float, in (0, 1]. The paper of ULMFiT has 1 / 2.6; 0.8 to 0.95 is common.
 
     Returns:
         list of float, in the order of `model.trainable_variables`.
 
     Raises:
-        ValueError: for another decay.
+        ValueError: for another decay. TypeError: for a model without a stack of blocks.
 
     Example:
         >>> optimizer = LayerwiseAdamW(layerwise_factors(model, decay=0.9), learning_rate=1e-4)
@@ -31,6 +32,11 @@ def layerwise_factors(model, decay: float) -> list[float]:
     if not 0 < decay <= 1:
         raise ValueError(f"`decay` must be greater than 0 and at most 1. Received: decay={decay!r}.")
     encoder = getattr(model, "encoder", model)
+    if not (hasattr(encoder, "stack") and hasattr(encoder, "token_embedding")):
+        raise TypeError(
+            "`model` must be a `Bert` or a task model with one as its `encoder`. "
+            f"Received: {str(model)[:60]} of type {type(model).__name__}."
+        )
     layers = [*reversed(encoder.stack.blocks), encoder.token_embedding]
     factors = {
         id(variable): decay**depth for depth, layer in enumerate(layers, start=1) for variable in layer.variables

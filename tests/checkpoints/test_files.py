@@ -2,6 +2,7 @@
 
 import json
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -94,36 +95,91 @@ def test_nothing_is_left_behind_by_a_save_that_fails(tmp_path, monkeypatch):
 
 
 MEMORY = """
-import resource, sys
+import sys
 import numpy as np
-import keras_tfm as ktfm
 from keras_tfm import checkpoints
 from keras_tfm.models import build_llama
 
+path, dtype = sys.argv[1:]
 small = dict(vocabulary_size=9, num_layers=1, num_heads=2, num_key_value_heads=2, hidden_dim=8, intermediate_dim=8)
-checkpoints.save(build_llama(**small), sys.argv[1] + "/small")
-checkpoints.load(sys.argv[1] + "/small")(np.array([[1, 2]]))  # whatever is allocated once
+checkpoints.save(build_llama(**small), f"{path}.{dtype}.small")
+checkpoints.load(f"{path}.{dtype}.small", dtype=dtype)(np.array([[1, 2]]))  # whatever is allocated once
 
 def status(field):
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]) * 1024
 
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
 before = status("VmRSS")
-model = checkpoints.load(sys.argv[1] + "/big")
-weights = 4 * sum(int(np.prod(weight.shape)) for weight in model.weights)
+model = checkpoints.load(path, dtype=dtype)
+weights = (4 if dtype == "float32" else 2) * sum(int(np.prod(weight.shape)) for weight in model.weights)
 print((status("VmHWM") - before) / weights, weights)
 """
 WRITE = """
 import sys
 from keras_tfm import checkpoints
-from keras_tfm.models import build_llama
-numbers = dict(vocabulary_size=16000, num_layers=6, num_heads=8, num_key_value_heads=8, hidden_dim=1024)
-checkpoints.save(build_llama(**numbers, intermediate_dim=3072), sys.argv[1] + "/big")
+from keras_tfm.models import build_gpt_neox, build_llama
+
+numbers = dict(num_layers=6, num_heads=8, num_key_value_heads=8, hidden_dim=1024, intermediate_dim=3072)
+checkpoints.save(build_llama(vocabulary_size=16000, **numbers), sys.argv[1] + "/llama")
+neox = build_gpt_neox("pythia_70m")  # embedding and head, which is not tied, are a third of the weights each
+checkpoints.save(neox, sys.argv[1] + "/neox")
+checkpoints.save(neox, sys.argv[1] + "/neox_half", dtype="float16")
+checkpoints.save(neox, sys.argv[1] + "/neox_brain", dtype="bfloat16")
 """
 
 
-def test_loading_takes_at_most_1_3_times_the_memory_of_the_weights(tmp_path):
-    fresh_process(WRITE, tmp_path)
-    ratio, weights = map(float, fresh_process(MEMORY, tmp_path).split())
-    assert weights > 400e6
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A folder with large checkpoints."""
+    folder = tmp_path_factory.mktemp("big")
+    fresh_process(WRITE, folder)
+    return folder
+
+
+def check_memory(path, dtype, least_bytes):
+    ratio, weights = map(float, fresh_process(MEMORY, path, dtype).split())
+    assert weights > least_bytes
     assert 1.0 < ratio < 1.3
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama", "float32"),
+        ("neox", "float32"),
+        ("neox", "bfloat16"),
+        ("neox_half", "float32"),
+        ("neox_half", "float16"),
+        ("neox_brain", "bfloat16"),
+    ],
+)
+def test_loading_takes_at_most_1_3_times_the_memory_of_the_weights(big, name, dtype):
+    check_memory(big / name, dtype, 130e6)
+
+
+def test_loading_a_quantized_gguf_takes_at_most_1_3_times_the_memory_of_the_weights(tmp_path):
+    """SmolLM2's vocabulary and width, and as many entries in the header."""
+    vocabulary, width, hidden, layers = 49_152, 576, 1536, 4
+    writer = gguf.GGUFWriter(str(tmp_path / "big.gguf"), "llama")
+    sizes = {"block_count": layers, "embedding_length": width, "feed_forward_length": hidden}
+    for name, number in {**sizes, "attention.head_count": 9, "attention.head_count_kv": 3}.items():
+        writer.add_uint32(f"llama.{name}", number)
+    writer.add_token_list([f"token {i}" for i in range(vocabulary)])
+    writer.add_token_merges([f"a b{i}" for i in range(vocabulary)])
+    shapes = {"token_embd": (vocabulary, width), "output": (vocabulary, width), "output_norm": (width,)}
+    for i in range(layers):
+        kernels = {"attn_q": (width, width), "attn_k": (192, width), "attn_v": (192, width)}
+        kernels |= {"attn_output": (width, width), "ffn_gate": (hidden, width), "ffn_up": (hidden, width)}
+        kernels |= {"ffn_down": (width, hidden), "attn_norm": (width,), "ffn_norm": (width,)}
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in kernels.items()}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            writer.add_tensor(f"{name}.weight", np.ones(shape, "float32"))
+        else:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(f"{name}.weight", gguf.quantize(np.ones(shape, "float32"), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    check_memory(tmp_path / "big.gguf", "float32", 250e6)

@@ -1,11 +1,16 @@
 """Tiny GGUF files, written with the package gguf as llama.cpp's converter does."""
 
+import io
+import shutil
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from keras_tfm.checkpoints import load, load_chat_template, load_tokenizer
+from keras_tfm.checkpoints import load, load_chat_template, load_tokenizer, save
 from keras_tfm.checkpoints.gguf import HalvesOfHeads
 from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
 from tests.checkpoints.families import tiny
@@ -109,9 +114,113 @@ def test_tokenizer_and_chat_template_are_read(case):
 
 def test_the_order_of_rows_is_invertible():
     rule = HalvesOfHeads("kernel", "heads")
-    get = {"heads": 3}.get
+    get = {"heads": 3, "kernel": np.zeros((5, 12))}.get
     tensor = np.random.default_rng(0).normal(size=(12, 5))
     np.testing.assert_array_equal(rule.join(rule.split(tensor, get), get), tensor)
+
+
+def test_the_divisors_of_llama_3_1_are_read(tmp_path):
+    divisors = np.float32([1.0, 4.0])
+    theirs = tiny("llama2")
+    path = write(tmp_path / "a.gguf", theirs, tensors=lambda held: {**held, "rope_freqs.weight": divisors})
+    theirs.model.rotary_emb.inv_freq /= torch.tensor(divisors)  # what llama.cpp does
+    ours = load(path)
+    np.testing.assert_allclose(ours(IDS), logits_of(theirs, IDS), atol=1e-5, rtol=1e-5)
+    save(ours, tmp_path / "saved")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    np.testing.assert_allclose(ours(IDS), logits_of(again, IDS), atol=1e-5, rtol=1e-5)
+
+
+def test_the_suffix_may_be_in_capitals(case, tmp_path):
+    shutil.copy(case[1], tmp_path / "TINY.GGUF")
+    load(tmp_path / "TINY.GGUF")
+
+
+def write_tokenizer(path, model="gpt2", words="smollm", tokens=(*BYTE_SYMBOLS, "ab"), merges=("a b",), **more):
+    """A file with a tokenizer alone; `more` are fields by the end of their names."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(words)
+    for name, values in {"tokens": tokens, "merges": merges, **more}.items():
+        if isinstance(values, int):
+            writer.add_uint32(f"tokenizer.ggml.{name}", values)
+        elif values is not None:
+            writer.add_array(f"tokenizer.ggml.{name}", list(values))
+    writer.add_chat_template("{{ eos_token }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_tokens_of_the_users_are_read_in_a_text_and_stay_in_the_answer(tmp_path):
+    tokens = (*BYTE_SYMBOLS, "ab", "<think>", "<pad>")
+    types = [1] * 257 + [4, 3]
+    path = write_tokenizer(tmp_path / "a.gguf", tokens=tokens, token_type=types, padding_token_id=258)
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.encode("<think><pad>") == [257, 258]
+    assert tokenizer.decode([257, 258], skip_special_tokens=True) == "<think>"
+    assert dict(tokenizer.checkpoint_roles) == {"pad_token": "<pad>"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tokens": None}, "`tokenizer.ggml.tokens` .* list of str. Received: None"),
+        ({"merges": None}, "`tokenizer.ggml.merges` .* list of str. Received: None"),
+        ({"token_type": [1]}, "one value for each of the 257 tokens. Received: 1 values"),
+        ({"eos_token_id": 9999}, "`tokenizer.ggml.eos_token_id` .* from 0 to 256. Received: 9999"),
+        ({"model": "bert"}, "The model itself loads; its tokenizer may be had from"),
+        ({"model": "gpt2", "words": "klingon"}, "Received: 'gpt2', cut as 'klingon'"),
+        ({"model": "llama"}, "`tokenizer.ggml.scores` .* list of float. Received: None"),
+    ],
+)
+def test_tokenizers_that_are_not_supported_are_refused(tmp_path, fields, message):
+    path = write_tokenizer(tmp_path / "a.gguf", **fields)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(path)
+    if "eos_token_id" in fields:
+        with pytest.raises(ValueError, match=message):
+            load_chat_template(path)
+
+
+def test_a_sentence_piece_tokenizer_gives_the_ids_of_the_model_that_it_was_made_from(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("tensorflow_text", exc_type=ImportError)
+    corpus = Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
+    lines, file = corpus.read_text(encoding="utf-8").splitlines(), io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines[:1500]),
+        model_writer=file,
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
+    pieces = range(theirs.vocab_size())
+    kinds = [
+        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1 for i in pieces
+    ]
+    path = write_tokenizer(
+        tmp_path / "a.gguf",
+        model="llama",
+        tokens=[theirs.id_to_piece(i) for i in pieces],
+        scores=[theirs.get_score(i) for i in pieces],
+        token_type=kinds,
+        merges=None,
+        unknown_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    ours, texts = load_tokenizer(path), [*lines[3000:4000], "naïve  日本", "two  spaces\t"]
+    assert ours.encode(texts) == theirs.encode(texts)
+    assert ours.decode(ours.encode(texts[0])) == texts[0]
+    assert (ours.end_of_text_id, ours.begin_of_text_id) == (2, 1)
 
 
 def test_files_that_are_not_supported_are_refused(tmp_path):

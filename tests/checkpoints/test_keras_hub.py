@@ -26,10 +26,8 @@ def gpt2():
     )
 
 
-def llama(**options):
-    return shaken(
-        keras_hub.models.LlamaBackbone(**SIZES, num_query_heads=4, num_key_value_heads=2, hidden_dim=16, **options)
-    )
+def llama(kind=keras_hub.models.LlamaBackbone, **options):
+    return shaken(kind(**SIZES, num_query_heads=4, num_key_value_heads=2, hidden_dim=16, **options))
 
 
 LLAMA3 = {
@@ -47,8 +45,9 @@ LLAMA3 = {
         llama,
         lambda: llama(rope_max_wavelength=500, tie_word_embeddings=True, layer_norm_epsilon=1e-3),
         lambda: llama(**LLAMA3),
+        lambda: llama(keras_hub.models.Llama3Backbone, **LLAMA3),
     ],
-    ids=["gpt2", "llama", "llama_tied", "llama3"],
+    ids=["gpt2", "llama", "llama_tied", "llama3", "llama3_class"],
 )
 def test_causal_backbones_give_the_same_logits(make):
     backbone = make()
@@ -56,8 +55,7 @@ def test_causal_backbones_give_the_same_logits(make):
     expected = backbone.token_embedding(hidden, reverse=True)
     ours = from_keras_hub(backbone)(TOKEN_IDS)
     assert np.abs(expected).max() > 0.5
-    # 3e-5: KerasHub computes its angles and norms in another order.
-    np.testing.assert_allclose(ours, expected, atol=3e-5, rtol=3e-5)
+    np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_bert_backbone_gives_the_same_outputs():
@@ -68,7 +66,7 @@ def test_a_bert_backbone_gives_the_same_outputs():
     inputs = {"token_ids": TOKEN_IDS, "padding_mask": MASK, "segment_ids": segment_ids}
     expected, ours = backbone(inputs), from_keras_hub(backbone)(inputs)
     for name in ("sequence_output", "pooled_output"):
-        np.testing.assert_allclose(ours[name], expected[name], atol=3e-5, rtol=3e-5)
+        np.testing.assert_allclose(ours[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
 def test_a_backbone_goes_on_to_transformers(tmp_path):
@@ -88,3 +86,6 @@ def test_other_backbones_are_refused():
         from_keras_hub(scaled)
     with pytest.raises(ValueError, match=r"one of \['BertBackbone', 'GPT2Backbone'.* Received: Sequential"):
         from_keras_hub(keras.Sequential())
+    task = keras_hub.models.GPT2CausalLM(backbone=gpt2())
+    with pytest.raises(ValueError, match="Received: GPT2CausalLM. Pass its `.backbone`."):
+        from_keras_hub(task)

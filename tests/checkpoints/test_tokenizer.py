@@ -10,7 +10,8 @@ import tokenizers
 import transformers
 
 from keras_tfm.checkpoints import ChatTemplate, load_chat_template, load_tokenizer, save
-from keras_tfm.models import build_gpt
+from keras_tfm.models import build_bert, build_gpt
+from keras_tfm.tokenizers import WordPieceTokenizer
 
 CORPUS = Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
 TEMPLATE = (
@@ -36,6 +37,72 @@ def test_what_is_saved_is_what_transformers_reads(tiny_tokenizer, tmp_path):
     for more in (True, False):
         expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=more)
         assert load_chat_template(tmp_path / "saved")(messages, add_generation_prompt=more) == expected
+
+
+def test_unused_tokens_are_not_read_in_a_text_and_cost_nothing(tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 50_000}))
+    ours, theirs = load_tokenizer(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "<|unused_310|> soft<|endoftext|>"
+    assert ours.vocabulary_size == 50_000
+    assert ours.encode(text) == theirs.encode(text).ids
+    ours.save(tmp_path / "again")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
+    assert ours.encode(text) == theirs.encode(text).ids
+
+
+def tiny_gpt(vocabulary_size):
+    return build_gpt(vocabulary_size=vocabulary_size, max_sequence_length=8, num_layers=1, num_heads=1, hidden_dim=4)
+
+
+def test_the_roles_of_special_tokens_survive_a_round_trip(tiny_tokenizer, tmp_path):
+    tokens = {tiny_tokenizer.id_to_token(i): i for i in range(300)} | {"<s>": 300, "<pad>": 301, "<mask>": 302}
+    tokenizer = tiny_tokenizer.changed(
+        vocabulary=tokens, special_tokens=("<|endoftext|>", "<s>", "<pad>", "<mask>"), lstrip_tokens=("<mask>",)
+    )
+    tokenizer.save(tmp_path / "old")
+    roles = {"bos_token": "<s>", "eos_token": {"content": "<|endoftext|>"}, "pad_token": "<pad>", "cls_token": "gone"}
+    template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    (tmp_path / "old" / "tokenizer_config.json").write_text(json.dumps({**roles, "chat_template": template}))
+    (tmp_path / "old" / "special_tokens_map.json").write_text(json.dumps({"mask_token": "<mask>"}))
+    messages = [{"role": "user", "content": "Hi"}]
+    read, chat = load_tokenizer(tmp_path / "old"), load_chat_template(tmp_path / "old")
+    save(tiny_gpt(303), tmp_path / "new", read, chat_template=chat)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert (theirs.bos_token, theirs.eos_token, theirs.pad_token) == ("<s>", "<|endoftext|>", "<pad>")
+    assert (theirs.mask_token, theirs.cls_token) == ("<mask>", None)
+    assert load_chat_template(tmp_path / "new")(messages) == chat(messages) == "<s>Hi<|endoftext|>"
+    assert theirs.apply_chat_template(messages, tokenize=False) == "<s>Hi<|endoftext|>"
+    assert theirs("soft  <mask>")["input_ids"] == read.encode("soft  <mask>")
+    assert theirs(["soft, what light", "so"], padding=True)["input_ids"][1][-1] == 301
+
+
+def test_a_saved_word_piece_tokenizer_pads_in_transformers(tmp_path):
+    pieces = WordPieceTokenizer.train("the cat, the hat, the bat. " * 9, vocabulary_size=23, lowercase=False)
+    encoder = build_bert(
+        vocabulary_size=pieces.vocabulary_size, max_sequence_length=8, num_layers=1, num_heads=1, hidden_dim=4
+    )
+    for name, tokenizer in {"new": pieces, "again": None}.items():
+        save(encoder, tmp_path / name, tokenizer or load_tokenizer(tmp_path / "new"))
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        rows = theirs(["the The hat", "a"], padding=True)["input_ids"]
+        expected = pieces.encode(["the The hat", "a"])
+        assert [row[1 : 1 + len(ids)] for row, ids in zip(rows, expected, strict=True)] == expected
+        assert rows[1][-1] == pieces.pad_token_id
+        assert (theirs.mask_token, theirs.cls_token, theirs.sep_token, theirs.unk_token) == (
+            "[MASK]",
+            "[CLS]",
+            "[SEP]",
+            "[UNK]",
+        )
+
+
+@pytest.mark.parametrize("token", [["a"], 5, {"content": ["a"]}])
+def test_a_role_that_is_no_token_is_refused(tiny_tokenizer, tmp_path, token):
+    tiny_tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    with pytest.raises(ValueError, match="`eos_token` of tokenizer_config.json must be a string"):
+        load_tokenizer(tmp_path)
 
 
 def test_the_end_of_text_of_the_config_counts(tiny_tokenizer, tmp_path):
@@ -82,11 +149,42 @@ def test_the_real_vocabulary_of_gpt2_gives_the_ids_of_hugging_face_on_25_000_lin
         "{% for i in range(10**9) %}x{% endfor %}",
         "{{ raise_exception('no system prompts') }}",
         "{{ messages[7].content.strip() }}",
+        "{{ 1 / 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'abc'.encode('x') }}",
+        "{{ 'x' * 10**10 }}",
+        "{{ [1] * 10**10 }}",
+        "{{ 10 ** 1000000 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ 'x' | center(10**9) }}",
+        "{{ [1] | batch(10**9, 1) | list }}",
+        "{{ 'x'.ljust(10**9) }}",
+        "{% for i in range(10**5) %}{% for j in range(10**5) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+        "{% macro f() %}{% for i in range(10**5) %}{{ 'x' * 10**5 }}{% endfor %}{% endmacro %}{{ f() }}",
     ],
 )
 def test_templates_that_reach_out_or_fail_are_refused(template):
     with pytest.raises(ValueError, match="does not take these messages. Received: "):
         ChatTemplate(template)([{"role": "user", "content": "Hi"}])
+
+
+def test_the_limits_leave_room_for_long_chats_and_count_each_rendering_anew():
+    messages = [{"role": "user", "content": "long " * 20_000}] * 50  # 5 million characters
+    template = ChatTemplate(TEMPLATE)
+    assert [len(template(messages)) for _ in range(30)] == [5_001_372] * 30
+
+
+def test_what_marks_answers_for_training_is_passed_over():
+    text = (
+        "{% for m in messages %}{% generation %}\n{{ m.content }}{% set x = 1 %}{% endgeneration %}{{ x }}{% endfor %}"
+    )
+    assert ChatTemplate(text)([{"role": "assistant", "content": "Hi"}]) == "Hi"
+    nested = "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{% if loop.last %}!{% endif %}{% endfor %}"
+    assert ChatTemplate(nested)([{"role": "user"}] * 2) == "1/22/2!"
 
 
 def test_wrong_templates_and_messages_are_refused(tmp_path):

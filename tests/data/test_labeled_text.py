@@ -246,6 +246,30 @@ def test_every_answer_of_random_contexts_is_found_again(tokenizer):
     assert all(answer in expected for answer in found)
 
 
+def test_long_questions_are_cut_with_a_warning(tokenizer):
+    message = "1 of 2 questions, of which 3 tokens are read, do not fit `sequence_length=10`"
+    with pytest.warns(UserWarning, match=message) as record:
+        dataset = answer_span_dataset(
+            ["a b c", "a b c d"], ["e", "f"], ["e", "f"], [0, 0], tokenizer, 10, 2, shuffle=False
+        )
+    assert [warning.filename for warning in record] == [__file__]
+    ((inputs, labels),) = dataset
+    assert tokenizer.decode(inputs["token_ids"][1], skip_special_tokens=True) == "a b c f"
+    assert labels["start"].numpy().tolist() == [5, 5]
+
+
+def test_the_shortest_documented_row_holds_a_question_and_an_answer(tokenizer):
+    dataset = answer_span_dataset(["a"], ["b c"], ["c"], [2], tokenizer, 5, 2, shuffle=False)
+    ((inputs, labels),) = dataset
+    assert tokenizer.decode(inputs["token_ids"], skip_special_tokens=True) == ["a b", "a c"]
+    assert labels["start"].numpy().tolist() == [0, 3]
+    for wrong, error in ((4, ValueError), (None, TypeError)):
+        with pytest.raises(error, match=f"Received: sequence_length={wrong}"):
+            answer_span_dataset(["a"], ["b c"], ["c"], [2], tokenizer, wrong, 2)
+    with pytest.raises(TypeError, match="`sequence_length` must be an integer. Received: sequence_length=None"):
+        word_label_dataset([["a"]], [[0]], tokenizer, None, 2)
+
+
 # ---- examples and errors
 
 
@@ -277,6 +301,7 @@ def test_the_examples_of_the_docstrings_run(module):
         ({"class_names": ["a", "a"]}, ValueError, r"different names in a list. Received: \['a', 'a'\]"),
         ({"tokenizer": None}, TypeError, "must be a WordPieceTokenizer. Received: None"),
         ({"sequence_length": 3}, ValueError, "at least 4.* Received: sequence_length=3"),
+        ({"sequence_length": None}, TypeError, "must be an integer. Received: sequence_length=None"),
         ({"sequence_length": "8"}, ValueError, "an integer of at least 4.* Received: sequence_length='8'"),
         ({"batch_size": 0}, ValueError, "at least 1. Received: batch_size=0"),
         ({"seed": -1}, ValueError, "at least 0. Received: seed=-1"),

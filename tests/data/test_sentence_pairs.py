@@ -47,10 +47,11 @@ def test_scores_stay_with_their_pairs(tokenizer):
 
 
 def test_long_sentences_are_cut_with_a_warning(tokenizer):
-    with pytest.warns(UserWarning, match="1 of 4 texts do not fit `sequence_length=7`"):
+    with pytest.warns(UserWarning, match="1 of 4 texts do not fit `sequence_length=7`") as record:
         dataset = sentence_pair_dataset(FIRST, SECOND, tokenizer, 7, batch_size=4, shuffle=False)
     inputs, _ = next(iter(dataset))
     assert inputs["second"]["token_ids"].shape == (4, 7)
+    assert [warning.filename for warning in record] == [__file__]
 
 
 def test_wrong_pairs_are_refused(tokenizer):
@@ -60,3 +61,26 @@ def test_wrong_pairs_are_refused(tokenizer):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 2, scores=[1.0])
     with pytest.raises(ValueError, match="`batch_size` must be at least 1. Received: batch_size=0"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 0)
+    with pytest.raises(TypeError, match="`sequence_length` must be an integer. Received: sequence_length=None"):
+        sentence_pair_dataset(FIRST, SECOND, tokenizer, None, 2)
+    with pytest.raises(ValueError, match="`seed` must be at least 0. Received: seed=-1"):
+        sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 2, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "message"),
+    [
+        ([0, 1, np.nan, 1], ValueError, "`scores` must be finite floats, one for each.*1 of them not finite"),
+        ([[0], [1], [0], [1]], ValueError, r"one for each. Received: shape=\(4, 1\)"),
+        (["0", "1", "0", "1"], TypeError, r"`scores` must be numbers. Received: \['0', '1'"),
+    ],
+)
+def test_scores_that_are_no_finite_numbers_are_refused(tokenizer, scores, error, message):
+    with pytest.raises(error, match=message):
+        sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 2, scores=scores)
+
+
+def test_whole_numbers_are_scores(tokenizer):
+    _, labels = next(iter(sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 4, scores=[0, 1, 0, 1], shuffle=False)))
+    assert labels.dtype == np.float32
+    assert labels.numpy().tolist() == [0, 1, 0, 1]

@@ -22,6 +22,13 @@ def test_mean_pooling_is_the_mean_of_the_real_tokens():
     np.testing.assert_allclose(float32(layers.MeanPooling()(X)), X.mean(1), atol=1e-6)
 
 
+def test_mean_pooling_of_large_vectors_does_not_overflow_in_float16():
+    x = np.full((1, 512, 3), 300.0, "float16")  # the sum is 153,600, more than the 65,504 of float16
+    y = layers.MeanPooling(dtype="float16")(x)
+    assert keras.backend.standardize_dtype(y.dtype) == "float16"
+    np.testing.assert_array_equal(float32(y), 300)
+
+
 @pytest.mark.parametrize("pooling", [layers.FirstTokenPooling, layers.MeanPooling])
 def test_pools_read_the_mask_of_an_upstream_layer(pooling):
     ids = np.array([[5, 6, 0, 0], [7, 8, 9, 3]])

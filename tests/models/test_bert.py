@@ -253,10 +253,17 @@ def test_sizes_have_the_published_number_of_parameters(size, count):
         assert build_bert(size).count_params() == count
 
 
-def test_roberta_has_no_segments_among_its_inputs():
-    encoder = build_bert(**TINY, num_segments=0)
-    with pytest.raises(ValueError, match=r"named \['document_ids', .*Received: \['segment_ids', 'token_ids'\]"):
-        encoder({"token_ids": np.ones((1, 3), "int32"), "segment_ids": np.ones((1, 3), "int32")})
+@pytest.mark.parametrize("num_segments", [0, 1])
+def test_models_of_fewer_than_two_segments_leave_segment_ids_unread(num_segments):
+    # All packers and datasets give them; an error would keep RoBERTa from being trained on any.
+    encoder = build_bert(**TINY, num_segments=num_segments)
+    assert "segment_ids" not in [x.name for x in encoder.inputs]
+    token_ids = np.array([[1, 2, 3]], "int32")
+    expected = encoder(token_ids)["sequence_output"]
+    outputs = encoder({"token_ids": token_ids, "segment_ids": np.array([[0, 1, 1]], "int32")})
+    np.testing.assert_array_equal(outputs["sequence_output"], expected)
+    with pytest.raises(ValueError, match=r"named \['document_ids', .*Received: \['kinds', 'token_ids'\]"):
+        encoder({"token_ids": token_ids, "kinds": token_ids})
 
 
 def test_wrong_inputs_are_refused(pretrainer):

@@ -4,8 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+from keras_tfm.data import masked_lm_dataset, sentence_pair_dataset, text_label_dataset
 from keras_tfm.layers import FirstTokenPooling, MeanPooling
 from keras_tfm.models import (
+    BertPretrainer,
+    MaskedLM,
     SentenceEncoder,
     SentencePairRanker,
     SentencePairRegressor,
@@ -15,6 +18,7 @@ from keras_tfm.models import (
     TokenClassifier,
     build_bert,
 )
+from keras_tfm.tokenizers import WordPieceTokenizer
 from tests.harness import float32
 
 TINY = {"vocabulary_size": 29, "max_sequence_length": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8}
@@ -169,6 +173,53 @@ def test_sentence_vectors_have_length_1(models):
     for name in ("sentence_encoder", "sentence_encoder_first"):
         vectors = float32(models[name](inputs_for(models[name])))
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_models_without_segments_are_fitted_to_the_datasets_of_the_library():
+    tokens = "[PAD] [UNK] [CLS] [SEP] [MASK] . a cat the hat on sat"
+    tokenizer = WordPieceTokenizer({token: i for i, token in enumerate(tokens.split(" "))})
+    texts, others = ["a cat sat.", "the hat. a hat.", "cat on hat."] * 4, ["the cat", "hat", "on the hat"] * 4
+    labels = ["bad", "fair", "good"] * 4
+    classifier = TextClassifier(encoder(num_segments=0), LABELS)
+    masked = MaskedLM(encoder(num_segments=0))
+    ranker = SentencePairRanker(SentenceEncoder(encoder(num_segments=0)))
+    fits = (
+        (classifier, text_label_dataset(texts, labels, tokenizer, 16, 4, pairs=others, class_names=LABELS)),
+        (masked, masked_lm_dataset(texts, tokenizer, 16, 4, next_sentence=False)),
+        (ranker, sentence_pair_dataset(texts[:3], others[:3], tokenizer, 16, 3)),
+    )
+    for model, dataset in fits:
+        options = {} if model is masked else {"loss": crossentropy()}
+        model.compile(keras.optimizers.Adam(2e-2), **options)
+        losses = model.fit(dataset, epochs=12, shuffle=False, verbose=0).history["loss"]
+        assert losses[-1] < losses[0]
+
+
+def test_parts_of_another_type_are_refused():
+    sentence_encoder = SentenceEncoder(encoder())
+    for make in (
+        lambda x: TextClassifier(x, LABELS),
+        TextRegressor,
+        lambda x: TokenClassifier(x, LABELS),
+        SpanClassifier,
+        SentenceEncoder,
+        MaskedLM,
+        BertPretrainer,
+    ):
+        with pytest.raises(TypeError, match="`encoder` must be a `Bert`.*type SentenceEncoder; pass its `.encoder`"):
+            make(sentence_encoder)
+        with pytest.raises(TypeError, match="`encoder` must be a `Bert`.*Received: 'bert' of type str"):
+            make("bert")
+    for kind in (SentencePairRanker, SentencePairRegressor):
+        with pytest.raises(TypeError, match="must be a `SentenceEncoder`. Received: <Bert.*put a `Bert` into one"):
+            kind(encoder())
+
+
+def test_no_metrics_can_be_asked_for():
+    model = MaskedLM(encoder())
+    model.compile("adam", weighted_metrics=[])
+    ids = np.array([[2, 5, 6, 3]])
+    assert list(model.fit(ids, {"masked_lm": ids}, verbose=0).history) == ["loss"]
 
 
 def test_a_frozen_encoder_does_not_learn():

@@ -108,8 +108,9 @@ def test_batch_mates_and_batch_size_change_no_answer(classification):
 
 def test_long_texts_are_cut_with_a_warning_that_tells_how_long(classification):
     long = "bad " * 40
-    with pytest.warns(UserWarning, match="1 of 2 texts have more than the 22 tokens.*the longest has 40"):
+    with pytest.warns(UserWarning, match="1 of 2 texts have more than the 22 tokens.*the longest has 40") as record:
         answers = classification(["good", long])
+    assert [warning.filename for warning in record] == [__file__]
     assert answers[1].probabilities == pytest.approx(classification("bad " * 22).probabilities, abs=1e-6)
 
 
@@ -118,14 +119,48 @@ def test_wrong_texts_and_labels_are_refused(classification, tokenizer):
         classification(["good", 3])
     with pytest.raises(TypeError, match="`pairs` must be a string or a list of strings. Received: None"):
         classification(["good"], [None])
+    for wrong, received in ((None, "None of type NoneType"), (b"abc", "b'abc' of type bytes"), ([["a"]], r"\['a'\]")):
+        with pytest.raises(TypeError, match=f"`texts` must be a string or a list of strings. Received: {received}"):
+            classification(wrong)
+    with pytest.raises(ValueError, match=r"unpaired surrogates. Received: '\\ud800' at position 2"):
+        classification("a \ud800")
+    for size in (0, -1, 2.5, None):
+        with pytest.raises(ValueError, match=f"`batch_size` must be an integer of at least 1. Received: .*={size}"):
+            classification(["good"], batch_size=size)
     with pytest.raises(ValueError, match=r"as many texts on each side. Received: \[2, 1\]"):
         classification(["good", "bad"], ["fair"])
     with pytest.raises(ValueError, match="at most the 24 positions.*Received: sequence_length=25"):
         TextClassification(classification.model, tokenizer, sequence_length=25)
+    for wrong in (0, 3, "8"):
+        with pytest.raises(ValueError, match=f"an integer of at least 4.*Received: sequence_length={wrong!r}"):
+            TextClassification(classification.model, tokenizer, sequence_length=wrong)
     other = WordPieceTokenizer({"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3})
     message = f"a tokenizer of 4 tokens and a model of {tokenizer.vocabulary_size}"
     with pytest.raises(ValueError, match=message):
         TextClassification(classification.model, other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [
+        (TextClassification, "TextClassifier"),
+        (TextRegression, "TextRegressor"),
+        (EntityRecognition, "TokenClassifier"),
+        (QuestionAnswering, "SpanClassifier"),
+        (SentenceEmbedding, "SentenceEncoder"),
+    ],
+)
+def test_models_and_tokenizers_of_another_type_are_refused(kind, needed, classification, make_encoder, tokenizer):
+    for wrong in (make_encoder(), None):
+        message = f"`model` must be a `{needed}` for `{kind.__name__}`. Received: .* of type {type(wrong).__name__}"
+        with pytest.raises(TypeError, match=message):
+            kind(wrong, tokenizer)
+    if kind is TextClassification:
+        with pytest.raises(TypeError, match="`tokenizer` must be a WordPieceTokenizer. Received: None"):
+            kind(classification.model, None)
+    else:
+        with pytest.raises(TypeError, match="of type TextClassifier"):
+            kind(classification.model, tokenizer)
 
 
 def test_a_path_that_exists_raises_and_is_left_alone(classification, tmp_path):
@@ -194,13 +229,11 @@ def test_entities_of_a_batch_are_those_of_its_texts(entities):
         assert [(e.label, e.start, e.end) for e in found] == [(e.label, e.start, e.end) for e in entities(text)]
 
 
-class FixedLabels(tf.Module):
-    """Stands for a token classifier: each token's label is decided by a dict from token to label."""
+class FixedLabels(TokenClassifier):
+    """A token classifier in which each token's label is decided by a dict from token to label."""
 
     def __init__(self, encoder, tokenizer, labels, by_token):
-        super().__init__()
-        self.encoder, self.labels, self.variables_ = encoder, labels, []
-        self.inputs = encoder.inputs_for_tasks().values()
+        super().__init__(encoder, labels)
         table = [labels.index(by_token.get(tokenizer.id_to_token(i), "O")) for i in range(tokenizer.vocabulary_size)]
         self.table = tf.constant(table)
 
@@ -225,6 +258,42 @@ def test_labels_are_joined_to_entities_as_conll_does(make_encoder, tokenizer, by
     pipeline = EntityRecognition(FixedLabels(make_encoder(), tokenizer, labels, by_token), tokenizer)
     texts = ["Anna in New York", "new york"]  # the first's end and the second's begin do not join
     assert [f"{e.label} {e.text.lower()}" for e in pipeline(texts)[0]] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("O'Brien lives in London.", ["WHO O'Brien", "WHERE London"]),
+        ("in the U.S. or (U.S.)!", ["WHERE U.S.", "WHERE U.S."]),
+        ('"Mary-Ann" and J. or Anna\u2019s', ["WHO Mary-Ann", "WHO J.", "WHO Anna"]),
+        ("London,\u2003(London) \u00abLondon\u00bb London\u2014London...", ["WHERE London"] * 5),
+    ],
+)
+def test_words_of_running_text_are_found_whole_and_without_the_punctuation_around_them(
+    make_encoder, tokenizer, text, expected
+):
+    # The label is that of a word's first piece: "o" of "O'Brien", "u" of "U.S.".
+    by_token = {"o": "B-WHO", "u": "B-WHERE", "m": "B-WHO", "j": "B-WHO", "anna": "B-WHO", "london": "B-WHERE"}
+    labels = ("O", "B-WHO", "B-WHERE")
+    pipeline = EntityRecognition(FixedLabels(make_encoder(), tokenizer, labels, by_token), tokenizer)
+    found = pipeline(text)
+    assert [f"{e.label} {e.text}" for e in found] == expected
+    assert all(text[e.start : e.end] == e.text for e in found)
+
+
+def test_what_is_taught_of_words_is_found_in_their_text(make_encoder, tokenizer, tmp_path):
+    words = [["O'Brien", "lives", "in", "U.S.", "."], ["where", "does", "Mary-Ann", "live", "?"]]
+    labels = ("O", "B-WHO", "B-WHERE")
+    tags = [["B-WHO", "O", "O", "B-WHERE", "O"], ["O", "O", "B-WHO", "O", "O"]]
+    pipeline = EntityRecognition(TokenClassifier(make_encoder(), labels, dropout=0.0), tokenizer)
+    dataset = word_label_dataset(words, tags, tokenizer, 24, 2, class_names=labels)
+    trained(pipeline, dataset, crossentropy(reduction="mean_with_sample_weight"), 40)
+    texts = ["O'Brien lives in U.S..", "where does Mary-Ann live?"]
+    assert [[(e.label, e.text) for e in row] for row in pipeline(texts)] == [
+        [("WHO", "O'Brien"), ("WHERE", "U.S.")],
+        [("WHO", "Mary-Ann")],
+    ]
+    assert served(pipeline, tmp_path, texts=texts)["serving_default"]["text"] == ["O'Brien", "U.S.", "Mary-Ann"]
 
 
 # Questions
@@ -293,12 +362,14 @@ def test_accents_before_an_answer_do_not_move_it(answering):
 
 
 def test_wrong_numbers_and_long_questions_are_told(answering, tokenizer):
-    with pytest.raises(ValueError, match="`max_answer_tokens` must be at least 1. Received: 0"):
+    with pytest.raises(ValueError, match="`max_answer_tokens` must be an integer of at least 1. Received: .*=0"):
         QuestionAnswering(answering.model, tokenizer, max_answer_tokens=0)
     with pytest.raises(ValueError, match="`stride` must be an integer, 0 to 8.*Received: stride=9"):
         QuestionAnswering(answering.model, tokenizer, sequence_length=20, stride=9)
-    with pytest.warns(UserWarning, match="1 of 1 texts have more than the 8 tokens.*has 9"):
+    with pytest.warns(UserWarning, match="1 of 1 texts have more than the 8 tokens.*has 9") as record:
         answering("who " * 9, "anna")
+    assert [warning.filename for warning in record] == [__file__]
+    assert QuestionAnswering(answering.model, tokenizer, sequence_length=5).stride == 0
 
 
 # Vectors

@@ -1,5 +1,7 @@
 """Saving, reading, and refusing what is not byte-level BPE as in GPT-2."""
 
+import contextlib
+import copy
 import json
 import os
 
@@ -8,6 +10,7 @@ import tokenizers
 
 from keras_tfm.tokenizers import BytePairTokenizer
 from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
+from keras_tfm.tokenizers.byte_pair_files import vocabulary_from_json
 
 BYTES = {symbol: number for number, symbol in enumerate(BYTE_SYMBOLS)}
 TEXT = "To be, or not to be:  <a><b> don't\n\n日本 é!<|endoftext|>"
@@ -58,6 +61,92 @@ def test_an_added_token_need_not_be_in_the_model(folder, tmp_path):
     assert read.encode(TEXT + "<new>") == rust.encode(TEXT + "<new>").ids
 
 
+ADDED = [
+    "<mask>",
+    " \t\u3000<mask>x \n <mask><mask>  <tool_call>",
+    "a  <mask>  b <tool_call> {} </tool_call>\u00a0<mask>",
+    "<tool_call>\u0338 <mask>\u0338  ",
+    "<a> <mask><a><b>  <mask ><mask",
+]
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
+def test_added_tokens_that_are_not_special_or_take_white_space_give_the_ids_of_hugging_face(
+    folder, tmp_path, normalizer
+):
+    document = json.loads((folder / "tokenizer.json").read_text())
+    flags = {"single_word": False, "rstrip": False, "normalized": False}
+    size = len(document["model"]["vocab"])
+    # None with white space in it may stand beside one that takes white space.
+    document["added_tokens"] = [added for added in document["added_tokens"] if " " not in added["content"]] + [
+        {"id": size, "content": "<mask>", "lstrip": True, "special": True, **flags},  # RoBERTa's
+        {"id": size + 1, "content": "<tool_call>", "lstrip": False, "special": False, **flags},  # Qwen's
+        {"id": size + 2, "content": "</tool_call>", "lstrip": False, "special": False, **flags},
+    ]
+    document["normalizer"] = normalizer
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    rust, read = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), BytePairTokenizer.from_file(tmp_path)
+    expected = [encoding.ids for encoding in rust.encode_batch(ADDED, add_special_tokens=False)]
+    assert read.encode(ADDED) == expected
+    assert read.decode([size, size + 1], skip_special_tokens=True) == "<tool_call>"
+    assert rust.decode([size, size + 1], skip_special_tokens=True) == "<tool_call>"
+    read.save(tmp_path / "again")
+    again = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
+    assert [encoding.ids for encoding in again.encode_batch(ADDED, add_special_tokens=False)] == expected
+    assert copy.deepcopy(BytePairTokenizer.from_file(tmp_path / "again")).encode(ADDED) == expected
+
+
+def test_added_tokens_may_differ_in_normalization_where_it_makes_no_difference(tmp_path):
+    tokens = {**BYTES, "<s>": 256, "<mask>": 257}
+    BytePairTokenizer(tokens, [], ["<s>", "<mask>"], lstrip_tokens=["<mask>"]).save(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["added_tokens"][0]["normalized"] = True  # as RoBERTa's files have it
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    texts = ["<s>a <mask><s>", "<s <mask>"]
+    rust = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    read = BytePairTokenizer.from_file(tmp_path)
+    assert read.encode(texts) == [encoding.ids for encoding in rust.encode_batch(texts)]
+    document["added_tokens"][0]["content"] = "sk>"  # overlaps
+    document["model"]["vocab"]["sk>"] = document["model"]["vocab"].pop("<s>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"normalized=\['sk>'\], the others \['<mask>'\]"):
+        BytePairTokenizer.from_file(tmp_path)
+
+
+def test_a_token_that_takes_white_space_stands_beside_none_that_has_some():
+    tokens = {**BYTES, "<mask>": 256, "a b": 257}
+    with pytest.raises(ValueError, match=r"white space before it. Received: \['a b'\]"):
+        BytePairTokenizer(tokens, [], ["<mask>", "a b"], lstrip_tokens=["<mask>"])
+    with pytest.raises(ValueError, match=r"`lstrip_tokens` must be special tokens. Received: \['<x>'\]"):
+        BytePairTokenizer(tokens, [], ["<mask>"], lstrip_tokens=["<x>"])
+
+
+def nodes_of(document, path=()):
+    yield path
+    items = list(document.items()) if isinstance(document, dict) else []
+    items += enumerate(document) if isinstance(document, list) else []
+    for key, value in items[:6]:
+        yield from nodes_of(value, (*path, key))
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1.5, "x", [], [1], {}, {"a": 1}, [{"id": 1}], [[["a"]]]])
+def test_nonsense_in_any_place_of_a_tokenizer_json_is_read_or_a_value_error(folder, tmp_path, value):
+    text = (folder / "tokenizer.json").read_text()
+    document = json.loads(text)
+    document["post_processor"] = {"type": "Sequence", "processors": [{"type": "ByteLevel"}]}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [document["pre_tokenizer"]]}
+    for whole in (json.loads(text), document):
+        for path in nodes_of(whole):
+            spoilt = json.loads(json.dumps(whole))
+            target = spoilt
+            for key in path[:-1]:
+                target = target[key]
+            if path:
+                target[path[-1]] = value
+            with contextlib.suppress(ValueError):
+                vocabulary_from_json(spoilt if path else value)
+
+
 def test_saving_again_replaces_the_files_and_leaves_no_others(tokenizer, tmp_path):
     BytePairTokenizer(BYTES, []).save(tmp_path)
     tokenizer.save(str(tmp_path))
@@ -96,10 +185,8 @@ def test_a_failed_save_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
         ("model.continuing_subword_prefix", "##", "##"),
         ("model.end_of_word_suffix", "</w>", "</w>"),
         ("model.byte_fallback", True, "True"),
-        ("added_tokens.0.special", False, "False"),
-        ("added_tokens.0.lstrip", True, "True"),
+        ("added_tokens.0.rstrip", True, "True"),
         ("added_tokens.0.single_word", True, "True"),
-        ("added_tokens.1.normalized", True, "True"),
         ("added_tokens.1.id", 7, "7"),
     ],
 )

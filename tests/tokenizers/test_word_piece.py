@@ -2,6 +2,8 @@
 
 import copy
 import doctest
+import itertools
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -17,6 +19,13 @@ from keras_tfm.tokenizers import WordPieceTokenizer, sentence_packer, word_piece
 
 CODE = "    def f(x):\n\t\treturn [x+1,  2.5]  # don't\r\n\n\n        \n"
 MIXED = "naïve e\u0301 Straße 日本語テキスト 한국어 Привет, мир! שלום עולם مرحبا १२३ ½ Ⅷ x² 👩‍👩‍👧 🏳️‍🌈 ❤️ \ue000"
+SCRIPTS = (
+    f"{MIXED} the The ROMEO running [SEP] [MASK] don't x² 3.14 http://t.co/ä @anonymous #fb :-) <3 Ünïcödé "
+    "İstanbul ǅ ﬁ Ελλάδα ΣΑΣ Ἀθῆναι Київ ё Й и\u0306 Հայերեն ქართული বাংলা தமிழ் ไทย ລາວ བོད ខ្មែរ "
+    "አማርኛ فارسی اُردُو עִבְרִית हिन्दी क्षि ひらがな がき か\u3099き カタカナ ｶﾅ 漢字漢 豈更 简体字 각 \u1100\u1161\u11a8"
+    " Việt Việt\u0323 ḍ\u0307 👍🏽 👨‍👩‍👧‍👦 ❤️‍🔥 «¿?» …—\u2013 \u201cx\u201d\u2018x\u2019 5€ £3"
+    " \U0001d504 \U0001f1ff ﷺ \ufeff \u200b \u00ad"
+)
 SPACES = "\t\n\v\f\r \x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u200a\u200b\u2028\u2029\u202f\u205f\u3000\ufeff"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "x x", "qué"]
 HARD = [
@@ -42,6 +51,9 @@ HARD = [
 ]
 
 
+DATA = pathlib.Path(__file__).parents[2] / "examples" / "data"
+
+
 def check_equal(tokenizer, bert, texts):
     """Ids and offsets are the Rust library's."""
     expected = bert.encode_batch(texts, add_special_tokens=False)
@@ -55,12 +67,27 @@ def check_equal(tokenizer, bert, texts):
 # Ids and offsets equal the Rust library's
 
 
-def test_25_000_lines_give_hugging_face_ids_and_offsets(word_piece, bert, corpus, example_lines):
-    lines = (corpus.splitlines(keepends=True) + example_lines + (CODE + MIXED + "\n").splitlines(keepends=True))[
-        :25_000
-    ]
-    assert len(lines) == 25_000
-    check_equal(word_piece, bert, lines)
+@pytest.fixture(scope="module")
+def mixed_lines(corpus, example_lines):
+    """25,000 lines in random order: plays, source, tweets, definitions, and words of many scripts side by side."""
+    random = np.random.default_rng(0)
+    lines = corpus.splitlines(keepends=True)[:5000]
+    lines += [line for line in example_lines if line.startswith(("    ", "def ", "class ", "import "))][:3000]
+    for name in ("sentiment_tweets", "wordnet_topics"):
+        lines += [line.rpartition("\t")[2] for line in (DATA / f"{name}.tsv").read_text(encoding="utf-8").splitlines()]
+    lines += (CODE + MIXED).splitlines(keepends=True)
+    between = ["", " ", " ", " ", "  ", "-", ", ", "\u200d", "\u00a0", "\u3000", "\u0301 ", "\ufe0f"]
+    while len(lines) < 25_000:
+        words, gaps = random.choice(SCRIPTS.split(), random.integers(1, 20)), random.choice(between, 20)
+        lines.append("".join(itertools.chain.from_iterable(zip(words, gaps, strict=False))))
+    return [lines[i] for i in random.permutation(len(lines))]
+
+
+def test_25_000_mixed_lines_give_hugging_face_ids_and_offsets(word_piece, bert, mixed_lines):
+    assert len(mixed_lines) == 25_000
+    assert sum(not line.isascii() for line in mixed_lines) > 4000
+    assert len({line for line in mixed_lines if not line.isascii()}) > 4000
+    check_equal(word_piece, bert, mixed_lines)
 
 
 def test_one_long_text_gives_hugging_face_ids_and_offsets(word_piece, bert, corpus):

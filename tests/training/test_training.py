@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tfm.models import TextClassifier, build_bert
+from keras_tfm.models import SentenceEncoder, SentencePairRanker, TextClassifier, build_bert
 from keras_tfm.training import LayerwiseAdamW, WarmupLinearDecay, answer_scores, entity_scores, layerwise_factors
 
 
@@ -25,6 +25,15 @@ def test_factors_fall_from_the_head_to_the_embedding():
         (encoder.token_embedding, 0.125),
     ):
         assert {factors[id(variable)] for variable in layer.trainable_variables} == {expected}
+
+
+def test_factors_of_a_pair_model_are_those_of_its_encoder():
+    ranker = SentencePairRanker(SentenceEncoder(classifier().encoder))
+    factors = dict(zip(map(id, ranker.trainable_variables), layerwise_factors(ranker, 0.5), strict=True))
+    assert {factors[id(variable)] for variable in ranker.encoder.stack.blocks[1].trainable_variables} == {0.5}
+    assert min(factors.values()) == 0.125
+    with pytest.raises(TypeError, match=r"`model` must be a `Bert` or a task model.*Received: <Sequential.*Sequential"):
+        layerwise_factors(keras.Sequential(), 0.5)
 
 
 def test_the_first_step_of_each_variable_is_its_factor_times_the_rate():
@@ -91,6 +100,14 @@ def test_only_whole_entities_count():
     )
     with pytest.raises(ValueError, match=r"Received: \[4, 2\] and \[4\]"):
         entity_scores(expected, found[:1])
+
+
+def test_labels_without_b_and_i_are_entities_of_one_word():
+    scores = entity_scores([["NOUN", "NOUN", "O", "VERB"]], [["NOUN", "O", "O", "VERB"]])
+    assert scores == pytest.approx({"precision": 1, "recall": 2 / 3, "f1": 4 / 5})
+    assert entity_scores([["X-ray", "O"]], [["X-ray", "O"]])["f1"] == 1
+    with pytest.raises(TypeError, match="Labels must be names. Received: 3 of type int"):
+        entity_scores([[3]], [["O"]])
 
 
 @pytest.mark.parametrize(

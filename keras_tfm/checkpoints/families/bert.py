@@ -27,6 +27,10 @@ CONFIG = (
 )  # fmt: skip
 
 
+# What TensorFlow called them; Google's own checkpoints, "bert-base-uncased" among them, still do.
+OLDER = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+
 def dense(name: str, path: str) -> dict:
     """A linear layer of torch as one of Keras."""
     return {f"{name}.weight": Transposed(f"{path}.kernel"), f"{name}.bias": f"{path}.bias"}
@@ -69,6 +73,13 @@ COPIES = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+NEXT_SENTENCE = dict.fromkeys(dense("cls.seq_relationship", ""))
+# What stands beside the encoder in the files of its task models, when the bare encoder is asked for.
+HEADS = {
+    **dict.fromkeys((*MASKED_LM, *COPIES, *dense("classifier", ""), *dense("qa_outputs", ""))),
+    **dict.fromkeys(f"cls.predictions.transform.{old}" for old in OLDER.values()),
+    **NEXT_SENTENCE,
+}
 
 
 def describe(encoder) -> dict:
@@ -109,13 +120,13 @@ def describe_classifier(model) -> dict:
 
 def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:
     """An `Architecture` of this family."""
-    return Architecture(name, "bert", config, tensors, build, describe, prefix="bert.", **more)
+    return Architecture(name, "bert", config, tensors, build, describe, "bert.", older=OLDER, **more)
 
 
 ARCHITECTURES = (
     architecture(
         name="BertModel",
-        tensors={**encoder_tensors(), **POOLER},
+        tensors={**encoder_tensors(), **POOLER, **HEADS},
         build=build_bert,
         describe=describe,
     ),
@@ -138,7 +149,7 @@ ARCHITECTURES = (
             **encoder_tensors("encoder."),
             **MASKED_LM,
             **NO_POOLER,
-            **dict.fromkeys(("cls.seq_relationship.weight", "cls.seq_relationship.bias")),
+            **NEXT_SENTENCE,
         },
         build=functools.partial(task, MaskedLM),
         describe=describe_encoder,

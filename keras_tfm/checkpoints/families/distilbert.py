@@ -46,6 +46,17 @@ def encoder_tensors(path: str = "") -> dict:
     }
 
 
+MASKED_LM = {
+    **dense("vocab_transform", "masked_lm.dense"),
+    **norm("vocab_layer_norm", "masked_lm.norm"),
+    "vocab_projector.bias": "masked_lm.bias",
+}
+COPIES = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
+_CLASSIFIERS = ("pre_classifier", "classifier", "qa_outputs")
+# What stands beside the encoder in the files of its task models, when the bare encoder is asked for.
+HEADS = dict.fromkeys((*MASKED_LM, *COPIES, *(name for layer in _CLASSIFIERS for name in dense(layer, ""))))
+
+
 def build_encoder(**arguments) -> Bert:
     """A BERT whose vector for the text is that of its first token."""
     return build_bert(**arguments, pooler=False)
@@ -68,22 +79,17 @@ def classifier(model_class, labels, **arguments):
 
 def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:
     """An `Architecture` of this family."""
-    return Architecture(name, "distilbert", config, tensors, build, describe, prefix="distilbert.", **more)
+    return Architecture(name, "distilbert", config, tensors, build, describe, "distilbert.", older=bert.OLDER, **more)
 
 
 ARCHITECTURES = (
-    architecture("DistilBertModel", encoder_tensors(), build_encoder, bert.describe),
+    architecture("DistilBertModel", {**encoder_tensors(), **HEADS}, build_encoder, bert.describe),
     architecture(
         "DistilBertForMaskedLM",
-        {
-            **encoder_tensors("encoder."),
-            **dense("vocab_transform", "masked_lm.dense"),
-            **norm("vocab_layer_norm", "masked_lm.norm"),
-            "vocab_projector.bias": "masked_lm.bias",
-        },
+        {**encoder_tensors("encoder."), **MASKED_LM},
         functools.partial(task, MaskedLM),
         bert.describe_encoder,
-        copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+        copies=COPIES,
     ),
     architecture(
         "DistilBertForSequenceClassification",

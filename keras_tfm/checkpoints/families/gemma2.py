@@ -61,7 +61,7 @@ CONFIG = (
     Number("rms_norm_eps", "norm_epsilon", default=1e-6),
     Choice("hidden_activation", "activation", ACTIVATIONS, default="gelu_pytorch_tanh"),
     Only("hidden_act", "gelu_pytorch_tanh", also=(None, "gelu")),  # transformers reads the other key
-    Rotary(),
+    Rotary(head_dim=256),
     Windows(is_local=lambda config, layer: layer % 2 == 0, window=4096),
     AttentionScale(),
     Cap("attn_logit_softcapping", "attention_logit_cap", default=50.0),

@@ -5,15 +5,14 @@ from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, 
 from keras_tfm.checkpoints.tensors import Fused
 from keras_tfm.models import build_gpt
 
+_WIDTH = Size("n_embd", "hidden_dim", default=768, also=("hidden_size",))
 CONFIG = (
     Size("vocab_size", "vocabulary_size"),
     Size("n_positions", "max_sequence_length", default=1024, also=("max_position_embeddings",)),
     Size("n_layer", "num_layers", default=12, most=MOST_LAYERS, also=("num_hidden_layers",)),
     Size("n_head", "num_heads", default=12, also=("num_attention_heads",)),
-    Size("n_embd", "hidden_dim", default=768, also=("hidden_size",)),
-    Size(
-        "n_inner", "intermediate_dim", default=lambda config: 4 * config.get("n_embd", config.get("hidden_size", 768))
-    ),
+    _WIDTH,
+    Size("n_inner", "intermediate_dim", default=lambda config: 4 * _WIDTH.read(config)["hidden_dim"]),
     Number("layer_norm_epsilon", "norm_epsilon", default=1e-5),
     Choice("activation_function", "activation", ACTIVATIONS, default="gelu_new"),
     Only("tie_word_embeddings", True),

@@ -3,29 +3,45 @@
 import dataclasses
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Always, Flag, Number, Only, Size
+from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Always, Flag, Number, Only, Size, value_at
 from keras_tfm.checkpoints.rotary_keys import Rotary
 from keras_tfm.checkpoints.tensors import Transposed
 from keras_tfm.checkpoints.window_keys import windows_of
 from keras_tfm.models import build_llama
 from keras_tfm.models.llama import BIASES
 
-# What the configs of Llama, Mistral and Qwen have in common.
-SHARED_CONFIG = (
-    Size("vocab_size", "vocabulary_size"),
-    Size("num_hidden_layers", "num_layers", most=MOST_LAYERS),
-    Size("num_attention_heads", "num_heads"),
-    Size("num_key_value_heads", "num_key_value_heads", default=lambda config: config.get("num_attention_heads")),
-    Size("hidden_size", "hidden_dim"),
-    Size("intermediate_size", "intermediate_dim"),
-    Size("head_dim", "head_dim", default=lambda config: config["hidden_size"] // config["num_attention_heads"]),
-    Number("rms_norm_eps", "norm_epsilon", default=1e-6),
-    Flag("tie_word_embeddings", "tie_weights", default=False),
-    Only("hidden_act", "silu", also=("swish",)),
-    Rotary(),
-    Only("rope_interleaved", False),
-    Only("use_mrope", False),
-)
+
+def shared_config(num_key_value_heads: int | None = None, head_dim: int | None = None) -> tuple:
+    """What the configs of Llama, Mistral and Qwen have in common.
+
+    Args:
+        num_key_value_heads: what a config without the key means; null always means as many as heads. Default: those.
+        head_dim: what a config without the key means. Default: the width divided by the number of heads.
+    """
+
+    def heads_without_key(config):
+        is_null = "num_key_value_heads" in config
+        return config.get("num_attention_heads") if is_null or num_key_value_heads is None else num_key_value_heads
+
+    return (
+        Size("vocab_size", "vocabulary_size"),
+        Size("num_hidden_layers", "num_layers", most=MOST_LAYERS),
+        Size("num_attention_heads", "num_heads"),
+        Size("num_key_value_heads", "num_key_value_heads", default=heads_without_key),
+        Size("hidden_size", "hidden_dim"),
+        Size("intermediate_size", "intermediate_dim"),
+        Size(
+            "head_dim",
+            "head_dim",
+            default=lambda config: head_dim or config["hidden_size"] // config["num_attention_heads"],
+        ),
+        Number("rms_norm_eps", "norm_epsilon", default=1e-6),
+        Flag("tie_word_embeddings", "tie_weights", default=False),
+        Only("hidden_act", "silu", also=("swish",)),
+        Rotary(head_dim=head_dim),
+        Only("rope_interleaved", False),
+        Only("use_mrope", False),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +51,10 @@ class Biases:
     keys: tuple[str, ...] = ("attention_bias", "mlp_bias")
 
     def read(self, config):
-        attention, feed_forward = (bool(config.get(key)) for key in self.keys)
+        attention, feed_forward = (value_at(config, key, False) for key in self.keys)
+        for key, value in zip(self.keys, (attention, feed_forward), strict=True):
+            if not isinstance(value, bool):
+                raise ValueError(f"`{key}` of the config must be true or false. Received: {value!r}.")
         return {"biases": (*BIASES[:2],) * attention + (BIASES[2],) * feed_forward}
 
     def write(self, arguments):
@@ -109,6 +128,6 @@ ARCHITECTURES = (
     architecture(
         "LlamaForCausalLM",
         "llama",
-        (*SHARED_CONFIG, Biases(), Always("windows", (None,)), Always("query_key_norm", False)),
+        (*shared_config(), Biases(), Always("windows", (None,)), Always("query_key_norm", False)),
     ),
 )

@@ -1,15 +1,22 @@
 """Qwen 2 and 2.5: Llama with biases on queries, keys and values."""
 
-from keras_tfm.checkpoints.config_keys import Always
-from keras_tfm.checkpoints.families.llama import SHARED_CONFIG, architecture
+from keras_tfm.checkpoints.config_keys import Always, value_at
+from keras_tfm.checkpoints.families.llama import architecture, shared_config
 from keras_tfm.checkpoints.window_keys import Windows
 
 # The last layers have the window, if any.
-WINDOWS = Windows(is_local=lambda config, layer: layer >= config.get("max_window_layers", 28), window=4096, switch=True)
+WINDOWS = Windows(
+    is_local=lambda config, layer: layer >= value_at(config, "max_window_layers", 28), window=4096, switch=True
+)
 ARCHITECTURES = (
     architecture(
         "Qwen2ForCausalLM",
         "qwen2",
-        (*SHARED_CONFIG, WINDOWS, Always("biases", ("query_key_value",)), Always("query_key_norm", False)),
+        (
+            *shared_config(num_key_value_heads=32),
+            WINDOWS,
+            Always("biases", ("query_key_value",)),
+            Always("query_key_norm", False),
+        ),
     ),
 )

@@ -1,7 +1,7 @@
 """Qwen 3: Llama with normalized queries and keys."""
 
 from keras_tfm.checkpoints.config_keys import Always, Only
-from keras_tfm.checkpoints.families.llama import SHARED_CONFIG, architecture
+from keras_tfm.checkpoints.families.llama import architecture, shared_config
 from keras_tfm.checkpoints.families.qwen2 import WINDOWS
 
 ARCHITECTURES = (
@@ -9,7 +9,7 @@ ARCHITECTURES = (
         "Qwen3ForCausalLM",
         "qwen3",
         (
-            *SHARED_CONFIG,
+            *shared_config(num_key_value_heads=32, head_dim=128),
             WINDOWS,
             Only("attention_bias", False),
             Always("biases", ()),

@@ -35,6 +35,9 @@ class Positions:
 class WithoutUnusedRows(Same):
     """The variable is the tensor without its first rows, which are written as zeros."""
 
+    def unit(self, get):
+        return self.shape(get)[0]
+
     def shape(self, get):
         num_rows, width = get(self.path).shape
         return (num_rows + _UNUSED, width)
@@ -71,36 +74,39 @@ def encoder_tensors(path: str = "") -> dict:
     return {**tensors, name: WithoutUnusedRows(tensors[name])}
 
 
+MASKED_LM = {
+    **dense("lm_head.dense", "masked_lm.dense"),
+    **norm("lm_head.layer_norm", "masked_lm.norm"),
+    "lm_head.bias": "masked_lm.bias",
+}
+COPIES = {
+    "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+}
+_CLASSIFIERS = ("classifier.dense", "classifier.out_proj", "classifier", "qa_outputs")
+# What stands beside the encoder in the files of its task models, when the bare encoder is asked for.
+HEADS = dict.fromkeys((*MASKED_LM, *COPIES, *(name for layer in _CLASSIFIERS for name in dense(layer, ""))))
 NO_POOLER = dict.fromkeys(("roberta.pooler.dense.weight", "roberta.pooler.dense.bias"))
 
 
 def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:
     """An `Architecture` of this family."""
-    return Architecture(name, "roberta", config, tensors, build, describe, prefix="roberta.", **more)
+    return Architecture(name, "roberta", config, tensors, build, describe, "roberta.", older=bert.OLDER, **more)
 
 
 ARCHITECTURES = (
     architecture(
         "RobertaModel",
-        {**encoder_tensors(), **dense("roberta.pooler.dense", "pooler")},
+        {**encoder_tensors(), **dense("roberta.pooler.dense", "pooler"), **HEADS},
         build_bert,
         bert.describe,
     ),
     architecture(
         "RobertaForMaskedLM",
-        {
-            **encoder_tensors("encoder."),
-            **dense("lm_head.dense", "masked_lm.dense"),
-            **norm("lm_head.layer_norm", "masked_lm.norm"),
-            "lm_head.bias": "masked_lm.bias",
-            **NO_POOLER,
-        },
+        {**encoder_tensors("encoder."), **MASKED_LM, **NO_POOLER},
         functools.partial(bert.task, MaskedLM),
         bert.describe_encoder,
-        copies={
-            "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
-            "lm_head.decoder.bias": "lm_head.bias",
-        },
+        copies=COPIES,
     ),
     architecture(
         "RobertaForSequenceClassification",

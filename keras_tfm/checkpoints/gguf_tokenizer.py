@@ -1,0 +1,115 @@
+"""The tokenizer and the chat template in a .gguf file."""
+
+from pathlib import Path
+from typing import Any
+
+from keras_tfm.checkpoints.chat_template import ChatTemplate
+from keras_tfm.checkpoints.gguf import GgufFile
+from keras_tfm.checkpoints.tokenizer import filled_up, with_roles
+from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
+
+# What llama.cpp calls a pre-tokenizer -> our pattern of words.
+_WORDS = {"gpt-2": "gpt2", "llama-bpe": "llama3", "llama3": "llama3", "qwen2": "qwen2", "smollm": "smollm"}
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # types of tokens; llama.cpp has the numbers of SentencePiece
+_ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep", "mask": "mask"}
+_PREFIX = "tokenizer.ggml"
+
+
+def tokenizer_of(path: Path) -> BytePairTokenizer | SentencePieceTokenizer:
+    """The tokenizer in a .gguf file."""
+    header = GgufFile(path).header
+    kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
+    tokens, roles = _tokens(header), _roles(header)
+    if kind == "llama":
+        return with_roles(SentencePieceTokenizer(_sentence_piece(header, tokens)), roles)
+    if kind != "gpt2" or words not in _WORDS:
+        raise ValueError(
+            f"The tokenizer of a GGUF file must be SentencePiece ('llama'), or byte-level BPE ('gpt2') cut as one of "
+            f"{sorted(_WORDS)}. Received: {kind!r}, cut as {words!r}. The model itself loads; its tokenizer may be had "
+            "from the repository that the file was made from."
+        )
+    merges = _array(header, "merges", str)
+    types = _array(header, "token_type", int, [_NORMAL] * len(tokens), len(tokens))
+    tokenizer = BytePairTokenizer(
+        {token: i for i, token in enumerate(tokens)},
+        [tuple(merge.split(" ")) for merge in merges],
+        [token for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)],
+        drops_bytes=True,
+        words=_WORDS[words],
+        whole_words=_WORDS[words] == "llama3",
+        plain_tokens=[token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED],
+    )
+    return with_roles(filled_up(tokenizer, None, roles.get("eos_token")), roles)
+
+
+def chat_template_of(path: Path) -> ChatTemplate:
+    """The chat template in a .gguf file."""
+    header = GgufFile(path).header
+    source = header.get("tokenizer.chat_template")
+    if not isinstance(source, str):
+        raise ValueError(f"The file must have a chat template. Received: {path} without one.")
+    return ChatTemplate(source, {"bos_token": "", "eos_token": "", **_roles(header)})
+
+
+def _tokens(header: dict[str, Any]) -> list[str]:
+    return _array(header, "tokens", str)
+
+
+def _array(header: dict[str, Any], name: str, kind: type, default: list | None = None, length: int | None = None):
+    """A list of the header, checked."""
+    values = header.get(f"{_PREFIX}.{name}", default)
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise ValueError(
+            f"`{_PREFIX}.{name}` of a GGUF file must be a list of {kind.__name__}. Received: {str(values)[:60]}."
+        )
+    if length not in (None, len(values)):
+        raise ValueError(
+            f"`{_PREFIX}.{name}` of a GGUF file must have one value for each of the {length} tokens. "
+            f"Received: {len(values)} values."
+        )
+    return values
+
+
+def _roles(header: dict[str, Any]) -> dict[str, str]:
+    """Role, such as "eos_token" -> token."""
+    roles = {}
+    for theirs, ours in _ROLES.items():
+        token_id = header.get(key := f"{_PREFIX}.{theirs}_token_id")
+        if token_id is None:
+            continue
+        tokens = _tokens(header)
+        if not isinstance(token_id, int) or not 0 <= token_id < len(tokens):
+            raise ValueError(f"`{key}` of a GGUF file must be from 0 to {len(tokens) - 1}. Received: {token_id!r}.")
+        roles[f"{ours}_token"] = tokens[token_id]
+    return roles
+
+
+def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> bytes:
+    """The SentencePiece model that the file was made from, as far as it keeps it."""
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+    except ImportError as error:
+        raise ImportError(
+            "The tokenizer of this GGUF file is SentencePiece. Run: pip install keras-tfm[sentencepiece]."
+        ) from error
+    scores = _array(header, "scores", float, None, len(tokens))
+    types = _array(header, "token_type", int, None, len(tokens))
+    pieces = [
+        sentencepiece_model_pb2.ModelProto.SentencePiece(piece=token, score=score, type=kind)
+        for token, score, kind in zip(tokens, scores, types, strict=True)
+    ]
+    trainer = sentencepiece_model_pb2.TrainerSpec(
+        model_type="BPE",
+        byte_fallback=True,
+        unk_id=header.get(f"{_PREFIX}.unknown_token_id", 0),
+        bos_id=header.get(f"{_PREFIX}.bos_token_id", -1),
+        eos_id=header.get(f"{_PREFIX}.eos_token_id", -1),
+        pad_id=header.get(f"{_PREFIX}.padding_token_id", -1),
+    )
+    normalizer = sentencepiece_model_pb2.NormalizerSpec(
+        name="identity",
+        add_dummy_prefix=header.get(f"{_PREFIX}.add_space_prefix", True),
+        remove_extra_whitespaces=header.get(f"{_PREFIX}.remove_extra_whitespaces", False),
+    )
+    model = sentencepiece_model_pb2.ModelProto(pieces=pieces, trainer_spec=trainer, normalizer_spec=normalizer)
+    return model.SerializeToString()

@@ -1,0 +1,134 @@
+"""Whatever stands in a config.json: it is read, or refused with a ValueError that names the key."""
+
+import contextlib
+import copy
+import json
+
+import pytest
+from safetensors.numpy import save_file
+
+from keras_tfm.checkpoints import load
+from keras_tfm.checkpoints.architecture import architecture_of, architectures_of, model_types
+from keras_tfm.checkpoints.config_keys import read_config
+from tests.checkpoints.families import FAMILIES, tiny
+from tests.checkpoints.test_encoders import FAMILIES as ENCODERS
+from tests.checkpoints.test_encoders import tiny as tiny_encoder
+
+NONSENSE = (None, True, 0, -1, 1.5, 10**30, float("inf"), float("nan"), "x", "", [], [1], [[1], [2]], {}, {"a": 1})
+
+
+def paths_of(config):
+    for key, value in config.items():
+        yield (key,)
+        if isinstance(value, dict):
+            yield from ((key, *rest) for rest in paths_of(value))
+
+
+def changed(config, path, value):
+    config = copy.deepcopy(config)
+    target = config
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return config
+
+
+def without(config, path):
+    config = copy.deepcopy(config)
+    target = config
+    for key in path[:-1]:
+        target = target[key]
+    del target[path[-1]]
+    return config
+
+
+def read(config):
+    return read_config(architecture_of(config).config, config)
+
+
+CONFIGS = {name: lambda name=name: tiny(name) for name in FAMILIES} | {
+    name: lambda name=name: tiny_encoder(name, "ForSequenceClassification") for name in ENCODERS
+}
+SCALINGS = {
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {
+        "original_max_position_embeddings": 16,
+        "factor": 2.0,
+        "beta_fast": 32,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "truncate": False,
+    },
+    "longrope": {"factor": 2.0, "short_factor": [1.0, 1.0], "long_factor": [1.0, 2.0], "attention_factor": 1.0},
+}
+
+
+def check_all_changes(config):
+    read(config)
+    for path in paths_of(config):
+        for spoilt in (without(config, path), *(changed(config, path, value) for value in NONSENSE)):
+            with contextlib.suppress(ValueError):
+                read(spoilt)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nonsense_in_any_place_of_a_config_is_a_value_error(name):
+    check_all_changes(json.loads(CONFIGS[name]().config.to_json_string()))
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("dialect", ["old", "new"])
+def test_nonsense_in_any_place_of_a_scaling_is_a_value_error(kind, dialect):
+    config = json.loads(tiny("llama2").config.to_json_string())
+    parameters = {"rope_type": kind, **SCALINGS[kind]}
+    config["rope_parameters"] = {**parameters, "rope_theta": 500.0} if dialect == "new" else None
+    config |= {"rope_scaling": parameters, "rope_theta": 500.0} if dialect == "old" else {}
+    check_all_changes(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("gpt2", {"n_embd": [1], "n_inner": None}, "`n_embd`"),
+        ("llama2", {"num_attention_heads": 0, "head_dim": None}, "`num_attention_heads`"),
+        ("llama2", {"hidden_size": None, "head_dim": None}, "`hidden_size`"),
+        ("llama2", {"rope_parameters": {"rope_type": "linear"}}, "'linear' must have .*'factor'"),
+        ("llama2", {"rope_parameters": {"rope_theta": [1]}}, r"`rope_theta` .* Received: \[1\]"),
+        ("llama2", {"rope_parameters": {"rope_theta": "x"}}, "`rope_theta` .* Received: 'x'"),
+        ("llama2", {"rope_parameters": {"rope_type": ["x"]}}, r"`rope_type` .* Received: \['x'\]"),
+        ("llama2", {"architectures": 5}, "`architectures` .* Received: 5"),
+        ("llama2", {"attention_bias": "no"}, "`attention_bias` .* Received: 'no'"),
+        ("qwen2_window", {"max_window_layers": "x", "layer_types": None}, "`max_window_layers` .* 'x'"),
+        ("qwen2_window", {"layer_types": [[1], [2]]}, r"`layer_types` .* Received: \[\[1\], \[2\]\]"),
+    ],
+)
+def test_the_key_is_named(name, config, message):
+    with pytest.raises(ValueError, match=message):
+        read({**json.loads(tiny(name).config.to_json_string()), **config})
+
+
+def test_keys_that_are_absent_mean_what_transformers_means():
+    sizes = {"vocab_size": 29, "num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 8}
+    for kind, head_dim, heads in (("llama", 16, 16), ("mistral", 16, 8), ("qwen3", 128, 32)):
+        config = {**sizes, "model_type": kind, "num_attention_heads": 16}
+        arguments = read_config(architectures_of(kind)[0].config, config)
+        assert (arguments["head_dim"], arguments["num_key_value_heads"]) == (head_dim, heads)
+        arguments = read_config(architectures_of(kind)[0].config, {**config, "num_key_value_heads": None})
+        assert arguments["num_key_value_heads"] == 16
+
+
+def test_null_means_the_default_of_a_setting_with_one_value(tmp_path):
+    tiny("gpt2").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": None, "name": "mine"}))
+    load(tmp_path)
+
+
+def test_a_family_that_is_no_string_is_refused(tmp_path):
+    save_file({}, tmp_path / "model.safetensors")
+    for kind in (None, 5, ["gpt2"]):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(ValueError, match="`model_type` .* one of"):
+            load(tmp_path)
+    assert "gpt2" in model_types()
