@@ -9,6 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 _WORK = 10**8  # units of work that one rendering may do: a character made costs 1,
+_ITEM = 8  # an item of a list made, and
 _ROUND = 100  # a round of a loop, or a call, so many
 _LARGEST_NUMBER = 10**6  # among the arguments of what makes texts or lists of a given size
 _SIZED_FILTERS = ("batch", "center", "indent", "slice")
@@ -48,7 +49,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             for size, content in ((left, right), (right, left)):
                 if isinstance(size, int) and isinstance(content, str | list | tuple):
-                    self._count(max(size, 0) * len(content))
+                    self._count(max(size, 0) * _size(content))
         if operator == "%" and isinstance(left, str):
             _check_numbers(int(digits) for digits in "".join(c if c.isdecimal() else " " for c in left).split())
         return self._text(super().call_binop(context, operator, left, right))
@@ -59,13 +60,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return items
 
     def _text(self, value: Any) -> Any:
-        self._count(len(value) if isinstance(value, str | list | tuple) else 1)
+        self._count(_size(value))
         return value
 
     def _count(self, work: int) -> None:
         self._work += work
         if self._work > _WORK:
             raise TemplateError("A template may work as much as chats need; this has too many rounds or too much text.")
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return _ITEM * len(value) if isinstance(value, list | tuple) else 1
 
 
 class Generation(Extension):
