@@ -112,7 +112,7 @@ def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Sha
 def extend(model, sampler, state: GenerationState, room, until, settings: Settings) -> GenerationState:
     """Goes on until each row has `until` new tokens (int32 (), at most the length of `room`) or has finished."""
     columns, _ = sampler.room(ops.shape(state.num_tokens)[0], ops.shape(room)[0])
-    context = _context(state, columns, settings)
+    context, begun = _context(state, columns, settings), state
 
     def goes_on(state):
         return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
@@ -125,7 +125,6 @@ def extend(model, sampler, state: GenerationState, room, until, settings: Settin
         hidden, cache = model.read(token_ids, state.cache, mask)
         return (_merged(_advance(model, sampler, state._replace(cache=cache), hidden, context, settings)),)
 
-    begun = state
     # A tuple around the state: Keras flattens one level of what it is given.
     return _in_shapes_of(begun, ops.while_loop(goes_on, body, (_merged(state),))[0])
 

@@ -1,5 +1,6 @@
-"""What callers give to tokenizers: texts and ids in any container, as tensors."""
+"""What callers give to tokenizers, as tensors, and what they are given: texts and ids in any container."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,33 @@ def as_id_rows(token_ids: Any) -> tuple[tf.RaggedTensor, bool]:
     rows = [_as_id_array(row) for row in token_ids] if is_batch else [_as_id_array(token_ids)]
     values = np.concatenate([np.zeros(0, np.int64), *rows])
     return tf.RaggedTensor.from_row_lengths(values, [row.size for row in rows], validate=False), is_batch
+
+
+def as_id_tensor(token_ids: Any) -> tf.Tensor | tf.RaggedTensor:
+    """The ids as a tensor (T,) or (B, T), or rows of any lengths; in graphs as well."""
+    if not isinstance(token_ids, tf.RaggedTensor):
+        token_ids = tf.convert_to_tensor(token_ids)
+    if not token_ids.dtype.is_integer or token_ids.shape.rank not in (1, 2):
+        raise ValueError(
+            "`token_ids` must be integers of shape (T,) or (B, T). "
+            f"Received: dtype={token_ids.dtype.name}, shape={token_ids.shape}."
+        )
+    return token_ids
+
+
+def check_ids(token_ids: Any, vocabulary_size: int) -> None:
+    """Raises a ValueError for the first id that is not in [0, vocabulary_size)."""
+    ids = np.atleast_1d(token_ids)
+    if (wrong := ids[(ids < 0) | (ids >= vocabulary_size)]).size:
+        raise ValueError(f"Token ids must be 0 to {vocabulary_size - 1} with this vocabulary. Received: {wrong[0]}.")
+
+
+def as_lists(ids: tf.Tensor | tf.RaggedTensor) -> list:
+    """Ids (T,) as a list, rows of ids as a list of lists; outside of graphs."""
+    if not isinstance(ids, tf.RaggedTensor):
+        return ids.numpy().tolist()
+    values, splits = ids.values.numpy().tolist(), ids.row_splits.numpy().tolist()
+    return [values[start:end] for start, end in itertools.pairwise(splits)]
 
 
 def _as_id_array(row: Any) -> np.ndarray:

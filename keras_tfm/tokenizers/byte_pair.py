@@ -1,6 +1,5 @@
 """The byte-level BPE tokenizer."""
 
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.arguments import as_id_rows, as_string_tensor
+from keras_tfm.tokenizers.arguments import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
 from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
 from keras_tfm.tokenizers.byte_pair_files import read_vocabulary, write_vocabulary
 from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_vocabulary
@@ -217,12 +216,12 @@ class BytePairTokenizer(tf.Module):
 
     def id_to_token(self, token_id: int) -> str:
         """The token of an id, in the byte alphabet ("Ġthe")."""
-        self._check_id(token_id)
+        check_ids(token_id, self.vocabulary_size)
         return self._vocabulary.tokens[token_id]
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that an id stands for (b" the"): often, but not always, whole UTF-8 characters."""
-        self._check_id(token_id)
+        check_ids(token_id, self.vocabulary_size)
         return self._vocabulary.token_bytes[token_id]
 
     def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
@@ -240,11 +239,7 @@ class BytePairTokenizer(tf.Module):
         Returns:
             list of ints for one string, list of lists of ints for several.
         """
-        ids = self(text)
-        if not isinstance(ids, tf.RaggedTensor):
-            return ids.numpy().tolist()
-        values, splits = ids.values.numpy().tolist(), ids.row_splits.numpy().tolist()
-        return [values[start:end] for start, end in itertools.pairwise(splits)]
+        return as_lists(self(text))
 
     def detokenize(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
         """The bytes that ids stand for, in the graph.
@@ -259,13 +254,7 @@ class BytePairTokenizer(tf.Module):
         Raises:
             tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
         """
-        if not isinstance(token_ids, tf.RaggedTensor):
-            token_ids = tf.convert_to_tensor(token_ids)
-        if not token_ids.dtype.is_integer or token_ids.shape.rank not in (1, 2):
-            raise ValueError(
-                "`token_ids` must be integers of shape (T,) or (B, T). "
-                f"Received: dtype={token_ids.dtype.name}, shape={token_ids.shape}."
-            )
+        token_ids = as_id_tensor(token_ids)
         with tf.device("CPU:0"):
             pieces = self._ordinary_bytes if skip_special_tokens else self._token_bytes
             return tf.strings.reduce_join(tf.gather(pieces, tf.cast(token_ids, tf.int64)), axis=-1)
@@ -285,9 +274,7 @@ class BytePairTokenizer(tf.Module):
             ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
         """
         rows, is_batch = as_id_rows(token_ids)
-        ids = rows.values.numpy()
-        if (wrong := ids[(ids < 0) | (ids >= self.vocabulary_size)]).size:
-            self._check_id(wrong[0])
+        check_ids(rows.values.numpy(), self.vocabulary_size)
         texts = self.detokenize(rows if is_batch else rows.values, skip_special_tokens).numpy()
         return [text.decode("utf-8", "replace") for text in texts] if is_batch else texts.decode("utf-8", "replace")
 
@@ -307,12 +294,6 @@ class BytePairTokenizer(tf.Module):
             else:
                 ids = self._merge(distinct)
             return tf.gather(ids, words.with_values(index)).merge_dims(1, 2)
-
-    def _check_id(self, token_id: int) -> None:
-        if not 0 <= token_id < self.vocabulary_size:
-            raise ValueError(
-                f"Token ids must be 0 to {self.vocabulary_size - 1} with this vocabulary. Received: {token_id}."
-            )
 
 
 def _arguments(vocabulary: BytePairVocabulary) -> tuple:

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_tfm.tokenizers.arguments import as_id_tensor
 from keras_tfm.tokenizers.word_piece_vocabulary import WordPieceVocabulary
 
 
@@ -33,13 +34,7 @@ class PieceJoiner(tf.Module):
             self._is_special = tf.constant([token in vocabulary.special_tokens for token in vocabulary.tokens])
 
     def __call__(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
-        if not isinstance(token_ids, tf.RaggedTensor):
-            token_ids = tf.convert_to_tensor(token_ids)
-        if not token_ids.dtype.is_integer or token_ids.shape.rank not in (1, 2):
-            raise ValueError(
-                "`token_ids` must be integers of shape (T,) or (B, T). "
-                f"Received: dtype={token_ids.dtype.name}, shape={token_ids.shape}."
-            )
+        token_ids = as_id_tensor(token_ids)
         if token_ids.shape.rank == 1:
             return self(token_ids[None], skip_special_tokens)[0]
         with tf.device("CPU:0"):

@@ -1,6 +1,5 @@
 """The tokenizer of SentencePiece models: Llama 2, Mistral, Gemma, T5."""
 
-import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.arguments import as_id_rows, as_string_tensor
+from keras_tfm.tokenizers.arguments import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
 from keras_tfm.tokenizers.files import replace_file
 
 FILE_NAMES = ("tokenizer.model", "spiece.model")
@@ -167,12 +166,12 @@ class SentencePieceTokenizer(tf.Module):
 
     def id_to_token(self, token_id: int) -> str:
         """The piece of an id ("▁the"); "" for an id beyond the pieces."""
-        self._check_id(token_id)
+        check_ids(token_id, self.vocabulary_size)
         return self._pieces[token_id] if token_id < len(self._pieces) else ""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that an id stands for (b" the"): one for a byte piece, none for a control piece."""
-        self._check_id(token_id)
+        check_ids(token_id, self.vocabulary_size)
         return self._piece_bytes[token_id] if token_id < len(self._pieces) else b""
 
     def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
@@ -190,11 +189,7 @@ class SentencePieceTokenizer(tf.Module):
         Returns:
             list of ints for one string, list of lists of ints for several.
         """
-        ids = self(text)
-        if not isinstance(ids, tf.RaggedTensor):
-            return ids.numpy().tolist()
-        values, splits = ids.values.numpy().tolist(), ids.row_splits.numpy().tolist()
-        return [values[start:end] for start, end in itertools.pairwise(splits)]
+        return as_lists(self(text))
 
     def detokenize(self, token_ids: Any) -> tf.Tensor:
         """The text that ids stand for, in the graph.
@@ -208,13 +203,7 @@ class SentencePieceTokenizer(tf.Module):
         Raises:
             tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
         """
-        if not isinstance(token_ids, tf.RaggedTensor):
-            token_ids = tf.convert_to_tensor(token_ids)
-        if not token_ids.dtype.is_integer or token_ids.shape.rank not in (1, 2):
-            raise ValueError(
-                "`token_ids` must be integers of shape (T,) or (B, T). "
-                f"Received: dtype={token_ids.dtype.name}, shape={token_ids.shape}."
-            )
+        token_ids = as_id_tensor(token_ids)
         if token_ids.shape.rank == 1:
             return self.detokenize(token_ids[None])[0]
         if not isinstance(token_ids, tf.RaggedTensor):
@@ -235,9 +224,7 @@ class SentencePieceTokenizer(tf.Module):
             ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
         """
         rows, is_batch = as_id_rows(token_ids)
-        ids = rows.values.numpy()
-        if (wrong := ids[(ids < 0) | (ids >= self.vocabulary_size)]).size:
-            self._check_id(wrong[0])
+        check_ids(rows.values.numpy(), self.vocabulary_size)
         texts = [text.decode("utf-8") for text in self.detokenize(rows).numpy()]
         return texts if is_batch else texts[0]
 
@@ -258,12 +245,6 @@ class SentencePieceTokenizer(tf.Module):
         One that was made eagerly is gone after `tf.random.set_seed`, which empties the cache of eager kernels.
         """
         return self._tensorflow_text.SentencepieceTokenizer(self._model, tf.int32, add_bos=self._add_begin_of_text)
-
-    def _check_id(self, token_id: int) -> None:
-        if not 0 <= token_id < self.vocabulary_size:
-            raise ValueError(
-                f"Token ids must be 0 to {self.vocabulary_size - 1} with this vocabulary. Received: {token_id}."
-            )
 
 
 def _packages() -> tuple:

@@ -1,6 +1,5 @@
 """The WordPiece tokenizer of BERT."""
 
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.tokenizers import word_piece_vocabulary as names
-from keras_tfm.tokenizers.arguments import as_id_rows, as_string_tensor
+from keras_tfm.tokenizers.arguments import as_id_rows, as_lists, as_string_tensor, check_ids
 from keras_tfm.tokenizers.bert_characters import BertRules
 from keras_tfm.tokenizers.piece_cutter import PieceCutter
 from keras_tfm.tokenizers.piece_joiner import PieceJoiner
@@ -197,7 +196,7 @@ class WordPieceTokenizer(tf.Module):
 
     def id_to_token(self, token_id: int) -> str:
         """The token of an id ("the", "##ing", "[MASK]")."""
-        self._check_id(token_id)
+        check_ids(token_id, self.vocabulary_size)
         return self._vocabulary.tokens[token_id]
 
     def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
@@ -233,8 +232,7 @@ class WordPieceTokenizer(tf.Module):
         Returns:
             list of ints for one string, list of lists of ints for several.
         """
-        ids = self(text)
-        return _as_lists(ids) if isinstance(ids, tf.RaggedTensor) else ids.numpy().tolist()
+        return as_lists(self(text))
 
     def encode_with_offsets(self, text: Any) -> tuple[list, list]:
         """The ids as Python lists, and the characters that each stands for, as Hugging Face's `offset_mapping`.
@@ -248,7 +246,7 @@ class WordPieceTokenizer(tf.Module):
         """
         texts = as_string_tensor(text)
         flat = tf.reshape(texts, [-1])
-        ids, starts, ends = map(_as_lists, self._tokenize_with_offsets(flat))
+        ids, starts, ends = map(as_lists, self._tokenize_with_offsets(flat))
         offsets = []
         for content, *places in zip(flat.numpy(), starts, ends, strict=True):
             characters = _characters_before(content)
@@ -285,9 +283,7 @@ class WordPieceTokenizer(tf.Module):
             ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
         """
         rows, is_batch = as_id_rows(token_ids)
-        ids = rows.values.numpy()
-        if (wrong := ids[(ids < 0) | (ids >= self.vocabulary_size)]).size:
-            self._check_id(wrong[0])
+        check_ids(rows.values.numpy(), self.vocabulary_size)
         texts = [text.decode() for text in self.detokenize(rows, skip_special_tokens).numpy()]
         return texts if is_batch else texts[0]
 
@@ -299,20 +295,9 @@ class WordPieceTokenizer(tf.Module):
     def _tokenize_with_offsets(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
         return self._cut(texts)
 
-    def _check_id(self, token_id: int) -> None:
-        if not 0 <= token_id < self.vocabulary_size:
-            raise ValueError(
-                f"Token ids must be 0 to {self.vocabulary_size - 1} with this vocabulary. Received: {token_id}."
-            )
-
 
 def _rules(lowercase: bool, strip_accents: bool | None, split_on_cjk: bool) -> BertRules:
     return BertRules(bool(lowercase), bool(lowercase if strip_accents is None else strip_accents), bool(split_on_cjk))
-
-
-def _as_lists(rows: tf.RaggedTensor) -> list[list[int]]:
-    values, splits = rows.values.numpy().tolist(), rows.row_splits.numpy().tolist()
-    return [values[start:end] for start, end in itertools.pairwise(splits)]
 
 
 def _characters_before(text: bytes) -> np.ndarray:
