@@ -2,8 +2,8 @@
 
 Each library holds an encoder of the same shape with random weights and reads the same batches, full or ragged ones. A
 ragged batch has rows of 16 to 128 tokens. The peers read it padded to its longest row. We read it padded as well, and
-packed: its texts one after another in one row with `document_ids`, so that nothing is computed on padding. Run it with
-`python benchmarks/encode.py`; README.md beside this file tells the method.
+packed: by `keras_tfm.data.pack_texts`, several texts in one row, so that hardly anything is computed on padding. Run it
+with `python benchmarks/encode.py`; README.md beside this file tells the method.
 """
 
 import argparse
@@ -138,20 +138,21 @@ class KerasTfmJit(KerasTfm):
 
 
 class KerasTfmPacked(KerasTfm):
-    """The texts of a batch one after another in one row: no padding."""
+    """Several texts of a batch in one row: hardly any padding."""
+
+    def packed(self, batch):
+        import keras_tfm
+
+        rows = zip(batch["token_ids"], batch["padding_mask"], strict=True)
+        return keras_tfm.data.pack_texts([ids[mask] for ids, mask in rows])
 
     def prepare(self, batch):
         import tensorflow as tf
 
-        mask = batch["padding_mask"]
-        rows = np.broadcast_to(np.arange(len(mask), dtype="int32")[:, None], mask.shape)
-        return {
-            "token_ids": tf.constant(batch["token_ids"][mask][None]),
-            "document_ids": tf.constant(rows[mask][None]),
-        }
+        return {name: tf.constant(x) for name, x in self.packed(batch).inputs.items()}
 
     def real_states(self, states, batch):
-        return np.asarray(states)[0]
+        return np.concatenate(self.packed(batch).unpack(states))
 
 
 class KerasHub(KerasTfm):

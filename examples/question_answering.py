@@ -18,8 +18,16 @@ from minilm import load_minilm
 import keras_tfm as ktfm
 from keras_tfm.training import WarmupLinearDecay, answer_scores
 
-NAMES = """Anna Boris Chloe Dmitri Elena Farid Grace Hugo Ines Jonas Karim Lena Marco Nadia Omar Petra Quentin Rosa Sven
-Tara Ulla Viktor Wanda Yusuf"""
+# Many: of few, a model learns the names by heart, and not to look for the name that it is asked about.
+NAMES = """
+Adam Agnes Ahmed Alan Alice Amira Anna Anton Arthur Astrid Barbara Beata Ben Bjorn Boris Bruno Carla Carlos Cecilia
+Chloe Clara Conrad Daniel Daria David Diana Dmitri Dora Edgar Elena Elif Emil Emma Eric Esther Eva Farid Felix Fiona
+Frank Freya George Gloria Grace Greta Gustav Hannah Hassan Heidi Helen Henry Hugo Ibrahim Ines Irene Isaac Ivan Jack
+Jana Jean Jonas Judith Julia Karim Karl Kate Kenji Lars Laura Lena Leo Lucia Magda Marco Maria Martin Max Maya Mehmet
+Miguel Mina Nadia Naomi Nick Nora Olga Omar Oscar Pablo Patrick Paula Peter Petra Quentin Rachel Ravi Rita Robert Rosa
+Ruth Sam Sara Simon Sofia Stefan Sven Tara Teresa Thomas Tom Ulla Ursula Vera Victor Wanda Walter Xenia Yusuf Yvonne
+Zoe
+"""
 # fact -> (ways to tell it, ways to ask for it, values: those at even places for training, the others for the test)
 FACTS = {
     "home": (

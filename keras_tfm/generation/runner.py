@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,11 +12,10 @@ from keras import tree
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for
 from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.generation.pace import Pace
 from keras_tfm.samplers.numbers import split_numbers
 from keras_tfm.samplers.state import take_rows
 from keras_tfm.samplers.stopping import INVALID, REASONS, TIME, StopRules
-
-_TOKENS_BETWEEN_CLOCK_READINGS = 16
 
 
 class Memory(NamedTuple):
@@ -41,21 +39,20 @@ class GenerationRunner:
         self._model = model
         self._compiled: dict = {}
 
-    def steps(self, token_ids, options: GenerationOptions, tokens_per_step: int) -> Iterator[Generation]:
+    def steps(self, token_ids, options: GenerationOptions, tokens_per_step: int | None) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
         for progress in self.run(token_ids, options, tokens_per_step):
             yield progress.generation
 
     def run(self, token_ids, options: GenerationOptions, tokens_per_step, memory: Memory | None = None):
-        """Yields `Progress` after the first token and every `tokens_per_step` more.
+        """Yields `Progress` after the first token and as often as `Pace` says.
 
         Args:
             token_ids: prompts in any form that `prompts_of` takes.
             options: of the generation.
-            tokens_per_step: int.
+            tokens_per_step: int, or None: as `Pace` takes them.
             memory: what the prompts go on from, all of them; its cache is not modified.
         """
-        deadline = None if options.max_seconds is None else time.monotonic() + options.max_seconds
         prompts = prompts_of(token_ids, self._model.vocabulary_size)
         num_remembered = 0 if memory is None else len(memory.token_ids)
         check_fits(self._model, prompts, options.max_new_tokens, num_remembered)
@@ -64,6 +61,11 @@ class GenerationRunner:
             yield Progress(_nothing(num_rows, options), None if memory is None else memory.cache)
             return
         sampler = options.sampler
+        pace = Pace(
+            options.max_new_tokens,
+            tokens_per_step if sampler.streams else options.max_new_tokens,
+            options.max_seconds,
+        )
         seed = sampler.seed if options.seed is None else options.seed
         seed = random.getrandbits(31) if seed is None else seed
         sampler = dataclasses.replace(sampler, seed=None)
@@ -76,16 +78,15 @@ class GenerationRunner:
         room = room_for(options.max_new_tokens)
         inputs = self._prompts(prompts, options, memory, room, sampler)
         state = compiled.begin(inputs, room, settings, numbers)
-        for until, is_shown in _stages(options, tokens_per_step if sampler.streams else options.max_new_tokens):
-            state = compiled.extend(state, room, tf.constant(until), settings, numbers)
-            if deadline is not None and time.monotonic() > deadline:
+        has_ended = False
+        while pace.until < options.max_new_tokens and not has_ended:
+            state = compiled.extend(state, room, tf.constant(pace.next()), settings, numbers)
+            if pace.is_late():
                 state = state._replace(finish=tf.where(state.finish == 0, TIME, state.finish))
             has_ended = bool((state.finish.numpy() > 0).all())
-            if is_shown or has_ended:
+            if pace.is_piece() or has_ended:
                 final, scores = compiled.answer(state._replace(cache=()), room, settings, numbers)
                 yield Progress(generation_of(final, scores, num_rows, options), state.cache)
-            if has_ended:
-                return
 
     def compiled(self, sampler, shape, options, goes_on) -> CompiledGeneration:
         """The compiled loop for samplers and options of this structure."""
@@ -128,14 +129,6 @@ class GenerationRunner:
             )
         check_fits(self._model, negative, options.max_new_tokens)
         return negative
-
-
-def _stages(options, tokens_per_step):
-    """(number of new tokens, whether they are shown) after which the loop comes back to Python."""
-    last = options.max_new_tokens
-    shown = {*range(1, last, tokens_per_step), last} if tokens_per_step < last else {last}
-    clock = set() if options.max_seconds is None else set(range(1, last, _TOKENS_BETWEEN_CLOCK_READINGS))
-    return [(until, until in shown) for until in sorted(shown | clock)]
 
 
 def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:

@@ -63,7 +63,9 @@ class TextSession:
         *_, last = self._run(prompts, options, max_new_tokens)
         return self._writer.with_texts(last, options).texts[0]
 
-    def stream(self, prompt: str, max_new_tokens: int = 64, tokens_per_piece: int = 8, **options) -> Iterator[str]:
+    def stream(
+        self, prompt: str, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options
+    ) -> Iterator[str]:
         """`__call__` for a str, yielding text as it is written. If it is closed early, the session stays as it was."""
         options = self._options(max_new_tokens, options)
         for _, piece in self._writer.pieces(self._run(prompt, options, tokens_per_piece), options):

@@ -96,13 +96,14 @@ class TextGenerator:
         *_, last = self._steps(self.encode(prompts), options, options.max_new_tokens)
         return self.with_texts(last, options)
 
-    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int = 8, **options) -> Iterator:
+    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options) -> Iterator:
         """Continues prompts, yielding text as it is written; together the pieces are what `__call__` returns.
 
         Args:
             prompts: str, or list of str.
             max_new_tokens, **options: as in `generate`.
-            tokens_per_piece: int, tokens computed between two pieces, after the first.
+            tokens_per_piece: int, tokens computed between two pieces, after the first. Default: as many as take a tenth
+                of a second, beginning with few.
 
         Yields:
             str of whole characters for a str: a character whose bytes are split among tokens waits for its last byte,

@@ -8,6 +8,7 @@ from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
 from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, clone, revive, serialize
 from keras_tfm.layers.projection import Projection
 from keras_tfm.ops.attention import check_method
+from keras_tfm.ops.sizes import batch_size, size
 
 
 class _MultiHeadAttention(keras.layers.Layer):
@@ -105,19 +106,20 @@ class _MultiHeadAttention(keras.layers.Layer):
         dense.build(input_shape)
         return dense
 
-    def _split_heads(self, x):
+    def _split_heads(self, x, length):
         """(B, T, N*H) -> (B, N, T, H), whatever the number of heads."""
-        x = ops.reshape(x, (-1, ops.shape(x)[1], x.shape[-1] // self.head_dim, self.head_dim))
+        x = ops.reshape(x, (batch_size(x), length, x.shape[-1] // self.head_dim, self.head_dim))
         return ops.transpose(x, (0, 2, 1, 3))
 
     def _queries(self, x):
         """(B, N, T, H), normalized."""
-        query = self._split_heads(self.query_dense(x))
+        query = self._split_heads(self.query_dense(x), size(x, 1))
         return query if self.query_norm is None else self.query_norm(query)
 
     def _keys_and_values(self, x):
         """A pair of (B, K, S, H), the keys normalized."""
-        key, value = self._split_heads(self.key_dense(x)), self._split_heads(self.value_dense(x))
+        length = size(x, 1)
+        key, value = (self._split_heads(dense(x), length) for dense in (self.key_dense, self.value_dense))
         return (key if self.key_norm is None else self.key_norm(key)), value
 
     def _attend(self, x, query, memory, visible, bias, training, return_attention_scores, method):
@@ -141,7 +143,7 @@ class _MultiHeadAttention(keras.layers.Layer):
         )
         y, scores = y if return_attention_scores else (y, None)
         y = ops.transpose(y, (0, 2, 1, 3))  # (B, T, N, H)
-        y = ops.reshape(y, (-1, ops.shape(y)[1], self.num_heads * self.head_dim))
+        y = ops.reshape(y, (batch_size(y), size(y, 1), self.num_heads * self.head_dim))
         if self.output_gate is not None:
             y = self.output_gate(y, x=x)
         return self.output_dense(y), scores

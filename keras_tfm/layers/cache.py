@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from keras import ops, tree
 
 from keras_tfm.layers.parts import known_value
+from keras_tfm.ops.sizes import batch_size, size
 
 # The most tokens that `CausalLM` reads at once into a cache; longer prompts are read in pieces of this size. A
 # `RollingKVCache` has so many slots beside its window, since the first query of a piece still needs all of its window.
@@ -68,7 +69,7 @@ class KVCache(NamedTuple):
     @classmethod
     def of(cls, key, value, positions) -> "KVCache":
         """The memory of a single pass: exactly these keys and values, no room for more."""
-        return cls(key, value, positions, index=ops.shape(key)[2])
+        return cls(key, value, positions, index=size(key, 2))
 
     def append(self, key, value, positions) -> "KVCache":
         """A new cache with T more tokens. Whoever allocates the cache sees to it that they fit.
@@ -80,7 +81,7 @@ class KVCache(NamedTuple):
         Raises:
             ValueError: if the tokens do not fit, wherever `index` is known (outside of compiled code).
         """
-        num_new = ops.shape(key)[2]
+        num_new = size(key, 2)
         capacity, index = self.positions.shape[1], known_value(self.index)
         # While traced, nothing is known: the generation loop checks lengths before it starts.
         known = index is not None and isinstance(num_new, int) and isinstance(capacity, int)
@@ -90,10 +91,13 @@ class KVCache(NamedTuple):
                 "Pass a larger `max_length` to `init_cache`."
             )
 
+        num_slots = size(self.positions, 1)
+
         def write(slots, new):
             # Batch and heads as one axis, as attention reads them: see `products`.
-            written = ops.slice_update(_merged(slots), (0, self.index, 0), _merged(new))
-            return ops.reshape(written, ops.shape(slots))
+            merged, new = (ops.reshape(x, (-1, n, x.shape[3])) for x, n in ((slots, num_slots), (new, num_new)))
+            written = ops.slice_update(merged, (0, self.index, 0), new)
+            return ops.reshape(written, (batch_size(slots), slots.shape[1], num_slots, slots.shape[3]))
 
         return KVCache(
             key=tree.map_structure(write, self.key, _stored(key, self.key)),
@@ -113,7 +117,7 @@ class KVCache(NamedTuple):
         """
         kept = ops.convert_to_tensor(kept, "int32")
         start = self.index - num_read
-        offset = ops.arange(ops.shape(self.positions)[1], dtype="int32")[None] - start
+        offset = ops.arange(size(self.positions, 1), dtype="int32")[None] - start
         forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
         return self._replace(positions=ops.where(forgotten, -1, self.positions), index=start + ops.max(kept, initial=0))
 
@@ -149,7 +153,7 @@ class RollingKVCache(NamedTuple):
             ValueError: if they would take the place of tokens that the first of them still sees, wherever `index` is
                 known.
         """
-        num_new, num_slots = ops.shape(key)[2], ops.shape(self.positions)[1]
+        num_new, num_slots = size(key, 2), size(self.positions, 1)
         self._check_room(num_new, num_slots)
         first = self.index % num_slots
 
@@ -190,7 +194,7 @@ class RollingKVCache(NamedTuple):
     def rewind(self, num_read: int, kept) -> "RollingKVCache":
         """As `KVCache.rewind`; what the forgotten tokens took the place of had left the window before them."""
         kept = ops.convert_to_tensor(kept, "int32")
-        num_slots = ops.shape(self.positions)[1]
+        num_slots = size(self.positions, 1)
         start = self.index - num_read
         offset = (ops.arange(num_slots, dtype="int32")[None] - start) % num_slots
         forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
@@ -214,11 +218,6 @@ class BlockCache(NamedTuple):
 
     self_attention: KVCache | RollingKVCache
     cross_attention: ContextCache | tuple[()] = ()
-
-
-def _merged(x):
-    """(B, K, ...) -> (BK, ...)."""
-    return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
 
 def _stored(x, slots):

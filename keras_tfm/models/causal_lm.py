@@ -237,9 +237,11 @@ class CausalLM(TokenModel):
         return last
 
     def generate_steps(
-        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_step: int = 1, **options
+        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_step: int | None = 1, **options
     ) -> Iterator[Generation]:
         """`generate`, looked at while it goes on: yields after the first token and every `tokens_per_step` more.
+
+        With None for `tokens_per_step` it yields about every tenth of a second.
 
         Nothing is computed that is not asked for: closing the iterator ends the work. Each `Generation` holds all new
         tokens so far; the last equals what `generate` returns. Beam search knows its tokens only at the end.

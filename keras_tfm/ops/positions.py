@@ -5,6 +5,8 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_tfm.ops.sizes import batch_size, size
+
 
 def next_positions(mask, remembered_positions=None, document_ids=None):
     """Numbers the real tokens of each row, going on after what a cache remembers, anew for each document.
@@ -33,7 +35,7 @@ def next_positions(mask, remembered_positions=None, document_ids=None):
 
 def last_real(x, mask):
     """What stands at each row's last real token: x (B, T, D) and mask bool (B, T) to (B, 1, D)."""
-    places = ops.arange(1, ops.shape(x)[1] + 1, dtype="int32")
+    places = ops.arange(1, size(x, 1) + 1, dtype="int32")
     place = ops.cast(ops.argmax(ops.where(mask, places, 0), axis=1), "int32")
     return ops.take_along_axis(x, place[:, None, None], axis=1)
 
@@ -88,7 +90,7 @@ def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False, f
         first, second = turning[..., :half], turning[..., half:]
     first, second = first * cos - second * sin, second * cos + first * sin
     if interleaved:
-        turned = ops.reshape(ops.stack([first, second], axis=-1), ops.shape(turning))
+        turned = ops.reshape(ops.stack([first, second], axis=-1), (batch_size(x), size(x, 1), size(x, 2), 2 * half))
     else:
         turned = ops.concatenate([first, second], axis=-1)
     return ops.concatenate([turned, passing], axis=-1) if passing.shape[-1] else turned
@@ -112,7 +114,7 @@ def sinusoidal_encoding(positions, dim: int, max_wavelength: float = 10_000.0, i
     """
     angles = ops.multiply(ops.cast(positions, "float32")[..., None], rotary_inverse_frequencies(dim, max_wavelength))
     waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1 if interleaved else -2)  # (B, T, dim/2, 2)
-    waves = ops.reshape(waves, (-1, ops.shape(positions)[1], dim))
+    waves = ops.reshape(waves, (batch_size(positions), size(positions, 1), dim))
     return ops.where((positions >= 0)[..., None], waves, 0.0)
 
 

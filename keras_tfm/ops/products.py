@@ -2,29 +2,28 @@
 
 from keras import backend, ops
 
+from keras_tfm.ops.sizes import batch_size, size
+
 
 def products(rows, columns):
     """(B, N, T, H) and (B, K, S, H) -> (B, N, T, S): each row with each column of its shared head."""
-    batch, num_heads, length, _ = ops.shape(rows)
     scores = _product(*_by_shared_head(rows, columns), transpose_y=True)
-    return ops.reshape(scores, (batch, num_heads, length, ops.shape(columns)[2]))
+    return ops.reshape(scores, (batch_size(rows), size(rows, 1), size(rows, 2), size(columns, 2)))
 
 
 def gathered(weights, columns):
     """(B, N, T, S) and (B, K, S, H) -> (B, N, T, H): sums of columns."""
-    batch, num_heads, length, _ = ops.shape(weights)
     sums = ops.matmul(*_by_shared_head(weights, columns))
-    return ops.reshape(sums, (batch, num_heads, length, columns.shape[3]))
+    return ops.reshape(sums, (batch_size(weights), size(weights, 1), size(weights, 2), columns.shape[3]))
 
 
 def scattered(weights, rows, columns):
     """(B, N, T, S) and (B, N, T, H) -> (B, K, S, H), float32: sums of rows, over the heads that share a column."""
-    num_heads, length, num_columns = ops.shape(weights)[1:]
-    batch, shared, _, width = ops.shape(columns)
-    group = num_heads // shared * length
-    weights, rows = (ops.reshape(x, (-1, group, size)) for x, size in ((weights, num_columns), (rows, width)))
+    num_columns, shared, width = size(weights, 3), columns.shape[1], columns.shape[3]
+    group = weights.shape[1] // shared * size(weights, 2)
+    weights, rows = (ops.reshape(x, (-1, group, number)) for x, number in ((weights, num_columns), (rows, width)))
     sums = _product(weights, rows, transpose_x=True)
-    return ops.cast(ops.reshape(sums, (batch, shared, num_columns, width)), "float32")
+    return ops.cast(ops.reshape(sums, (batch_size(columns), shared, num_columns, width)), "float32")
 
 
 def _by_shared_head(rows, columns):
@@ -33,10 +32,10 @@ def _by_shared_head(rows, columns):
     One axis before the matrices, not two: a compiled decoding step would take an axis of 1 (a single prompt) away by a
     reshape, and copy the whole cache for it.
     """
-    num_heads, length, width = ops.shape(rows)[1:]
-    shared, num_columns, depth = ops.shape(columns)[1:]
-    rows = ops.reshape(rows, (-1, num_heads // shared * length, width))
-    return rows, ops.reshape(columns, (-1, num_columns, depth))
+    num_columns = size(columns, 2)
+    group = rows.shape[1] // columns.shape[1] * size(rows, 2)
+    width = num_columns if rows.shape[3] is None else rows.shape[3]
+    return ops.reshape(rows, (-1, group, width)), ops.reshape(columns, (-1, num_columns, columns.shape[3]))
 
 
 def _product(x, y, transpose_x=False, transpose_y=False):

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from keras_tfm.ops.sizes import size
 from keras_tfm.samplers.processors import BANNED
 from keras_tfm.samplers.randomness import StepRandom
 from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, LENGTH, StopRules, check_stops
@@ -106,7 +107,7 @@ def write_token(state: GenerationState, processors, token, logits, context: Cont
     written = ops.logical_and(active, dropped == 0)
 
     num_tokens = ops.where(active, state.num_tokens + 1 - dropped, state.num_tokens)
-    columns = ops.arange(ops.shape(state.tokens)[1], dtype="int32")[None]
+    columns = ops.arange(size(state.tokens, 1), dtype="int32")[None]
     place = context.num_prompt + state.num_tokens
     tokens = ops.where(ops.logical_and(columns == place[:, None], written[:, None]), token[:, None], state.tokens)
     tokens = ops.where(columns >= (context.num_prompt + num_tokens)[:, None], -1, tokens)
@@ -137,7 +138,7 @@ def _record(state, token, logits, written):
         return state.log_probs
     chosen, top_ids, top = state.log_probs
     logs = ops.log_softmax(logits, axis=-1)
-    here = ops.arange(ops.shape(chosen)[1], dtype="int32")[None] == state.num_tokens[:, None]
+    here = ops.arange(size(chosen, 1), dtype="int32")[None] == state.num_tokens[:, None]
     here = ops.logical_and(here, written[:, None])  # (R, M)
     of_token = ops.take_along_axis(logs, ops.clip(token, 0, logits.shape[-1] - 1)[:, None], axis=1)
     chosen = ops.where(here, of_token, chosen)

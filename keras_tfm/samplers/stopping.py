@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_tfm.ops.sizes import size
+
 # Why a row ended; 0 is a row that is being written.
 REASONS = ("", "stop_token", "stop_sequence", "stop_string", "length", "complete", "time", "impossible", "invalid")
 _, STOP_TOKEN, STOP_SEQUENCE, STOP_STRING, LENGTH, COMPLETE, TIME, IMPOSSIBLE, INVALID = range(len(REASONS))
@@ -35,10 +37,10 @@ def check_stops(stops: StopRules, state, num_prompt, token):
         included: a stop token, a stop sequence; stop_progress as in the state).
     """
     is_stop = ops.any(token[:, None] == stops.token_ids[None], axis=-1)
-    length = ops.shape(stops.sequences)[1]
+    length = size(stops.sequences, 1)
     # The newest tokens of each row, this one last, -2 where there are none; only new tokens count.
     places = state.num_tokens[:, None] - (length - 1) + ops.arange(length, dtype="int32")[None]
-    columns = ops.clip(num_prompt + places, 0, ops.shape(state.tokens)[1] - 1)
+    columns = ops.clip(num_prompt + places, 0, size(state.tokens, 1) - 1)
     newest = ops.where(places >= 0, ops.take_along_axis(state.tokens, columns, axis=1), -2)
     newest = ops.where(places == state.num_tokens[:, None], token[:, None], newest)  # (R, l)
     wanted = stops.sequences >= 0

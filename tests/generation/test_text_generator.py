@@ -41,7 +41,7 @@ def test_an_empty_prompt_is_the_start_of_a_text(tiny_writer):
     assert tiny_writer("", max_new_tokens=8, seed=1) == tiny_writer(end_of_text, max_new_tokens=8, seed=1)
 
 
-@pytest.mark.parametrize("tokens_per_piece", [1, 3, 64])
+@pytest.mark.parametrize("tokens_per_piece", [None, 1, 3, 64])
 def test_pieces_together_are_the_whole_text(tiny_writer, tokens_per_piece):
     whole = tiny_writer("ROMEO:", max_new_tokens=20, seed=3)
     pieces = list(tiny_writer.stream("ROMEO:", max_new_tokens=20, seed=3, tokens_per_piece=tokens_per_piece))

@@ -1,0 +1,51 @@
+"""How many tokens are written before a reader sees them: few enough to read along, enough that looking costs little."""
+
+import time
+
+SECONDS_PER_PIECE = 0.1  # people read some five words a second
+_FASTEST_GROWTH = 4  # from the first token, which is shown by itself, to full pieces
+_TOKENS_BETWEEN_CLOCK_READINGS = 16
+
+
+class Pace:
+    """Where the compiled loop comes back to Python.
+
+    Args:
+        last: int, the most new tokens of a row.
+        tokens_per_piece: int >= 1, or None for as many as take `SECONDS_PER_PIECE`.
+        seconds: float, after which the clock says stop, or None.
+    """
+
+    def __init__(self, last: int, tokens_per_piece: int | None, seconds: float | None):
+        if tokens_per_piece is not None and (not isinstance(tokens_per_piece, int) or tokens_per_piece < 1):
+            raise ValueError(
+                "Tokens between two looks at a text must be an integer of at least 1, or None for as many as take "
+                f"{SECONDS_PER_PIECE} seconds. Received: {tokens_per_piece!r}."
+            )
+        self.last = last
+        self.is_timed = tokens_per_piece is None
+        self.size = 1 if self.is_timed else tokens_per_piece
+        self.shown = last if self.size >= last else 1
+        self.until = 0
+        self.begun = time.monotonic()
+        self.deadline = None if seconds is None else self.begun + seconds
+
+    def next(self) -> int:
+        """How many new tokens the loop goes on to."""
+        ahead = self.last if self.deadline is None else self.until + _TOKENS_BETWEEN_CLOCK_READINGS
+        self.until, self.begun = min(self.shown, ahead), time.monotonic()
+        return self.until
+
+    def is_late(self) -> bool:
+        """Whether time has run out."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def is_piece(self) -> bool:
+        """Whether a reader sees what has been written by now; to be asked once, before the reader takes its time."""
+        if self.until < self.shown:
+            return False
+        if self.is_timed:
+            fitting = self.size * SECONDS_PER_PIECE / max(time.monotonic() - self.begun, 1e-6)
+            self.size = max(1, min(int(fitting), self.size * _FASTEST_GROWTH))
+        self.shown = min(self.until + self.size, self.last)
+        return True
