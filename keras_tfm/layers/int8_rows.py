@@ -27,11 +27,17 @@ class Int8Rows(NamedTuple):
 
     def product(self, x):
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
-        # A loop's compiler would convert the weights once, before the loop, and read 32 bits ever after. So they are
-        # made to depend on x: by a 0 that it does not know to be one.
-        zero = ops.cast(ops.minimum(ops.abs(ops.reshape(x, (-1,))[0]), 0), "int8")
-        values = ops.cast(ops.bitwise_xor(self.values, zero), x.dtype)
+        # XLA fuses a product of one row with the cheap operations that x is made of, and does them anew for each
+        # output, but never a division. So x is divided by 1: GPT-2 small then writes 138 tokens/s, not 64.
+        x = x / (1 + _unknown_zero(x) * ops.cast(ops.arange(x.shape[-1]), x.dtype))
+        # It would convert the weights once, before the loop, and read 32 bits ever after. So they depend on x.
+        values = ops.cast(ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "int8")), x.dtype)
         return ops.einsum("bti,oi->bto", x, values) * ops.cast(self.scale, x.dtype)
+
+
+def _unknown_zero(x):
+    """0, even if x is not a number, computed from x: XLA does not know that it is."""
+    return ops.cast(ops.reshape(x, (-1,))[0] < float("-inf"), x.dtype)
 
 
 def add_rows(layer: keras.layers.Layer, old, rows: Int8Rows) -> Int8Rows:

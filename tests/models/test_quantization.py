@@ -73,6 +73,16 @@ def test_rounding_is_at_most_half_a_step():
     np.testing.assert_allclose(rows.product(x), x @ (rows.values * rows.scale[:, None]).T, atol=1e-5)
 
 
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_no_number_leaves_the_others_alone(worst):
+    rows = Int8Rows.of(np.random.default_rng(0).normal(size=(5, 7)).astype("float32"))
+    x = np.random.default_rng(1).normal(size=(2, 1, 7)).astype("float32")
+    expected = np.asarray(rows.product(x[1:]))
+    x[0, 0, 0] = worst
+    for product in (rows.product, tf.function(rows.product, jit_compile=True)):
+        np.testing.assert_allclose(np.asarray(product(tf.constant(x)))[1:], expected, rtol=1e-5)
+
+
 def test_it_saves_and_reloads(quantized, tmp_path):
     quantized.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
