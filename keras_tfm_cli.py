@@ -182,7 +182,8 @@ def _writer(options):
             f"PATH must hold a causal language model, which writes text. Received: {options.path}, which holds a "
             f"{type(model).__name__}."
         )
-    return TextGenerator(model, checkpoints.load_tokenizer(options.path), sampler)
+    stops = checkpoints.load_stop_token_ids(options.path)
+    return TextGenerator(model, checkpoints.load_tokenizer(options.path), sampler, stops)
 
 
 _COMMANDS = {"info": _info, "convert": _convert, "generate": _generate, "export": _export}

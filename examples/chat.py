@@ -40,7 +40,8 @@ def chat(model, said=(), max_new_tokens=128, temperature=0.2, seed=0) -> list[di
     print(f"Loading {pathlib.Path(model).name} ...", flush=True)
     template = checkpoints.load_chat_template(model)
     sampler = RandomSampler([Temperature(temperature), TopP(0.9)]) if temperature else "greedy"
-    writer = TextGenerator(checkpoints.load(model), checkpoints.load_tokenizer(model), sampler)
+    stops = checkpoints.load_stop_token_ids(model)
+    writer = TextGenerator(checkpoints.load(model), checkpoints.load_tokenizer(model), sampler, stops)
     print("The first answer takes a while: the model is compiled once. An empty line ends the chat.\n")
     messages = []
     for line in lines_of(said):

@@ -18,6 +18,7 @@ class TextGenerator:
         tokenizer: `BytePairTokenizer` of the same vocabulary. If it has an end-of-text token, a text ends there, and
             an empty prompt starts from it.
         sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
+        stop_token_ids: ids at which a text ends besides, for example those of `checkpoints.load_stop_token_ids`.
 
     Raises:
         ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
@@ -30,7 +31,7 @@ class TextGenerator:
         >>> writer.export("serving/1")
     """
 
-    def __init__(self, model, tokenizer, sampler="greedy"):
+    def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
         if tokenizer.vocabulary_size != model.vocabulary_size:
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
@@ -39,18 +40,15 @@ class TextGenerator:
         self.model = model
         self.tokenizer = tokenizer
         self.sampler = get_sampler(sampler)
+        end = tokenizer.end_of_text_id
+        self.stop_token_ids = tuple(dict.fromkeys([*([] if end is None else [end]), *map(int, stop_token_ids)]))
         self.stop_strings = functools.lru_cache(maxsize=8)(self._stop_strings)
-
-    @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """The tokens at which a text ends: the tokenizer's end-of-text token, if it has one."""
-        end = self.tokenizer.end_of_text_id
-        return () if end is None else (end,)
 
     @property
     def start_token_id(self) -> int:
         """What an empty prompt stands for: the end-of-text token, or token 0."""
-        return (*self.stop_token_ids, 0)[0]
+        end = self.tokenizer.end_of_text_id
+        return 0 if end is None else end
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
