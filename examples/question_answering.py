@@ -1,8 +1,9 @@
 """Teach MiniLM to answer questions with a piece of a text, in generated stories; people and facts of the test are new.
 
 The data is generated here, from templates: it is small and clean, and scores on it say nothing about real questions. It
-is not trivial: every story tells the same facts of several people, so that the model has to connect the question's
-person with the right sentence and the question's words with the right fact, and one question in six has no answer.
+is not trivial: every story tells the same two facts of two people, so that the model has to connect the question's
+person with the right sentence and the question's words with the right fact (the fact alone would answer half), and one
+question in six has no answer.
 
 python examples/question_answering.py
 """
@@ -18,6 +19,7 @@ from minilm import load_minilm
 import keras_tfm as ktfm
 from keras_tfm.training import WarmupLinearDecay, answer_scores
 
+SEQUENCE_LENGTH = 72
 # Many: of few, a model learns the names by heart, and not to look for the name that it is asked about.
 NAMES = """
 Adam Agnes Ahmed Alan Alice Amira Anna Anton Arthur Astrid Barbara Beata Ben Bjorn Boris Bruno Carla Carlos Cecilia
@@ -33,12 +35,12 @@ FACTS = {
     "home": (
         ("{n} lives in {v} .", "The home of {n} is in {v} .", "It is in {v} that {n} has a house ."),
         ("Where does {n} live ?", "In which city is {n}'s home ?"),
-        "Rome,New York,Oslo,Buenos Aires,Cairo,Cape Town,Lima,Hong Kong,Bern,San Diego,Kyiv,Turin",
+        "Rome,Oslo,New York,Buenos Aires,Cairo,Lima,Cape Town,Hong Kong,Bern,Kyiv,San Diego,Mexico City,Turin,Porto",
     ),
     "work": (
         ("{n} works as a {v} .", "By trade {n} is a {v} .", "{n} earns a living as a {v} ."),
         ("What is {n}'s profession ?", "What does {n} do for a living ?"),
-        "baker,judge,train driver,night nurse,plumber,piano teacher,painter,sailor,tax lawyer,farmer",
+        "baker,judge,train driver,night nurse,plumber,painter,piano teacher,tax lawyer,sailor,farmer,bus driver,cook",
     ),
     "year": (
         ("{n} was born in {v} .", "The year in which {n} was born is {v} ."),
@@ -48,7 +50,7 @@ FACTS = {
     "pet": (
         ("{n} has a {v} .", "A {v} sleeps at the feet of {n} ."),
         ("Which pet does {n} have ?", "What animal does {n} keep ?"),
-        "cat,grey parrot,goat,old tortoise,ferret,white rabbit,snake,guinea pig",
+        "cat,goat,grey parrot,little tortoise,ferret,snake,white rabbit,guinea pig,hamster,pony,green lizard,black dog",
     ),
 }
 
@@ -59,8 +61,9 @@ def stories(split, count, seed):
     part = slice(split == "test", None, 2)
     rows = []
     for _ in range(count):
-        people = rng.sample(NAMES.split()[part], 3)
-        told = [(person, fact) for person in people for fact in FACTS]
+        people = rng.sample(NAMES.split()[part], 2)
+        facts = rng.sample(sorted(FACTS), 2)
+        told = [(person, fact) for person in people for fact in facts]
         missing = told.pop(rng.randrange(len(told)))
         rng.shuffle(told)
         pieces, places, context = {}, {}, ""
@@ -75,19 +78,26 @@ def stories(split, count, seed):
     return tuple(map(list, zip(*rows, strict=True)))
 
 
-def main(steps=300, output="runs/question_answering"):
+def main(steps=400, output="runs/question_answering"):
     """Runs everything; returns exact match and F1. A SavedModel is left in the folder `output`."""
     keras.utils.set_random_seed(0)
-    encoder, tokenizer = load_minilm()
+    encoder, tokenizer = load_minilm(dropout=0.0)  # no story comes twice: there is nothing to overfit
     encoder.token_embedding.trainable = False
-    ask = ktfm.pipelines.QuestionAnswering(ktfm.models.SpanClassifier(encoder), tokenizer, sequence_length=160)
-    training = ktfm.data.answer_span_dataset(*stories("training", 3000, seed=1), tokenizer, 160, batch_size=12)
+    ask = ktfm.pipelines.QuestionAnswering(
+        ktfm.models.SpanClassifier(encoder), tokenizer, sequence_length=SEQUENCE_LENGTH
+    )
+    training = ktfm.data.answer_span_dataset(
+        *stories("training", 16 * steps, seed=1), tokenizer, SEQUENCE_LENGTH, batch_size=16
+    )
     test = stories("test", 200, seed=2)
 
     loss = {side: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for side in ("start", "end")}
-    ask.model.compile(keras.optimizers.AdamW(WarmupLinearDecay(4e-4, steps), global_clipnorm=1.0), loss)
-    print(f"Generated data: 3,000 stories to train on, 200 about others to test on. {steps} steps ...", flush=True)
-    epochs = min(3, steps)
+    ask.model.compile(keras.optimizers.AdamW(WarmupLinearDecay(3e-4, steps), global_clipnorm=1.0), loss)
+    print(
+        f"Generated data: {16 * steps:,} stories to train on, 200 about others to test on. {steps} steps ...",
+        flush=True,
+    )
+    epochs = min(5, steps)
     ask.model.fit(training.repeat(), steps_per_epoch=steps // epochs, epochs=epochs, shuffle=False, verbose=2)
 
     answers = ask(*test[:2])
@@ -106,6 +116,6 @@ def main(steps=300, output="runs/question_answering"):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps (default: 300)")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps (default: 400)")
     parser.add_argument("--output", default="runs/question_answering", help="where the SavedModel goes")
     main(**vars(parser.parse_args()))
