@@ -253,7 +253,7 @@ class CausalLM(TokenModel):
         """Rounds the weights of all projections and the token table to 8 bits, in place: for writing, not for training.
 
         They take a quarter of float32's memory, and a step at batch 1, which reads them all, a fraction of the time;
-        sums stay in the compute dtype. At larger batches it is no faster. The model saves, reloads and exports as it
+        sums stay in the compute dtype. Beyond 8 rows it is no faster. The model saves, reloads and exports as it
         is.
 
         Reference: Dettmers et al. 2022, "LLM.int8()", section 2.1 (vector-wise absmax), https://arxiv.org/abs/2208.07339

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm as ktfm
+from keras_tfm.layers import int8_rows
 from keras_tfm.layers.int8_rows import Int8Rows
 from tests.generation.lively import lively_model
 
@@ -73,6 +74,19 @@ def test_rounding_is_at_most_half_a_step():
     np.testing.assert_allclose(rows.product(x), x @ (rows.values * rows.scale[:, None]).T, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_rows", [1, 3, 8, 9])
+def test_large_matrices_are_read_row_by_row_for_few_rows_with_the_same_numbers(num_rows, monkeypatch):
+    rows = Int8Rows.of(np.random.default_rng(0).normal(size=(5, 7)).astype("float32"))
+    x = np.random.default_rng(1).normal(size=(num_rows, 1, 7)).astype("float32")
+    expected = np.asarray(rows.product(x))
+    monkeypatch.setattr(int8_rows, "_LARGE", 1)
+    np.testing.assert_allclose(rows.product(x), expected, rtol=1e-6)
+    signature = [tf.TensorSpec([None, 1, 7], tf.float32)]
+    for jit_compile in (False, True):
+        product = tf.function(rows.product, input_signature=signature, jit_compile=jit_compile)
+        np.testing.assert_allclose(product(x), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_no_number_leaves_the_others_alone(worst):
     rows = Int8Rows.of(np.random.default_rng(0).normal(size=(5, 7)).astype("float32"))
@@ -91,7 +105,10 @@ def test_it_saves_and_reloads(quantized, tmp_path):
     assert again.weight_dtype == "int8"
 
 
-def test_it_writes_as_a_full_pass_says_and_is_served(quantized, tiny_tokenizer, tmp_path):
+@pytest.mark.parametrize("large", [int8_rows._LARGE, 1])
+def test_it_writes_as_a_full_pass_says_and_is_served(quantized, tiny_tokenizer, tmp_path, monkeypatch, large):
+    monkeypatch.setattr(int8_rows, "_LARGE", large)
+    quantized.__dict__.pop("generation_runner", None)
     tokens = [1, 2, 3]
     for _ in range(6):
         tokens.append(int(np.argmax(quantized(np.array([tokens]))[0, -1])))
