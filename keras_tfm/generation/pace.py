@@ -26,15 +26,16 @@ class Pace:
         self.is_timed = tokens_per_piece is None
         self.size = 1 if self.is_timed else tokens_per_piece
         self.shown = last if self.size >= last else 1
-        self.until = 0
+        self.until = self.num_tokens = 0
         self.begun = time.monotonic()
         self.deadline = None if seconds is None else self.begun + seconds
 
     def next(self) -> int:
         """How many new tokens the loop goes on to."""
         ahead = self.last if self.deadline is None else self.until + _TOKENS_BETWEEN_CLOCK_READINGS
-        self.until, self.begun = min(self.shown, ahead), time.monotonic()
-        return self.until
+        until = min(self.shown, ahead)
+        self.num_tokens, self.until, self.begun = until - self.until, until, time.monotonic()
+        return until
 
     def is_late(self) -> bool:
         """Whether time has run out."""
@@ -45,7 +46,7 @@ class Pace:
         if self.until < self.shown:
             return False
         if self.is_timed:
-            fitting = self.size * SECONDS_PER_PIECE / max(time.monotonic() - self.begun, 1e-6)
+            fitting = self.num_tokens * SECONDS_PER_PIECE / max(time.monotonic() - self.begun, 1e-6)
             self.size = max(1, min(int(fitting), self.size * _FASTEST_GROWTH))
         self.shown = min(self.until + self.size, self.last)
         return True

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_tfm.ops.sizes import size
+
 
 def gather_positions(x, indices):
     """The vectors of chosen positions, by one lookup of whole rows.
@@ -19,6 +21,5 @@ def gather_positions(x, indices):
         >>> gather_positions(np.array([[[1.0], [2.0], [3.0]]]), np.array([[2, 0]]))
         [[[3.0], [1.0]]]
     """
-    batch_size, length = ops.shape(x)[0], ops.shape(x)[1]
-    starts = length * ops.arange(batch_size, dtype="int32")[:, None]
+    starts = size(x, 1) * ops.arange(size(x, 0), dtype="int32")[:, None]
     return ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.cast(indices, "int32") + starts, axis=0)

@@ -1,5 +1,6 @@
 """Where the loop comes back, with a clock that only goes when told to."""
 
+import numpy as np
 import pytest
 
 from keras_tfm.generation import pace
@@ -60,6 +61,13 @@ def test_a_deadline_is_looked_at_between_pieces(clock):
     assert stops(pace, clock, seconds_per_token=0.03) == [(16, False), (32, False), (40, True)]
     assert pace.is_late()
     assert not Pace(40, 40, seconds=None).is_late()
+
+
+def test_pieces_keep_their_time_where_a_deadline_cuts_them_in_two(clock):
+    shown = [until for until, is_shown in stops(Pace(200, None, 60.0), clock, seconds_per_token=0.004) if is_shown]
+    sizes = np.diff(shown)[2:-1]
+    assert len(sizes) >= 6
+    assert abs(sizes - 25).max() <= 1  # 0.1 s at 0.004 s a token
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8"])
