@@ -3,6 +3,8 @@
 import keras
 from keras import ops, tree
 
+from keras_tfm.layers.stateless import scope_with, values_of
+
 
 def rematerialized(layer, function, arguments: dict):
     """`function(**arguments)`, of which only arguments and result are kept for the backward pass.
@@ -27,12 +29,12 @@ def rematerialized(layer, function, arguments: dict):
     def run(*values):
         state, given = values[: len(variables)], iter(values[len(variables) :])
         given = tree.pack_sequence_as(arguments, [None if argument is None else next(given) for argument in flat])
-        with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))) as scope:
+        with scope_with(variables, state) as scope:
             result = function(**given)
         return result, *[scope.get_current_value(variable) for variable in others]
 
     # Copies: TensorFlow would take the variables themselves, count their gradients twice and see their later values.
-    result, *new_values = run(*[ops.copy(variable) for variable in variables], *tensors)
+    result, *new_values = run(*[ops.copy(value) for value in values_of(variables)], *tensors)
     for variable, new_value in zip(others, new_values, strict=True):
         variable.assign(new_value)
     return result

@@ -1,9 +1,12 @@
 """Transformer blocks in a row."""
 
+from functools import partial
+
 import keras
 
 from keras_tfm.layers.cache import BlockCache
 from keras_tfm.layers.parts import build_part, revive, serialize
+from keras_tfm.layers.traced_once import traced_once
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -85,9 +88,9 @@ class TransformerStack(keras.layers.Layer):
             )
         bias = None if self.position_bias is None else self.position_bias.rule()
         contexts = {} if context is None else {"context": context, "context_mask": context_mask}
-        memories = []
-        for i, block in enumerate(self.blocks):
-            x = block(
+
+        def read(block, x, memory=None):
+            return block(
                 x,
                 mask=mask,
                 positions=positions,
@@ -95,11 +98,18 @@ class TransformerStack(keras.layers.Layer):
                 attention_bias=bias,
                 document_ids=document_ids,
                 **contexts,
-                cache=None if cache is None else cache[i],
+                cache=memory,
                 training=training,
             )
-            if cache is not None:
-                x, memory = x
+
+        for_writing = cache is not None and not training
+        calls = traced_once(self.blocks, read) if for_writing else [partial(read, block) for block in self.blocks]
+        memories = []
+        for i, call in enumerate(calls):
+            if cache is None:
+                x = call(x)
+            else:
+                x, memory = call(x, cache[i])
                 memories.append(memory)
         if self.final_norm is not None:
             x = self.final_norm(x)

@@ -72,3 +72,17 @@ def test_remat_changes_nothing_outside_training():
     cache = stack.init_cache(2, T)
     y, _ = stack(X, cache=cache)
     np.testing.assert_allclose(float32(y), float32(stack(X)), atol=1e-5)
+
+
+def test_variables_of_parts_in_another_precision_are_not_rounded():
+    answers = []
+    for remat in (False, True):
+        keras.utils.set_random_seed(5)
+        block = layers.TransformerBlock(
+            layers.MultiHeadSelfAttention(2, dtype="mixed_bfloat16"),
+            layers.FeedForward(64, dtype="float32"),
+            dtype="mixed_bfloat16",
+            remat=remat,
+        )
+        answers.append(float32(block(10 * X, training=True)))
+    np.testing.assert_array_equal(*answers)

@@ -48,7 +48,8 @@ def test_a_longer_cache_than_needed_changes_nothing(models, name):
     token_ids = batch(2, 6)[0]
     roomy, _ = models[name].prefill(token_ids, models[name].init_cache(2, 30))
     exact, _ = models[name].prefill(token_ids, models[name].init_cache(2, 6))
-    np.testing.assert_allclose(float32(roomy), float32(exact), atol=1e-6)
+    # As in `check_decoding`: sums over 6 and over 30 slots, of which 24 add 0, are taken in another order.
+    np.testing.assert_allclose(float32(roomy), float32(exact), atol=2e-5)
 
 
 def test_a_row_with_nothing_to_read_keeps_its_place(models):

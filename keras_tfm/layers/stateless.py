@@ -1,0 +1,16 @@
+"""A layer's variables as arguments: their values out, other values in; never in the dtype of the layer around them."""
+
+import keras
+from keras.src.backend import AutocastScope
+
+
+def values_of(variables) -> list:
+    """The values as they are stored. Keras would cast them as the layer casts that is being called."""
+    with AutocastScope(None):
+        return [variable.value for variable in variables]
+
+
+def scope_with(variables, values) -> keras.StatelessScope:
+    """A scope in which the variables have these values."""
+    with AutocastScope(None):
+        return keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True)))
