@@ -15,6 +15,7 @@ from keras_tfm.layers import (
 from keras_tfm.layers.parts import revive, serialize
 from keras_tfm.models.sizes import size_of
 from keras_tfm.models.token_model import TokenModel, token_inputs
+from keras_tfm.ops import method_up_to
 
 _BERT = {"vocabulary_size": 30522, "max_sequence_length": 512}
 SIZES = {
@@ -200,13 +201,14 @@ def build_bert(
     width, heads = numbers["hidden_dim"], numbers["num_heads"]
     weights = keras.initializers.RandomNormal(stddev=0.02)
     options = {"kernel_initializer": weights, "dtype": dtype}
+    method = method_up_to(numbers["max_sequence_length"])
 
     def norm():
         return keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=dtype)
 
     def block():
         return TransformerBlock(
-            MultiHeadSelfAttention(heads, dropout=dropout, **options),
+            MultiHeadSelfAttention(heads, dropout=dropout, method=method, **options),
             FeedForward(intermediate_dim or 4 * width, activation=activation, **options),
             norm=norm(),
             norm_placement="post",

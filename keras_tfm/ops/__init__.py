@@ -1,7 +1,7 @@
 """Pure functions on `keras.ops`: tensors in, tensors out, no variables."""
 
 from keras_tfm.ops.activations import gelu_sigmoid, gelu_tanh
-from keras_tfm.ops.attention import scaled_dot_product_attention
+from keras_tfm.ops.attention import method_up_to, scaled_dot_product_attention
 from keras_tfm.ops.dropout import AttentionDropout
 from keras_tfm.ops.gather import gather_positions
 from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
@@ -26,6 +26,7 @@ __all__ = [
     "gelu_sigmoid",
     "gelu_tanh",
     "last_real",
+    "method_up_to",
     "next_positions",
     "padding_mask",
     "random_bits",

@@ -280,3 +280,15 @@ def test_wrong_inputs_are_refused(pretrainer):
         BertPretrainer(build_bert(**TINY, pooler=False))
     with pytest.raises(ValueError, match=r"'large'.*Received: size='huge'"):
         build_bert("huge")
+
+
+@pytest.mark.parametrize("max_sequence_length", [1023, 1024])
+def test_texts_of_unknown_length_are_read_tile_by_tile_only_if_they_may_be_long(max_sequence_length):
+    import tensorflow as tf
+
+    model = build_bert(**{**TINY, "num_layers": 1, "max_sequence_length": max_sequence_length})
+    spec = tf.TensorSpec((2, None), tf.int32)
+    graph = tf.function(model, autograph=False).get_concrete_function(spec).graph
+    functions = graph.as_graph_def().library.function
+    ops = {node.op for part in (graph.as_graph_def().node, *(f.node_def for f in functions)) for node in part}
+    assert ("While" in ops or "StatelessWhile" in ops) == (max_sequence_length == 1024)
