@@ -105,29 +105,26 @@ class ServedTextGenerator(tf.Module):
         settings = {name: tf.TensorSpec([], spec.dtype, name=name) for name, spec in settings.items()}
         texts = tf.TensorSpec([None], tf.string, name="texts")
         token_ids = tf.TensorSpec([None, None], tf.int32, name="token_ids")
-        prefill = tf.function(self.prefill).get_concrete_function(prompts, **settings)
+        prefill = _trace(self.prefill, prompts, **settings)
         states = {
             name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
             for name, tensor in prefill.structured_outputs.items()
             if name.startswith("state_")
         }
+        num_tokens = tf.TensorSpec([], tf.int32, name="num_tokens")
         return {
-            "serving_default": self.generate_with_defaults.get_concrete_function(prompts),
-            "generate": self.generate.get_concrete_function(prompts, **settings),
+            "serving_default": _trace(self.generate_with_defaults, prompts),
+            "generate": _trace(self.generate, prompts, **settings),
             "prefill": prefill,
-            "decode_step": tf.function(self.decode_step).get_concrete_function(
-                num_tokens=tf.TensorSpec([], tf.int32, name="num_tokens"), **states
-            ),
-            "tokenize": self.tokenize.get_concrete_function(texts),
-            "logits": self.logits.get_concrete_function(token_ids),
+            "decode_step": _trace(self.decode_step, num_tokens=num_tokens, **states),
+            "tokenize": _trace(self.tokenize, texts),
+            "logits": _trace(self.logits, token_ids),
         }
 
-    @tf.function
     def generate_with_defaults(self, prompts):
         """prompts string (B,) -> what `generate` gives."""
         return self.generate(prompts, **{name: tf.constant(value) for name, value in self._defaults.items()})
 
-    @tf.function
     def generate(self, prompts, max_new_tokens, seed, **controls):
         """prompts string (B,) and settings () -> text, num_tokens, finish_reason, scores, (R,) each."""
         everything, num_rows = self._begin(prompts, max_new_tokens, seed, controls)
@@ -150,16 +147,14 @@ class ServedTextGenerator(tf.Module):
         everything = self._extend(everything, until)
         return {**self._answer(everything, num_rows), **_named((everything, num_rows))}
 
-    @tf.function
     def tokenize(self, texts):
         """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,)."""
         token_ids = self.tokenizer(texts)
         return {"token_ids": token_ids.to_tensor(-1), "num_tokens": tf.cast(token_ids.row_lengths(), tf.int32)}
 
-    @tf.function
     def logits(self, token_ids):
         """token_ids int32 (B, T) -> logits float32 (B, T, V)."""
-        return {"logits": tf.cast(self._writer.model(token_ids, training=False), tf.float32)}
+        return {"logits": tf.cast(self._writer.model.read_logits(token_ids), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """((state, room, settings, the sampler's numbers), number of real rows) after the prompts were read."""
@@ -234,6 +229,11 @@ class ServedTextGenerator(tf.Module):
                 tf.debugging.assert_positive(controls["top_p"], "`top_p` must be greater than 0."),
             ]
         return checks
+
+
+def _trace(function, *specs, **named_specs):
+    # Not a decorator: TensorFlow would trace what a module holds once more when it saves the module.
+    return tf.function(function, autograph=False).get_concrete_function(*specs, **named_specs)
 
 
 def _named(tensors) -> dict:

@@ -30,7 +30,9 @@ def write_saved_model(module: tf.Module, signatures: dict, path: str | os.PathLi
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
     try:
-        tf.saved_model.save(module, str(unfinished), signatures=signatures)
+        # Served models take no gradients, and to trace those of lean attention takes longer than all else.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(unfinished), signatures=signatures, options=options)
         os.rename(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -150,6 +150,21 @@ class CausalLM(TokenModel):
         """Logits (B, T, V) of hidden states (B, T, D)."""
         return self.token_embedding(hidden, reverse=True) if self.head is None else self.head(hidden)
 
+    def read_logits(self, token_ids):
+        """The logits (B, T, V) that the model itself gives, by way of a cache.
+
+        Where T is unknown while traced, it is traced in a fraction of the time, and long rows are read in pieces.
+
+        Args:
+            token_ids: int32 (B, T).
+        """
+        batch, length = ops.shape(token_ids)
+        missing = ops.where(length > LONGEST_APPEND, -length % LONGEST_APPEND, 0)  # to be read in whole pieces
+        mask = ops.pad(ops.ones_like(token_ids, dtype="bool"), ((0, 0), (0, missing)))
+        token_ids = ops.pad(token_ids, ((0, 0), (0, missing)))
+        hidden, _ = self.read(token_ids, self.init_cache(batch, length + missing), mask)
+        return self.project(hidden[:, :length])
+
     def rewind(self, cache, num_read: int, kept):
         """A cache that has forgotten new tokens: of the last `num_read` each row keeps the first `kept`, (B,)."""
         return tuple(block._replace(self_attention=block.self_attention.rewind(num_read, kept)) for block in cache)

@@ -151,7 +151,7 @@ def test_a_path_that_exists_raises_and_is_left_alone(writer, tmp_path):
 
 
 def test_a_failed_export_leaves_nothing_behind(writer, tmp_path, monkeypatch):
-    def fail(module, path, signatures):
+    def fail(module, path, **options):
         (tmp_path / "serving" / ".1.half").mkdir(parents=True, exist_ok=True)
         raise OSError("disk full")
 

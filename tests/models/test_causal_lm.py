@@ -274,3 +274,15 @@ def test_a_cache_of_another_depth_is_refused(models):
     model, x = models["llama"], batch()[0]
     with pytest.raises(ValueError, match="each of the 2 blocks. Received: 1"):
         model.prefill(x, model.init_cache(4, 8)[:1])
+
+
+@pytest.mark.parametrize("name", ["gpt_learned", "llama_multi_query_tied"])
+def test_logits_read_in_pieces_are_those_of_one_pass(models, name, monkeypatch):
+    import keras_tfm.models.causal_lm as module
+
+    monkeypatch.setattr(module, "LONGEST_APPEND", 4)
+    for length in (1, 4, 6, 11):
+        token_ids = batch(2, length)[0]
+        np.testing.assert_allclose(
+            float32(models[name].read_logits(token_ids)), float32(models[name](token_ids)), atol=2e-5
+        )
