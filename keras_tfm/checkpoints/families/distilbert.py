@@ -70,10 +70,12 @@ def build_text_classifier(labels, **arguments) -> TextClassifier:
 
 
 def task(model_class, activation, **arguments):
+    """A task model whose head has the encoder's activation."""
     return model_class(build_encoder(activation=activation, **arguments), activation=activation)
 
 
 def classifier(model_class, labels, **arguments):
+    """A task model with names for its classes."""
     return model_class(build_encoder(**arguments), labels)
 
 
