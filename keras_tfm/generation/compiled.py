@@ -55,6 +55,7 @@ class CompiledGeneration:
         self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers)
         state = tree.map_structure(_open, self.begin.structured_outputs)
         self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers)
+        self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.answer = _trace(answer, state._replace(cache=()), _INTEGERS, settings, numbers, jit_compile=False)
 
 

@@ -1,7 +1,11 @@
 """Runs the compiled loop from Python: checks prompts, keeps what was compiled, gives arrays back."""
 
+import collections
 import dataclasses
+import logging
 import random
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,16 +17,24 @@ from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for
 from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace
-from keras_tfm.samplers.numbers import split_numbers
+from keras_tfm.layers.structure import Snapshot
+from keras_tfm.samplers.numbers import models_in, split_numbers
 from keras_tfm.samplers.state import take_rows
 from keras_tfm.samplers.stopping import INVALID, REASONS, TIME, StopRules
 
+# Loops that a model keeps; each is a structure of sampler and options, and takes memory as long as it is kept.
+MOST_LOOPS = 16
+
+logger = logging.getLogger("keras_tfm")
+
 
 class Memory(NamedTuple):
-    """What a model has read of one text. token_ids: int32 (H,), all in the cache; cache: the model's, one row."""
+    """What a model has read of one text. token_ids: int32 (H,), all in the cache; cache: the model's, one row; version:
+    `GenerationRunner.version` of the model that read them."""
 
     token_ids: np.ndarray
     cache: Any
+    version: int
 
 
 class Progress(NamedTuple):
@@ -33,11 +45,26 @@ class Progress(NamedTuple):
 
 
 class GenerationRunner:
-    """Generates with one model; each structure of sampler and options is compiled once."""
+    """Generates with one model; each structure of sampler and options is compiled once, and anew for a changed model.
+
+    Args:
+        model: `CausalLM`.
+    """
 
     def __init__(self, model):
         self._model = model
-        self._compiled: dict = {}
+        self._compiled: collections.OrderedDict = collections.OrderedDict()
+        self._snapshot = Snapshot(model)
+        self._version = 0
+        self._lock = threading.RLock()
+
+    def version(self) -> int:
+        """How often the model was found changed in what a trace depends on, which the weights' values are not."""
+        with self._lock:
+            if self._snapshot.has_changed():
+                self._version += 1
+                self._compiled.clear()
+            return self._version
 
     def steps(self, token_ids, options: GenerationOptions, tokens_per_step: int | None) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
@@ -77,7 +104,7 @@ class GenerationRunner:
         settings = settings_of(options, seed)
         room = room_for(options.max_new_tokens)
         inputs = self._prompts(prompts, options, memory, room, sampler)
-        state = compiled.begin(inputs, room, settings, numbers)
+        state = self._begin(compiled, inputs, room, settings, numbers)
         has_ended = False
         while pace.until < options.max_new_tokens and not has_ended:
             state = compiled.extend(state, room, tf.constant(pace.next()), settings, numbers)
@@ -89,12 +116,38 @@ class GenerationRunner:
                 yield Progress(generation_of(final, scores, num_rows, options), state.cache)
 
     def compiled(self, sampler, shape, options, goes_on) -> CompiledGeneration:
-        """The compiled loop for samplers and options of this structure."""
+        """The compiled loop for samplers and options of this structure, for the model as it is."""
         is_guided = options.guidance_scale is not None
-        key = (split_numbers(sampler)[0], shape, is_guided, goes_on, options.stop_strings is not None)
-        if key not in self._compiled:
-            self._compiled[key] = CompiledGeneration(self._model, sampler, *key[1:])
-        return self._compiled[key]
+        structure = split_numbers(sampler)[0]
+        with self._lock:
+            versions = (self.version(), *(model.generation_runner.version() for model in models_in(sampler)))
+            key = (versions, structure, shape, is_guided, goes_on, options.stop_strings is not None)
+            if key not in self._compiled:
+                start = time.perf_counter()
+                self._compiled[key] = CompiledGeneration(self._model, sampler, *key[2:])
+                self._snapshot.renew()  # what a layer notes down while it is traced is no change
+                logger.info("Traced the loop of %s in %.1f s.", sampler, time.perf_counter() - start)
+            self._compiled.move_to_end(key)
+            while len(self._compiled) > MOST_LOOPS:
+                self._compiled.popitem(last=False)
+            return self._compiled[key]
+
+    def _begin(self, compiled, inputs, room, settings, numbers):
+        """The state after the prompts were read; tells the log if this has to be compiled first."""
+        arguments = (inputs, room, settings, numbers)
+        shapes = tuple(x.shape for x in tree.flatten(arguments))
+        if shapes in compiled.shapes:
+            return compiled.begin(*arguments)
+        num_rows, length = inputs.token_ids.shape
+        sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
+        logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
+        start = time.perf_counter()
+        state = compiled.begin(*arguments)
+        # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and no text is timed by it.
+        state = compiled.extend(state, room, tf.constant(0), settings, numbers)
+        logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
+        compiled.shapes.add(shapes)
+        return state
 
     def _prompts(self, prompts, options, memory, room, sampler) -> loop.Prompts:
         """The prompts, padded; with negative ones, or with a memory's cache copied for each and made longer."""

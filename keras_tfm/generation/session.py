@@ -12,7 +12,9 @@ class TextSession:
     """A growing text, for example a chat: each call reads only what is new. Made by `TextGenerator.session()`.
 
     Called with a str, the session reads it, writes, and remembers both. Called with a list, each prompt goes on from
-    here, side by side, and the session stays where it is: a shared system prompt is read once for all.
+    here, side by side, and the session stays where it is: a shared system prompt is read once for all. If the model is
+    changed between calls (an adapter, 8 bits, another part), all is read again; what other values of its weights would
+    make of the text so far, the session does not ask: begin a new one after training.
 
     Args:
         writer: `TextGenerator`.
@@ -27,7 +29,7 @@ class TextSession:
 
     def __init__(self, writer, token_ids=(), memory: Memory | None = None):
         self._writer = writer
-        self._memory = memory
+        self._newest_memory = memory
         self.token_ids = np.asarray(token_ids, "int32")
 
     @property
@@ -39,6 +41,13 @@ class TextSession:
     def num_remembered(self) -> int:
         """Tokens in the cache; the others are read with the next call."""
         return 0 if self._memory is None else len(self._memory.token_ids)
+
+    @property
+    def _memory(self) -> Memory | None:
+        """What the model has read; None if it has been changed since, so that all is read again."""
+        memory = self._newest_memory
+        is_valid = memory is not None and memory.version == self._writer.model.generation_runner.version()
+        return memory if is_valid else None
 
     def fork(self) -> "TextSession":
         """A session that goes on from here by itself; nothing is read again."""
@@ -98,7 +107,7 @@ class TextSession:
         if progress.cache is not None:
             # Several rows a prompt share no more than the prompt; the answer is then read again.
             is_single = options.sampler.rows_per_prompt(1) == 1
-            self._memory = _memory_of(model, progress.cache, self.token_ids if is_single else prompt_ids)
+            self._newest_memory = _memory_of(model, progress.cache, self.token_ids if is_single else prompt_ids)
 
     def _remember_prefix(self, options) -> None:
         """Reads all but the last token, so that several prompts can go on from here without reading it each."""
@@ -111,11 +120,13 @@ class TextSession:
         else:
             cache = model.extend_cache(self._memory.cache, len(unread))
         _, cache = model.read(unread[None], cache)
-        self._memory = _memory_of(model, cache, self.token_ids)
+        self._newest_memory = _memory_of(model, cache, self.token_ids)
 
 
 def _memory_of(model, cache, token_ids) -> Memory | None:
     """What a cache (its first row) holds of a text, but for its last token: a call always has one to read."""
     cache = take_rows(cache, np.zeros(1, "int32"))
     num_read = min(model.num_read(cache), len(token_ids) - 1)
-    return Memory(token_ids[:num_read], model.forget(cache, num_read)) if num_read > 0 else None
+    if num_read <= 0:
+        return None
+    return Memory(token_ids[:num_read], model.forget(cache, num_read), model.generation_runner.version())

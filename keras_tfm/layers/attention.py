@@ -114,13 +114,17 @@ class _MultiHeadAttention(keras.layers.Layer):
     def _queries(self, x):
         """(B, N, T, H), normalized."""
         query = self._split_heads(self.query_dense(x), size(x, 1))
-        return query if self.query_norm is None else self.query_norm(query)
+        return self._shaped_by(self.query_norm, query)
 
     def _keys_and_values(self, x):
         """A pair of (B, K, S, H), the keys normalized."""
         length = size(x, 1)
         key, value = (self._split_heads(dense(x), length) for dense in (self.key_dense, self.value_dense))
-        return (key if self.key_norm is None else self.key_norm(key)), value
+        return self._shaped_by(self.key_norm, key), value
+
+    def _shaped_by(self, part, x, **arguments):
+        """What a norm or a rotary embedding makes of queries or keys; it may compute in another precision than this."""
+        return x if part is None else ops.cast(part(x, **arguments), self.compute_dtype)
 
     def _attend(self, x, query, memory, visible, bias, training, return_attention_scores, method):
         """Attends, gates and projects back: (y (B, T, D), scores (B, N, T, S) or None)."""
@@ -282,8 +286,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         if positions is None:
             positions = _positions_of(x, mask, cache, document_ids)  # (B, T), -1 = padding
         query, (key, value) = self._queries(x), self._keys_and_values(x)  # (B, N|K|K, T, H)
-        if self.rotary is not None:
-            query, key = self.rotary(query, positions=positions), self.rotary(key, positions=positions)
+        query, key = (self._shaped_by(self.rotary, part, positions=positions) for part in (query, key))
         memory = KVCache.of(key, value, positions) if cache is None else cache.append(key, value, positions)
         visible = tfm_ops.Visibility(
             positions, memory.positions, self.causal, self.window, attention_mask, document_ids, document_ids

@@ -11,6 +11,8 @@ def values_of(variables) -> list:
 
 
 def scope_with(variables, values) -> keras.StatelessScope:
-    """A scope in which the variables have these values."""
-    with AutocastScope(None):
-        return keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True)))
+    """A scope in which the variables have these values, each in the dtype that it comes in."""
+    scope = keras.StatelessScope()
+    for variable, value in zip(variables, values, strict=True):
+        scope.add_update((variable, value))  # the constructor converts to the dtype of the layer that is being called
+    return scope

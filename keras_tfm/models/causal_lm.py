@@ -52,6 +52,8 @@ class CausalLM(TokenModel):
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2)
     """
 
+    untraced_attributes = ("generation_runner",)
+
     def __init__(self, token_embedding, stack, head=None, weight_dtype=None, dtype=None, **kwargs):
         token_embedding, stack, head = revive(token_embedding), revive(stack), revive(head)
         parts = {
@@ -277,7 +279,6 @@ class CausalLM(TokenModel):
             if hasattr(layer, "to_int8"):
                 layer.to_int8()
         self.weight_dtype = "int8"
-        self.__dict__.pop("generation_runner", None)  # what was compiled reads the old weights
         self.train_function = self.test_function = self.predict_function = None
 
     @functools.cached_property

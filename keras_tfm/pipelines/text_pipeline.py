@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.layers.parts import check_positive
+from keras_tfm.layers.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
 from keras_tfm.tokenizers.byte_alphabet import check_encodable
 
@@ -54,10 +55,15 @@ class TextPipeline:
         self.model = model
         self.tokenizer = tokenizer
         self._input_names = [x.name for x in model.inputs]
-        self.functions = {
-            name: tf.function(function, input_signature=[TEXTS[column] for column in columns], autograph=False)
-            for name, (function, columns) in self._signatures().items()
-        }
+        self._snapshot = Snapshot(model)
+        self._functions = self._traced()
+
+    @property
+    def functions(self) -> dict:
+        """Signature -> `tf.function` of string tensors, traced at its first call; anew for a model that was changed."""
+        if self._snapshot.has_changed():
+            self._functions = self._traced()
+        return self._functions
 
     @property
     def sequence_length(self) -> int:
@@ -80,6 +86,12 @@ class TextPipeline:
     def _signatures(self) -> dict[str, tuple[Callable, tuple[str, ...]]]:
         """Name -> (function of string tensors (B,) that returns a dict of tensors, names of its arguments)."""
         raise NotImplementedError
+
+    def _traced(self) -> dict:
+        return {
+            name: tf.function(function, input_signature=[TEXTS[column] for column in columns], autograph=False)
+            for name, (function, columns) in self._signatures().items()
+        }
 
     def _inputs(self, packed: dict) -> dict:
         """What the model takes, without the columns in which no row has a token."""

@@ -15,7 +15,7 @@ from keras_tfm.samplers.constraints import (
 from keras_tfm.samplers.contrastive import ContrastiveSampler
 from keras_tfm.samplers.diverse_beam import DiverseBeamSampler
 from keras_tfm.samplers.grammar import Grammar, match_json_schema, match_one_of, match_regex
-from keras_tfm.samplers.numbers import static
+from keras_tfm.samplers.numbers import as_arrays, bucketed, static
 from keras_tfm.samplers.penalties import (
     ExponentialLengthDecay,
     FrequencyPenalty,
@@ -69,6 +69,8 @@ __all__ = [
     "TopK",
     "TopP",
     "Typical",
+    "as_arrays",
+    "bucketed",
     "get_sampler",
     "match_json_schema",
     "match_one_of",

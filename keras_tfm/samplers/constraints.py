@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from keras import ops
 
+from keras_tfm.samplers.numbers import as_arrays, bucketed
 from keras_tfm.samplers.penalties import compact
 from keras_tfm.samplers.processors import BANNED, Processor, one_of, require, token_ids_of
 
@@ -17,7 +18,7 @@ class BanTokens(Processor):
         token_ids: tuple of ids of the vocabulary.
     """
 
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
         object.__setattr__(self, "token_ids", token_ids_of("token_ids", self.token_ids))
@@ -34,7 +35,7 @@ class BanTokensAtBegin(Processor):
         token_ids: tuple of ids of the vocabulary.
     """
 
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
         object.__setattr__(self, "token_ids", token_ids_of("token_ids", self.token_ids))
@@ -51,7 +52,7 @@ class SequenceBias(Processor):
         biases: mapping from tuples of token ids to floats; negative numbers discourage.
     """
 
-    biases: tuple
+    biases: tuple = bucketed()
 
     def __post_init__(self):
         pairs = self.biases.items() if isinstance(self.biases, Mapping) else self.biases
@@ -60,11 +61,8 @@ class SequenceBias(Processor):
         object.__setattr__(self, "biases", pairs)
 
     def __call__(self, logits, tokens, step):
-        history, lengths = compact(tokens)
-        for sequence, bias in self.biases:
-            comes = _would_complete(sequence, history, lengths, logits)
-            logits = logits + bias * ops.cast(comes, "float32")
-        return logits
+        sequences, biases = as_arrays(self.biases)
+        return logits + _sums_of_endings(sequences, biases, tokens, logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ class BanSequences(Processor):
         sequences: tuple of tuples of token ids.
     """
 
-    sequences: tuple[tuple[int, ...], ...]
+    sequences: tuple[tuple[int, ...], ...] = bucketed()
 
     def __post_init__(self):
         sequences = tuple(token_ids_of("sequences", sequence) for sequence in self.sequences)
@@ -83,10 +81,9 @@ class BanSequences(Processor):
         object.__setattr__(self, "sequences", sequences)
 
     def __call__(self, logits, tokens, step):
-        history, lengths = compact(tokens)
-        for sequence in self.sequences:
-            logits = ops.where(_would_complete(sequence, history, lengths, logits), BANNED, logits)
-        return logits
+        sequences = as_arrays(self.sequences)
+        counts = _sums_of_endings(sequences, ops.ones_like(sequences[:, 0], dtype="float32"), tokens, logits)
+        return ops.where(counts > 0, BANNED, logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +133,7 @@ class MinNewTokens(Processor):
     """
 
     count: int
-    end_token_ids: tuple[int, ...]
+    end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
         require(self.count >= 0, "`count` must be at least 0", count=self.count)
@@ -158,7 +155,7 @@ class MinLength(Processor):
     """
 
     length: int
-    end_token_ids: tuple[int, ...]
+    end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
         require(self.length >= 0, "`length` must be at least 0", length=self.length)
@@ -174,14 +171,24 @@ def _only(token_id, logits):
     return ops.where(ops.arange(logits.shape[-1], dtype="int32")[None] == token_id, ops.zeros_like(logits), BANNED)
 
 
-def _would_complete(sequence, history, lengths, logits):
-    """bool (B, V): the last token of the sequence, in rows that end with the ones before it."""
-    sequence = ops.convert_to_tensor(sequence, dtype="int32")
-    num_before = sequence.shape[0] - 1
-    last = ops.arange(logits.shape[-1], dtype="int32")[None] == sequence[-1]
-    if num_before == 0:
-        return ops.broadcast_to(last, ops.shape(logits))
+def _sums_of_endings(sequences, numbers, tokens, logits):
+    """float32 (B, V): for each token the sum of the numbers (q,) of the sequences that it would complete.
+
+    sequences: int32 (q, l), shorter ones after -1; rows of -1 alone are none. tokens: int32 (B, L), -1 = none.
+    """
+    history, lengths = compact(tokens)
+    before, last = sequences[:, :-1], sequences[:, -1]  # (q, l - 1), (q,)
+    num_before = before.shape[1]
     places = lengths[:, None] - num_before + ops.arange(num_before, dtype="int32")[None]
     newest = ops.take_along_axis(history, ops.clip(places, 0, ops.shape(history)[1] - 1), axis=1)
-    ends = ops.logical_and(ops.all(newest == sequence[None, :-1], axis=1), lengths >= num_before)
-    return ops.logical_and(last, ends[:, None])
+    newest = ops.where(places >= 0, newest, -2)  # (B, l - 1)
+    agrees = ops.logical_or(newest[:, None] == before[None], before[None] < 0)  # (B, q, l - 1)
+    batch, vocabulary_size = ops.shape(logits)[0], logits.shape[-1]
+    is_id = ops.logical_and(last >= 0, last < vocabulary_size)
+    comes = ops.logical_and(ops.all(agrees, axis=-1), is_id[None])  # (B, q)
+    columns = ops.where(comes, last[None], vocabulary_size)  # one column too many takes what does not come
+    rows = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], ops.shape(columns))
+    places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
+    numbers = ops.reshape(ops.broadcast_to(ops.cast(numbers, "float32")[None], ops.shape(columns)), (-1,))
+    sums = ops.zeros((batch, vocabulary_size + 1), "float32")
+    return ops.scatter_update(sums, places, numbers, reduction="add")[:, :vocabulary_size]

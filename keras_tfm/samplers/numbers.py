@@ -1,13 +1,17 @@
 """Samplers and processors as data: their numbers apart from their structure.
 
 A compiled loop is made once for a structure; the numbers (temperatures, penalties, ids) enter it as tensors, so that
-other numbers never compile anew. A field that sizes of tensors depend on is declared with `static(default)`.
+other numbers never compile anew. A field that sizes of tensors depend on is declared with `static(default)`, a tuple of
+token ids of which there may be more or fewer with `bucketed()`.
 """
 
 import dataclasses
 from typing import Any
 
+import keras
 import numpy as np
+
+_SMALLEST_BUCKET = 2
 
 
 def static(default):
@@ -15,18 +19,57 @@ def static(default):
     return dataclasses.field(default=default, metadata={"static": True})
 
 
+def bucketed(default=dataclasses.MISSING):
+    """A dataclass field with a tuple of numbers, or of tuples, of any length: few lengths compile.
+
+    What the compiled loop holds in its place, and `as_arrays` gives, is filled up to a power of two.
+    """
+    return dataclasses.field(default=default, metadata={"bucketed": True})
+
+
+def as_arrays(value):
+    """The value of a `bucketed` field as arrays; those of the compiled loop, which are tensors, pass.
+
+    Args:
+        value: a tuple of integers -> int32 (n,), filled up with -1; of floats -> float32 (n,), filled up with 0; of
+            tuples of integers -> int32 (n, m), shorter ones after -1; of tuples otherwise -> a tuple with what becomes
+            of their first items, of their second items, ...
+
+    Example:
+        >>> as_arrays((5, 7, 9))
+        array([ 5,  7,  9, -1], dtype=int32)
+    """
+    if _is_vector(value, least=0):
+        is_float = any(map(_is_float, value))
+        array = np.full(_bucket(len(value)), 0.0 if is_float else -1, "float32" if is_float else "int32")
+        array[: len(value)] = value
+        return array
+    if not isinstance(value, tuple) or not all(isinstance(item, tuple) for item in value):
+        return value
+    if not all(_is_vector(item) and not any(map(_is_float, item)) for item in value):
+        return tuple(map(as_arrays, zip(*value, strict=True)))
+    matrix = np.full((_bucket(len(value)), _bucket(max(map(len, value)))), -1, "int32")
+    for row, item in zip(matrix, value, strict=False):
+        row[-len(item) :] = item
+    return matrix
+
+
 def split_numbers(part) -> tuple[Any, list[np.ndarray]]:
     """Takes a sampler or processor apart.
 
     Args:
-        part: a frozen dataclass. Its int and float fields, tuples of ints or floats, and arrays are numbers; tuples
-            and dataclasses in it are searched; everything else, and what is `static`, belongs to the structure.
+        part: a frozen dataclass. Its int and float fields (NumPy's too), tuples of ints or floats, and arrays are
+            numbers; tuples and dataclasses in it are searched; everything else, and what is `static`, belongs to the
+            structure.
 
     Returns:
         The pair (structure, numbers): a hashable description, and the numbers in field order.
+
+    Raises:
+        TypeError: for a field that can be neither, for example a list.
     """
     numbers: list[np.ndarray] = []
-    return _structure(part, numbers), numbers
+    return _structure(part, numbers, type(part).__name__), numbers
 
 
 def with_numbers(part, numbers: list):
@@ -34,35 +77,56 @@ def with_numbers(part, numbers: list):
     return _rebuild(part, iter(numbers))
 
 
-def _structure(value, numbers):
-    if dataclasses.is_dataclass(value):
-        parts = tuple(
-            getattr(value, field.name) if _is_static(field) else _structure(getattr(value, field.name), numbers)
-            for field in dataclasses.fields(value)
-        )
+def models_in(part) -> list[keras.Model]:
+    """The models that a sampler or processor holds, for example a draft model."""
+    if isinstance(part, keras.Model):
+        return [part]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        part = tuple(getattr(part, field.name) for field in dataclasses.fields(part))
+    return [model for item in part for model in models_in(item)] if isinstance(part, tuple) else []
+
+
+def _structure(value, numbers, name):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = tuple(_field_structure(value, field, numbers) for field in dataclasses.fields(value))
         return (type(value), parts)
     if _is_number(value):
-        numbers.append(np.asarray(value, "float32" if isinstance(value, float) else "int32"))
-        return float if isinstance(value, float) else int
+        numbers.append(np.asarray(value, "float32" if _is_float(value) else "int32"))
+        return float if _is_float(value) else int
     if isinstance(value, np.ndarray):
         numbers.append(value)
         return (value.dtype.name, value.shape)
     if _is_vector(value):
-        dtype = "float32" if any(isinstance(item, float) for item in value) else "int32"
+        dtype = "float32" if any(map(_is_float, value)) else "int32"
         numbers.append(np.asarray(value, dtype))
         return (dtype, len(value))
     if isinstance(value, tuple):
-        return tuple(_structure(item, numbers) for item in value)
-    return value
+        return (type(value), *(_structure(item, numbers, name) for item in value))
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"`{name}` must be something that a compiled loop can be made for: a number, a string, a tuple of such, an "
+            f"array, a frozen dataclass. Received: {value!r} of type {type(value).__name__}. Make a tuple of it in "
+            "`__post_init__`."
+        ) from None
+    return (type(value), value)  # with the type, since 1 == True == 1.0
+
+
+def _field_structure(value, field, numbers):
+    part, name = getattr(value, field.name), f"{type(value).__name__}.{field.name}"
+    if not _is(field, "static"):
+        return _structure(as_arrays(part) if _is(field, "bucketed") else part, numbers, name)
+    return _structure(part, [], name), part
 
 
 def _rebuild(value, numbers):
-    if dataclasses.is_dataclass(value):
-        changed = {
-            field.name: _rebuild(getattr(value, field.name), numbers)
-            for field in dataclasses.fields(value)
-            if not _is_static(field)
-        }
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {}
+        for field in dataclasses.fields(value):
+            if not _is(field, "static"):
+                part = getattr(value, field.name)
+                changed[field.name] = _rebuild(as_arrays(part) if _is(field, "bucketed") else part, numbers)
         copy = object.__new__(type(value))  # not the constructor: it checks values, and tensors have none yet
         copy.__dict__.update(value.__dict__, **changed)
         return copy
@@ -74,13 +138,22 @@ def _rebuild(value, numbers):
     return value
 
 
-def _is_static(field) -> bool:
-    return field.metadata.get("static", False)
+def _bucket(size: int) -> int:
+    """The next power of two."""
+    return max(_SMALLEST_BUCKET, 1 << (size - 1).bit_length())
+
+
+def _is(field, kind: str) -> bool:
+    return field.metadata.get(kind, False)
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def _is_vector(value) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(_is_number(item) for item in value)
+def _is_float(value) -> bool:
+    return isinstance(value, float | np.floating)
+
+
+def _is_vector(value, least: int = 1) -> bool:
+    return isinstance(value, tuple) and len(value) >= least and all(_is_number(item) for item in value)

@@ -4,6 +4,7 @@ import dataclasses
 
 from keras import ops
 
+from keras_tfm.samplers.numbers import bucketed
 from keras_tfm.samplers.processors import BANNED, Processor, one_of, require, token_ids_of
 
 
@@ -108,7 +109,7 @@ class ExponentialLengthDecay(Processor):
 
     start: int
     factor: float
-    end_token_ids: tuple[int, ...]
+    end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
         require(self.start >= 0, "`start` must be at least 0", start=self.start)

@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tfm.layers import FeedForward, MultiHeadSelfAttention, RotaryEmbedding, TransformerBlock, TransformerStack
+from keras_tfm.layers import (
+    FeedForward,
+    LayerScale,
+    MultiHeadSelfAttention,
+    RotaryEmbedding,
+    TransformerBlock,
+    TransformerStack,
+)
 from keras_tfm.layers.traced_once import traced_once
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow traces graphs")
@@ -25,12 +32,11 @@ def stack_of(*blocks, **arguments):
     return stack
 
 
-def answers(stack, dtype="float32"):
+def answers(stack):
     """(eagerly, in a graph): what the stack says to 5 positions, then to one more, and the caches after that."""
     import tensorflow as tf
 
     x = np.random.default_rng(1).normal(size=(2, 6, WIDTH)).astype("float32")
-    x = tf.cast(x, dtype)
 
     def read(x):
         first, cache = stack(x[:, :5], cache=stack.init_cache(2, 8))
@@ -40,11 +46,11 @@ def answers(stack, dtype="float32"):
     return read(x), tf.function(read, autograph=False)(x)
 
 
-def assert_equal(stack, dtype="float32", atol=1e-5):  # answers reach 9, of which float32 knows 1e-6
+def assert_equal(stack):
     import tensorflow as tf
 
-    for eager, graph in zip(*map(tf.nest.flatten, answers(stack, dtype)), strict=True):
-        np.testing.assert_allclose(tf.cast(eager, "float32"), tf.cast(graph, "float32"), atol=atol)
+    for eager, graph in zip(*map(tf.nest.flatten, answers(stack)), strict=True):
+        np.testing.assert_allclose(eager, graph, atol=1e-5)  # answers reach 9, of which float32 knows 1e-6
 
 
 @pytest.fixture
@@ -121,19 +127,147 @@ def test_layers_without_a_configuration_are_called_one_by_one():
     assert [float(y) for y in graph(tf.constant(1.0))] == [2.0, 3.0]
 
 
-@pytest.fixture
-def _bfloat16():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy("float32")
+class Gained(FeedForward):
+    """A user's sublayer: what it does depends on an attribute that its configuration does not tell."""
+
+    gain = 1.0
+
+    def call(self, x):
+        return self.gain * super().call(x)
 
 
-@pytest.mark.usefixtures("_bfloat16")
+class Named(FeedForward):
+    """A user's sublayer that goes by its own name."""
+
+    def call(self, x):
+        return super().call(x) * (-1.0 if self.name.endswith("negative") else 1.0)
+
+
+class Wrapped(keras.layers.Layer):
+    """A user's sublayer inside of which another one decides."""
+
+    def __init__(self, part, **kwargs):
+        super().__init__(**kwargs)
+        self.part = part
+
+    def build(self, x_shape):
+        self.part.build(x_shape)
+
+    def call(self, x):
+        return self.part(x)
+
+    def get_config(self):
+        return super().get_config()  # nothing of the part
+
+
+class Half(TransformerBlock):
+    """A user's block."""
+
+    def call(self, x, **arguments):
+        y, memory = super().call(x, **arguments) if arguments.get("cache") else (super().call(x, **arguments), None)
+        return y / 2 if memory is None else (y / 2, memory)
+
+
+class Doubling:
+    """A user's object among a block's attributes."""
+
+    factor = 1.0
+
+    def __call__(self, x):
+        return self.factor * keras.activations.gelu(x)
+
+
+def _other_gain():
+    blocks = [TransformerBlock(MultiHeadSelfAttention(2, causal=True), Gained(32)) for _ in range(2)]
+    blocks[1].feed_forward.gain = 5.0
+    return blocks
+
+
+def _other_name():
+    names = ("positive", "negative")
+    return [TransformerBlock(MultiHeadSelfAttention(2, causal=True), Named(32, name=name)) for name in names]
+
+
+def _other_inside():
+    blocks = [TransformerBlock(MultiHeadSelfAttention(2, causal=True), Wrapped(Gained(32))) for _ in range(2)]
+    blocks[1].feed_forward.part.gain = 5.0
+    return blocks
+
+
+def _other_class():
+    return [block(), Half(MultiHeadSelfAttention(2, causal=True, rotary=RotaryEmbedding()), FeedForward(32))]
+
+
+def _other_attribute():
+    blocks = [block(), block()]
+    blocks[1].self_attention.scale = 3.0
+    return blocks
+
+
+def _other_method():
+    import types
+
+    def call(self, x):
+        return 2.0 * FeedForward.call(self, x)
+
+    blocks = [block(), block()]
+    blocks[1].feed_forward.call = types.MethodType(call, blocks[1].feed_forward)
+    return blocks
+
+
+def _other_object():
+    blocks = [block(), block()]
+    for i, part in enumerate(blocks):
+        part.feed_forward.activation = Doubling()
+        part.feed_forward.activation.factor = 1.0 + i
+    return blocks
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_other_gain, _other_name, _other_inside, _other_class, _other_attribute, _other_method, _other_object],
+    ids=lambda make: make.__name__.strip("_"),
+)
+def test_what_no_configuration_tells_is_kept_apart(make):
+    import tensorflow as tf
+
+    stack = stack_of(*make())
+    assert_equal(stack)
+    x = np.random.default_rng(1).normal(size=(2, 6, WIDTH)).astype("float32")  # as in `answers`
+    whole = np.asarray(stack(x))
+    np.testing.assert_allclose(tf.function(stack, autograph=False)(tf.constant(x)), whole, atol=1e-5)
+    for first, second, _ in answers(stack):
+        np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=1e-5)
+
+
+def test_blocks_with_a_layer_of_the_user_are_traced_by_themselves(calls):
+    assert traced(stack_of(*_other_gain()), calls) == 2
+    alike = [TransformerBlock(MultiHeadSelfAttention(2, causal=True), Gained(32)) for _ in range(2)]
+    assert traced(stack_of(*alike), calls) == 2
+
+
+class Scaling(keras.layers.Layer):
+    """Calls parts of another precision than its own."""
+
+    def __init__(self, parts):
+        super().__init__(dtype="mixed_bfloat16")
+        self.parts = parts
+
+    def call(self, x):
+        first, second = traced_once(self.parts, lambda layer, x: layer(x))
+        return first(x), second(x)
+
+
 def test_variables_of_parts_in_another_precision_are_not_rounded():
-    def with_float32_inside():
-        return TransformerBlock(MultiHeadSelfAttention(2, causal=True), FeedForward(32, dtype="float32"))
+    import tensorflow as tf
 
-    assert_equal(stack_of(with_float32_inside(), with_float32_inside()), "bfloat16", atol=0)
+    parts = [LayerScale(dtype="float32") for _ in range(2)]
+    for i, part in enumerate(parts):
+        part.build((None, None, 1))
+        part.factors.assign([1.0 + (i + 1) * 2.0**-12])  # bfloat16 has 8 bits
+    outer = Scaling(parts)
+    graph = tf.function(lambda x: outer(x), autograph=False)
+    assert [float(y[0, 0, 0]) for y in graph(tf.ones((1, 1, 1)))] == [1.0 + 2.0**-12, 1.0 + 2.0**-11]
 
 
 def test_training_with_a_cache_is_traced_block_by_block(calls):

@@ -1,0 +1,114 @@
+"""Weights, sums and caches in 16 bits: every family writes what its own forward passes say, however it is run."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_tfm as ktfm
+from keras_tfm.generation import TextGenerator
+from tests.checkpoints.families import FAMILIES, tiny
+from tests.generation.lively import lively
+from tests.models.tiny import TINY, batch, make
+
+DTYPES = ["bfloat16", "float16"]
+PROMPT = [1, 2, 3]
+# Logits of size 5 with the 8 bits of bfloat16 or the 11 of float16, rounded at other places where keys come from a
+# cache or XLA sums in another order: which token is best is certain only where it leads by more.
+LEADS = {"bfloat16": 0.15, "float16": 0.02, "float32": 1e-4}
+
+
+def check_greedy(model, token_ids, dtype):
+    """Each token is the best one after those before it, by full eager passes, as far as the precision tells."""
+    text = [*PROMPT, *token_ids]
+    logits = np.asarray(keras.ops.cast(model(np.array([text])), "float32"))[0, len(PROMPT) - 1 : -1]
+    assert np.isfinite(logits).all()
+    chosen = np.take_along_axis(logits, np.array(token_ids)[:, None], axis=1)[:, 0]
+    assert (logits.max(axis=1) - chosen <= LEADS[dtype]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.usefixtures("without_xla")
+def test_greedy_text_is_that_of_forward_passes(name, dtype):
+    model = make(name, dtype=dtype)
+    assert {weight.dtype for weight in model.weights if weight.dtype.startswith(("float", "bfloat"))} == {dtype}
+    text = model.generate(PROMPT, max_new_tokens=6).token_ids[0].tolist()
+    check_greedy(model, text, dtype)
+    *_, last = model.generate_steps(PROMPT, max_new_tokens=6, tokens_per_step=2)
+    assert last.token_ids[0].tolist() == text
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gpt2", "llama_biases", "qwen2", "gemma2", "pythia", "bloom", "mistral", "qwen3"])
+@pytest.mark.usefixtures("without_xla")
+def test_loaded_checkpoints_write(name, dtype, tmp_path):
+    assert name in FAMILIES
+    tiny(name).save_pretrained(tmp_path)
+    model = ktfm.checkpoints.load(tmp_path, dtype=dtype)
+    assert model.compute_dtype == dtype
+    check_greedy(model, model.generate(PROMPT, max_new_tokens=6).token_ids[0].tolist(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gpt_learned", "llama"])
+def test_xla_writes_it_as_well(name, dtype):
+    model = make(name, dtype=dtype)
+    check_greedy(model, model.generate(PROMPT, max_new_tokens=6).token_ids[0].tolist(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gpt_learned", "llama", "gemma2", "gpt_neox", "bloom"])
+def test_remat_gives_the_gradients_of_the_usual_way(name, dtype):
+    x, y = batch()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    gradients = []
+    for remat in (False, True):
+        dropout = {} if name in ("llama", "gemma2") else {"dropout": 0.0}
+        model = make(name, dtype=dtype, remat=remat, **dropout)
+        with tf.GradientTape() as tape:
+            value = loss(y, tf.cast(model(x, training=True), "float32"))
+        taken = map(tf.convert_to_tensor, tape.gradient(value, model.trainable_variables))
+        gradients.append([tf.cast(gradient, "float32") for gradient in taken])
+    for usual, again in zip(*gradients, strict=True):
+        # The same operations, but sums of gradients may be taken in another order: a few units of the last place.
+        scale = float(tf.reduce_max(tf.abs(usual)))
+        np.testing.assert_allclose(usual, again, atol=scale * {"bfloat16": 2**-6, "float16": 2**-9}[dtype] + 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "is_int8"), [("bfloat16", False), ("float16", True)])
+@pytest.mark.usefixtures("without_xla")
+def test_exported_it_writes_the_same_text(dtype, is_int8, tiny_tokenizer, tmp_path):
+    model = lively(
+        ktfm.models.build_gpt(
+            vocabulary_size=tiny_tokenizer.vocabulary_size,
+            max_sequence_length=64,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=16,
+            dtype=dtype,
+        )
+    )
+    if is_int8:
+        model.quantize_for_generation()
+    writer = TextGenerator(model, tiny_tokenizer)
+    writer.export(tmp_path / "1", max_new_tokens=8)
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"](tf.constant(["ROMEO:"]))
+    assert served["text"].numpy()[0].decode() == writer("ROMEO:", max_new_tokens=8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *DTYPES])
+@pytest.mark.usefixtures("without_xla")
+def test_parts_of_another_precision_fit_into_a_model(dtype):
+    """A rotary embedding and norms that the caller made, in float32, between queries and a cache of 16 bits."""
+    attention = ktfm.layers.MultiHeadSelfAttention(
+        2,
+        causal=True,
+        rotary=ktfm.layers.RotaryEmbedding(),
+        query_key_norm=keras.layers.RMSNormalization(),
+        dtype=dtype,
+    )
+    block = ktfm.layers.TransformerBlock(attention, ktfm.layers.FeedForward(16, dtype=dtype), dtype=dtype)
+    stack = ktfm.layers.TransformerStack([block], dtype=dtype)
+    model = lively(ktfm.models.CausalLM(ktfm.layers.TokenEmbedding(17, 8, dtype=dtype), stack, dtype=dtype))
+    check_greedy(model, model.generate(PROMPT, max_new_tokens=6).token_ids[0].tolist(), dtype)
