@@ -38,13 +38,13 @@ format: $(VENV)/.tests
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-$(VENV)/.examples: setup.py
+$(VENV)/.examples: pyproject.toml
 	@echo "Installing keras-tfm into $(VENV) (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --editable .[examples]
 	@touch $@
 
-$(VENV)/.tests: setup.py
+$(VENV)/.tests: pyproject.toml
 	@echo "Installing keras-tfm and what its tests need into $(VENV) (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$(TORCH)"
@@ -53,4 +53,25 @@ $(VENV)/.tests: setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+
+# The lowest versions that pyproject.toml allows, in an environment of their own, and what does not compare with torch or
+# transformers, which want newer ones.
+OLDEST ?= .venv-oldest
+OLDEST_TESTS ?= tests/test_compat.py tests/ops tests/layers tests/models tests/generation tests/export
+LOWEST = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
+	print(*(one.replace(">=", "==") for one in p["dependencies"] + e["checkpoints"] + e["grammar"]), sep="\n")
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.tests
+	$(OLDEST)/bin/python -m pytest $(SPREAD) -m "not slow" $(OLDEST_TESTS) \
+		$(addprefix --ignore=,$(shell grep -rlE "^(import|from) (torch|transformers|keras_hub|tests.huggingface)" tests))
+
+$(OLDEST)/.tests: pyproject.toml
+	@echo "Installing the oldest TensorFlow and Keras that are supported into $(OLDEST) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -c '$(LOWEST)' > $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check --quiet install -r $(OLDEST)/lowest.txt \
+		pytest pytest-xdist hypothesis scipy
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --editable .
+	@touch $@

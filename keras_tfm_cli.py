@@ -41,10 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    info = commands.add_parser("info", help="say what a checkpoint is, without reading its weights")
-    convert = commands.add_parser("convert", help="write a checkpoint as safetensors for transformers, or as .keras")
-    generate = commands.add_parser("generate", help="continue a prompt, or answer it (--chat)")
-    export = commands.add_parser("export", help="write a SavedModel: text in, text out, with TensorFlow alone")
+    def command_of(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+
+    info = command_of("info", "say what a checkpoint is, without reading its weights")
+    convert = command_of("convert", "write a checkpoint as safetensors for transformers, or as .keras")
+    generate = command_of("generate", "continue a prompt, or answer it (--chat)")
+    export = command_of("export", "write a SavedModel: text in, text out, with TensorFlow alone")
     for command in (info, convert, generate, export):
         command.add_argument("path", metavar="PATH", help=PATH)
         command.add_argument(
@@ -54,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY",
             help="pass over a key of config.json that nobody knows (may be repeated)",
         )
-        command.description = _sentence(commands, command)
     convert.add_argument("output", metavar="OUTPUT", help="a folder that does not exist yet, or a file NAME.keras")
     convert.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights in a folder (float32)"
@@ -73,12 +75,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--top-p", type=_share, metavar="P", help="draw from the best tokens of mass P (1)")
         command.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     return parser
-
-
-def _sentence(commands, command) -> str:
-    texts = {action.dest: action.help for action in commands._choices_actions}
-    text = texts[command.prog.split()[-1]]
-    return text[0].upper() + text[1:] + "."
 
 
 def _positive(text: str) -> int:

@@ -28,6 +28,15 @@ LAZY = {
 }
 
 
+# Attributes that begin with an underscore and are public all the same.
+PUBLIC = {"_replace"}  # of a NamedTuple
+# (file, what it touches): uses that are not behind a function of compat.py yet.
+PRIVATE = {
+    "layers/stateless.py": {"keras.src"},
+    "layers/traced_once.py": {"_flatten_layers"},
+}
+
+
 def imports(path: Path) -> set[tuple[str, bool]]:
     """(subpackage of keras_tfm, whether inside a function) for each import of the file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -64,11 +73,67 @@ def test_nothing_points_against_the_arrows(folder):
         name = path.relative_to(PACKAGE).as_posix()
         for subpackage, lazy in imports(path):
             excused = lazy and (name, subpackage) in LAZY
+            excused = excused or subpackage == "compat"  # which anybody may import
             assert subpackage in MAY_IMPORT[folder] or excused, f"{name} imports keras_tfm.{subpackage}"
 
 
 def test_the_loop_knows_ids_only():
     assert {subpackage for subpackage, _ in imports(PACKAGE / "generation" / "loop.py")} <= {"ops", "samplers"}
+
+
+def test_compat_imports_nothing_of_the_package():
+    assert not imports(PACKAGE / "compat.py")
+
+
+def test_private_and_experimental_apis_stand_in_compat_alone():
+    trees = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+    ours = set().union(*(names_made(tree) for tree in trees.values()))
+    for name, tree in trees.items():
+        if name != "compat.py":
+            assert foreign_names(tree, ours) <= PRIVATE.get(name, set()), f"{name}: {sorted(foreign_names(tree, ours))}"
+
+
+def names_made(tree: ast.Module) -> set[str]:
+    """Names of functions, classes, methods, fields, and of attributes that a file sets on its `self`."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names |= {node.attr} if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") else set()
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def foreign_names(tree: ast.Module, ours: set[str]) -> set[str]:
+    """What a file uses of others that they do not promise to keep."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found |= {"keras.src" for module in modules if module.startswith("keras.src")}
+            found |= {"tensorflow.*" for module in modules if module.startswith("tensorflow.")}
+        elif isinstance(node, ast.Attribute):
+            private = node.attr.startswith("_") and not node.attr.endswith("__") and node.attr not in ours | PUBLIC
+            if private or node.attr in ("src", "raw_ops") or "experimental" in node.attr:
+                found.add(node.attr)
+        elif isinstance(node, ast.keyword) and "experimental" in (node.arg or ""):
+            found.add(node.arg)
+    return found
+
+
+def test_a_private_name_would_be_found():
+    texts = {
+        "from keras.src import backend": "keras.src",
+        "from tensorflow.python.ops import array_ops": "tensorflow.*",
+        "layer._tracker.lock()": "_tracker",
+        "tf.experimental.dlpack": "experimental",
+        "SaveOptions(experimental_image_format=True)": "experimental_image_format",
+    }
+    for text, name in texts.items():
+        assert foreign_names(ast.parse(text), {"_made"}) == {name}
+    assert not foreign_names(ast.parse("self._made; state._replace(a=1); keras.ops.add(x, y); x.__name__"), {"_made"})
 
 
 @pytest.mark.parametrize("folder", ["ops", "layers", "models", "samplers"])

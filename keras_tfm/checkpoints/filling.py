@@ -5,12 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
 
+from keras_tfm import compat
 from keras_tfm.checkpoints.reader import Source
 from keras_tfm.checkpoints.tensors import Part, num_elements, parts_of, skips
 
-_PENDING = "uninitialized_variables"  # Keras' list of variables that were made in a stateless scope
 _SHOWN = 8
 _ALIGNMENT = 64  # bytes; TensorFlow takes over no other memory
 _BLOCK = 2**19  # numbers that are read at a time
@@ -26,11 +25,10 @@ def build_empty(build: Callable[[], keras.Model], dtype=None) -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy if dtype is None else dtype)
     try:
-        with keras.StatelessScope(initialize_variables=False):
+        with compat.variables_without_values():
             return build()
     finally:
         keras.config.set_dtype_policy(policy)
-        global_state.set_global_attribute(_PENDING, [])  # or the next stateless scope would fill them with noise
 
 
 def fill(
@@ -71,10 +69,7 @@ def fill(
         for variable in part.variables:
             values[id(variable)] = lambda tensor=tensor, variable=variable: tensor.value_of(variable)
     for variable in model.variables:
-        if id(variable) in values:
-            value = values.pop(id(variable))
-            variable._initializer = lambda shape, dtype=None, value=value: value()
-        variable._deferred_initialize()  # seeds of dropout have an initializer of their own
+        compat.initialize(variable, values.pop(id(variable), None))  # seeds of dropout have their own initializer
 
 
 class _Filling:
@@ -119,14 +114,7 @@ def _aligned(shape, dtype: str) -> np.ndarray:
 
 def _tensor(array: np.ndarray):
     """The array, for a variable to keep; TensorFlow would copy it twice."""
-    if keras.backend.backend() != "tensorflow":
-        return array
-    import tensorflow as tf
-
-    dtype = tf.as_dtype(array.dtype)
-    if dtype == tf.bfloat16:  # of which NumPy's side of dlpack does not know
-        return tf.bitcast(tf.experimental.dlpack.from_dlpack(array.view("uint16").__dlpack__()), dtype)
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return compat.tensor_over(array) if keras.backend.backend() == "tensorflow" else array
 
 
 def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], place: str) -> None:

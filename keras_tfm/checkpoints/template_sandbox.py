@@ -35,8 +35,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Forgets the work that was done: another rendering begins."""
         self._work = 0
 
-    def _parse(self, source, name, filename):
-        return _Counting().visit(super()._parse(source, name, filename))
+    def compile(self, source, *arguments, **keywords):  # of what every template is made
+        return super().compile(_Counting().visit(self.parse(source)), *arguments, **keywords)
 
     def call(self, context, function, /, *arguments, **keywords):  # of a macro, method or function
         self._count(_ROUND)

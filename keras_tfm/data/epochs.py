@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_tfm import compat
+
 
 def epochs_of_batches(
     choose: Callable[[tf.Tensor], tf.data.Dataset],
@@ -39,7 +41,7 @@ def epochs_of_batches(
     if repeat:
         epochs = tf.data.Dataset.counter(initial_epoch, step=int(new_each))
         dataset = epochs.flat_map(one_epoch).map(batch_of)
-        return _prefetched(dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
+        return _prefetched(compat.with_cardinality(dataset, tf.data.INFINITE_CARDINALITY))
     if not new_each:
         return _prefetched(one_epoch(tf.constant(initial_epoch, tf.int64)).map(batch_of))
 
@@ -50,14 +52,14 @@ def epochs_of_batches(
         return batch
 
     dataset = tf.data.Dataset.range(1).flat_map(lambda _: one_epoch(counter.read()))  # once, for the first batch
-    dataset = _prefetched(dataset.apply(tf.data.experimental.assert_cardinality(num_batches)))
+    dataset = _prefetched(compat.with_cardinality(dataset, num_batches))
     return dataset.map(count)  # after prefetch: what was fetched may never be taken
 
 
 def shuffled(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     """int64 (count,): 0, 1, ..., count - 1 in the order of this seed and epoch."""
     key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), key, alg="philox")
+    return compat.stateless_shuffle(tf.range(count, dtype=tf.int64), key)
 
 
 def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -76,7 +78,7 @@ class _EpochCounter:
 
     def __init__(self, value: int):
         with tf.device("CPU:0"):
-            self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=value)
+            self._table = compat.mutable_table(default=value)
 
     def read(self) -> tf.Tensor:
         return self._table.lookup(tf.constant(0, tf.int64))

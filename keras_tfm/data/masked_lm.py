@@ -104,8 +104,8 @@ def masked_lm_dataset(
 
     def make_batch(epoch: tf.Tensor, step: tf.Tensor, chosen: tf.Tensor) -> tuple[dict, dict, dict]:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        key = tf.random.experimental.stateless_fold_in(key, step, alg="philox")
-        row_key, mask_key = tf.unstack(tf.random.experimental.stateless_split(key, 2, alg="philox"), num=2)
+        key = tf.random.fold_in(key, step, alg="philox")
+        row_key, mask_key = tf.unstack(tf.random.split(key, 2, alg="philox"), num=2)
         inputs, labels, weights = make_rows(chosen, row_key)
         token_ids, positions, ids, mask_weights = mask(inputs["token_ids"], mask_key)
         inputs = inputs | {"token_ids": token_ids, "mask_positions": positions}

@@ -63,7 +63,7 @@ class TokenMasker:
             self._ordinary_ids = tf.constant(np.flatnonzero(~is_special), tf.int32)
 
     def __call__(self, token_ids: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        keys = tf.unstack(tf.random.experimental.stateless_split(key, 4, alg="philox"), num=4)
+        keys = tf.unstack(tf.random.split(key, 4, alg="philox"), num=4)
         is_chosen = self._choose(token_ids, keys[0], keys[1])
         length = tf.shape(token_ids)[1]
         places = tf.sort(tf.where(is_chosen, tf.range(length), length), axis=1)[:, : self.num_masks]

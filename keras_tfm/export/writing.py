@@ -6,6 +6,8 @@ import shutil
 
 import tensorflow as tf
 
+from keras_tfm import compat
+
 
 def check_is_free(path: str | os.PathLike) -> pathlib.Path:
     """The path; raises FileExistsError if there is something."""
@@ -30,8 +32,7 @@ def write_saved_model(module: tf.Module, signatures: dict, path: str | os.PathLi
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
     try:
-        # Served models take no gradients, and to trace those of lean attention takes longer than all else.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        options = compat.save_options_without_gradients()
         tf.saved_model.save(module, str(unfinished), signatures=signatures, options=options)
         os.rename(unfinished, path)
     finally:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_tfm import compat
 from keras_tfm.ops.sizes import size
 
 _FEW = 8  # rows for which reading 8 bits anew for each is faster than writing 32 bits once for all
@@ -65,17 +66,16 @@ def _unknown_zero(x):
     return ops.cast(ops.reshape(x, (-1,))[0] < float("-inf"), x.dtype)
 
 
-def add_rows(layer: keras.layers.Layer, old, rows: Int8Rows) -> Int8Rows:
-    """Puts rows in the place of a variable of a built layer; they do not train."""
-    layer._untrack_variable(old)
-    layer._tracker.unlock()
-    values = layer.add_weight(
-        name="int8_values", shape=rows.values.shape, dtype="int8", initializer="zeros", trainable=False
-    )
-    scale = layer.add_weight(
-        name="int8_scale", shape=rows.scale.shape, dtype="float32", initializer="ones", trainable=False
-    )
-    layer._tracker.lock()
+def replace_weight(layer: keras.layers.Layer, name: str, rows: Int8Rows) -> Int8Rows:
+    """Puts rows in the place of the "kernel" or "embeddings" of a built layer; they do not train."""
+    compat.remove_weight(layer, name)
+    with compat.unlocked(layer):
+        values = layer.add_weight(
+            name="int8_values", shape=rows.values.shape, dtype="int8", initializer="zeros", trainable=False
+        )
+        scale = layer.add_weight(
+            name="int8_scale", shape=rows.scale.shape, dtype="float32", initializer="ones", trainable=False
+        )
     values.assign(rows.values)
     scale.assign(rows.scale)
     return Int8Rows(values, scale)

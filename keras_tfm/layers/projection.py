@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.int8_rows import Int8Rows, add_rows
+from keras_tfm.layers.int8_rows import Int8Rows, replace_weight
 from keras_tfm.ops.sizes import batch_size, size
 
 _PARTS = 4
@@ -38,9 +38,7 @@ class Projection(keras.layers.Dense):
     def to_int8(self) -> None:
         """Rounds the kernel to 8 bits; it cannot be trained after that."""
         if self.int8_rows is None:
-            kernel = self._kernel
-            self.int8_rows = add_rows(self, kernel, Int8Rows.of(ops.transpose(self.kernel)))
-            self._kernel = None
+            self.int8_rows = replace_weight(self, "kernel", Int8Rows.of(ops.transpose(self.kernel)))
 
     def call(self, inputs, training=None):
         if self.int8_rows is not None:

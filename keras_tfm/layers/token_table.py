@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.int8_rows import Int8Rows, add_rows
+from keras_tfm.layers.int8_rows import Int8Rows, replace_weight
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -29,9 +29,7 @@ class TokenTable(keras.layers.Embedding):
     def to_int8(self) -> None:
         """Rounds the table to 8 bits; it cannot be trained after that."""
         if self.int8_rows is None:
-            table = self._embeddings
-            self.int8_rows = add_rows(self, table, Int8Rows.of(table))
-            self._embeddings = None
+            self.int8_rows = replace_weight(self, "embeddings", Int8Rows.of(self.embeddings))
 
     def call(self, inputs):
         if self.int8_rows is None:

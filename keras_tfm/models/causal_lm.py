@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 from keras import ops, tree
 
+from keras_tfm import compat
 from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND, BlockCache, Int8Array
@@ -275,7 +276,7 @@ class CausalLM(TokenModel):
 
         Reference: Dettmers et al. 2022, "LLM.int8()", section 2.1 (vector-wise absmax), https://arxiv.org/abs/2208.07339
         """
-        for layer in self._flatten_layers():
+        for layer in compat.all_layers(self):
             if hasattr(layer, "to_int8"):
                 layer.to_int8()
         self.weight_dtype = "int8"

@@ -75,7 +75,7 @@ class MaskedLM(TokenModel):
         def accuracy():
             return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
-        outputs = self._outputs_struct
+        outputs = self.output
         loss = {name: crossentropy() for name in outputs} if loss is None else loss
         weighted_metrics = {name: accuracy() for name in outputs} if weighted_metrics is None else weighted_metrics
         super().compile(optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)

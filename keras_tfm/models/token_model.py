@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_tfm import compat
 from keras_tfm.layers.parts import serialize
 from keras_tfm.ops.masks import refuse_float_mask
 
@@ -38,11 +39,9 @@ class TokenModel(keras.Model):
     """
 
     def __init__(self, inputs: dict, parts: dict, dtype=None, trainable: bool = True, **kwargs):
-        # Keras wants the graph in `super().__init__`, before which torch allows no layer to be set as an attribute; so
-        # they go round `__setattr__`. The graph tracks those that it uses.
-        vars(self).update(parts)
+        compat.set_before_init(self, parts)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
-        for layer in self._flatten_layers(include_self=False):
+        for layer in compat.all_layers(self, include_self=False):
             if not layer.trainable:
                 # Revived as frozen, before it had parts that could be told; setting the same value would tell nobody.
                 layer.trainable = True

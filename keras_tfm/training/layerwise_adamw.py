@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_tfm import compat
+
 
 def layerwise_factors(model, decay: float) -> list[float]:
     """A factor on the learning rate for each trainable variable of a task model: the deeper, the smaller.
@@ -78,7 +80,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        factor = self.factors[self._get_variable_index(variable)]
+        factor = self.factors[compat.variable_index(self, variable)]
         super().update_step(gradient, variable, learning_rate * factor)
 
     def get_config(self):

@@ -1,0 +1,259 @@
+"""What is used of Keras and TensorFlow that they do not promise to keep: each thing once, behind a function.
+
+Private and experimental APIs may change with any release. Each function says what it is needed for and what to do when
+it breaks; `tests/test_compat.py` tries each by itself and says what it was that broke. No other file of the package may
+touch them (a test sees to it). TensorFlow is imported inside of the functions: layers and models run without it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.backend import AutocastScope
+from keras.src.backend.common import global_state
+
+_WITHOUT_VALUES = "uninitialized_variables"  # Keras' list of variables that were made in a stateless scope
+
+
+# --- Keras: layers -----------------------------------------------------------------------------------------------
+
+
+def all_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[keras.layers.Layer]:
+    """The layer and all layers inside of it, however deep, each once.
+
+    Why: only a model tells of its layers in public (`Model.layers`), and only of those right below it.
+    Uses `Layer._flatten_layers`. If it breaks: walk `layer._layers`, the list that Keras fills when a layer is set as
+    an attribute.
+
+    Args:
+        layer: a layer or model.
+        include_self: bool, whether it comes first itself.
+
+    Returns:
+        list of layers.
+
+    Example:
+        >>> [layer.name for layer in all_layers(keras.Sequential([keras.layers.Dense(2, name="last")]), False)]
+        ['last']
+    """
+    return layer._flatten_layers(include_self=include_self)
+
+
+def remove_weight(layer: keras.layers.Layer, name: str) -> None:
+    """Takes a weight that Keras' own layer made out of a built layer, so that its memory is free.
+
+    Why: a weight that is held in 8 bits takes the place of the one that `Dense` or `Embedding` made. They keep it
+    under a private name, since their public one (`kernel`) adds LoRA's product to it.
+    Uses `Dense._kernel`, `Embedding._embeddings` and `Layer._untrack_variable`. If it breaks: read in `build` of the
+    layer where it keeps the weight, and in its `quantize` how Keras takes it out.
+
+    Args:
+        layer: a built `keras.layers.Dense` or `keras.layers.Embedding`.
+        name: "kernel" or "embeddings".
+    """
+    layer._untrack_variable(getattr(layer, f"_{name}"))
+    setattr(layer, f"_{name}", None)
+
+
+@contextlib.contextmanager
+def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
+    """In this scope a layer that is built can be given weights.
+
+    Why: Keras refuses `add_weight` after `build`, but a layer is quantized when it has been trained or loaded.
+    Uses `Layer._tracker`. If it breaks: read in `Dense.enable_lora` how Keras adds weights to a built layer.
+
+    Args:
+        layer: a built layer.
+    """
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+def set_before_init(model: keras.Model, attributes: Mapping[str, Any]) -> None:
+    """Sets attributes of a model whose `__init__` of Keras has not run yet.
+
+    Why: `Functional.__init__` wants the graph, which is made from parts that are the model's attributes. On torch, no
+    layer can be set as an attribute before it. The graph tracks the layers that it uses, so that nothing is lost.
+    Relies on Keras keeping attributes in `vars(model)`. If it breaks: make the graph from a dict of parts, and set them
+    as attributes after `__init__`.
+
+    Args:
+        model: in its `__init__`, before `super().__init__`.
+        attributes: name -> value.
+    """
+    vars(model).update(attributes)
+
+
+# --- Keras: variables --------------------------------------------------------------------------------------------
+
+
+def without_autocast() -> contextlib.AbstractContextManager:
+    """A scope in which variables have the values and the dtype that they are stored in.
+
+    Why: while a layer is called, Keras casts all float variables that are read to that layer's compute dtype, those of
+    other layers, too. Who hands a layer's variables on as arguments must not round them.
+    Uses `keras.src.backend.AutocastScope`. If it breaks: look in `Layer.__call__` for what does the casting.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> with without_autocast():
+        ...     values = [variable.value for variable in layer.variables]
+    """
+    return AutocastScope(None)
+
+
+@contextlib.contextmanager
+def variables_without_values() -> Iterator[None]:
+    """In this scope, variables get a shape and a dtype but no value: models take no memory. `initialize` gives values.
+
+    Why: the variables of a checkpoint's model need no random values first. `StatelessScope(initialize_variables=False)`
+    does it, but notes the variables in a list, and the end of the next stateless scope would give them values. So the
+    list is put back as it was: variables that a stateless scope around this one has made stay in it.
+    Uses `keras.src.backend.common.global_state` and the list's name in it. If it breaks: look in
+    `register_uninitialized_variable` (keras/src/backend/common/variables.py) for where the list is now.
+
+    Example:
+        >>> with variables_without_values():
+        ...     layer = keras.layers.Embedding(10**6, 10**6)
+        ...     layer.build()
+    """
+    noted = global_state.get_global_attribute(_WITHOUT_VALUES)
+    global_state.set_global_attribute(_WITHOUT_VALUES, [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(_WITHOUT_VALUES, noted)
+
+
+def initialize(variable: keras.Variable, value: Callable[[], Any] | None = None) -> None:
+    """Gives a variable of `variables_without_values` its value, outside of that scope.
+
+    Why: `assign` needs a variable that has a value.
+    Uses `Variable._initializer` and `Variable._deferred_initialize`. If they break: look in `initialize_all_variables`
+    (keras/src/backend/common/variables.py) for what the end of a stateless scope does.
+
+    Args:
+        variable: has no value yet.
+        value: gives an array or tensor of its shape and dtype, which the variable keeps. Default: what its own
+            initializer gives.
+    """
+    if value is not None:
+        variable._initializer = lambda shape, dtype=None: value()
+    variable._deferred_initialize()
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """Which of an optimizer's variables this is, as `update_step` gets it.
+
+    Why: an optimizer with numbers of its own for each variable must find them. TensorFlow's variable comes in the place
+    of Keras', and a part of it under a distribution strategy, so that `id` does not find it.
+    Uses `Optimizer._get_variable_index`. If it breaks: read in `Adam.update_step` how Keras finds its momentums.
+
+    Args:
+        optimizer: built.
+        variable: an argument of `update_step`.
+
+    Returns:
+        int, the place among the variables that `optimizer.build` was given.
+    """
+    return optimizer._get_variable_index(variable)
+
+
+# --- TensorFlow --------------------------------------------------------------------------------------------------
+
+
+def tensor_over(array: np.ndarray):
+    """A TensorFlow tensor over the memory of an array, which nobody may write to afterwards.
+
+    Why: TensorFlow copies arrays twice on their way into a variable: a large model would be there three times.
+    Uses `tf.experimental.dlpack`. If it breaks: `tf.constant(array)`, which needs the memory.
+
+    Args:
+        array: any numeric dtype; its memory must begin at a multiple of 64 bytes.
+
+    Returns:
+        tf.Tensor of the same shape and dtype.
+    """
+    import tensorflow as tf
+
+    dtype = tf.as_dtype(array.dtype)
+    if dtype == tf.bfloat16:  # of which NumPy's side of dlpack does not know
+        return tf.bitcast(tf.experimental.dlpack.from_dlpack(array.view("uint16").__dlpack__()), dtype)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def with_cardinality(dataset, num_batches: int):
+    """The dataset, which says that it has so many batches.
+
+    Why: Keras asks the cardinality how many steps an epoch has, and `flat_map` forgets it.
+    Uses `tf.data.experimental.assert_cardinality`. If it breaks: give the number to `fit` as `steps_per_epoch`.
+
+    Args:
+        dataset: tf.data.Dataset that has so many batches; reading it to another end is an error.
+        num_batches: int, or `tf.data.INFINITE_CARDINALITY`.
+
+    Returns:
+        tf.data.Dataset.
+    """
+    import tensorflow as tf
+
+    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+
+
+def stateless_shuffle(values, key):
+    """The values in an order that their number and the key decide, the same on every device.
+
+    Why: an epoch's order must be one that a killed run finds again; `tf.random.shuffle` has a hidden state.
+    Uses `tf.random.experimental.stateless_shuffle`. If it breaks: `tf.argsort` of `tf.random.stateless_uniform` - in
+    another order, so that runs begun before cannot be resumed.
+
+    Args:
+        values: tensor; its first axis is shuffled.
+        key: int (2,).
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+    import tensorflow as tf
+
+    return tf.random.experimental.stateless_shuffle(values, key, alg="philox")
+
+
+def mutable_table(default: int):
+    """A table int64 -> int64 that a dataset may write to.
+
+    Why: a dataset that counts its epochs needs a state; a distribution strategy would mirror a variable.
+    Uses `tf.lookup.experimental.MutableHashTable`. If it breaks: a `tf.Variable` made outside of the strategy's scope.
+
+    Args:
+        default: int, the value of keys that were never written.
+
+    Returns:
+        A table with `lookup` and `insert`.
+    """
+    import tensorflow as tf
+
+    return tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=default)
+
+
+def save_options_without_gradients():
+    """Options for `tf.saved_model.save`: served models take no gradients.
+
+    Why: to trace the gradients of lean attention takes longer than all else in an export.
+    Uses `tf.saved_model.SaveOptions(experimental_custom_gradients=...)`. If it breaks: leave the options out; exports
+    are then slow but right.
+
+    Returns:
+        tf.saved_model.SaveOptions.
+    """
+    import tensorflow as tf
+
+    return tf.saved_model.SaveOptions(experimental_custom_gradients=False)

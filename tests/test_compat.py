@@ -1,0 +1,266 @@
+"""What the package uses of Keras and TensorFlow without a promise that it stays: each thing by itself.
+
+A failure here says which of them a new release has changed, and where in `keras_tfm/compat.py` to mend it.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tfm import compat
+from keras_tfm.checkpoints.filling import build_empty
+
+needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an API of TensorFlow")
+
+
+@contextlib.contextmanager
+def says(what: str, where: str):
+    """Whatever goes wrong inside is told as what broke, and where it is to be mended."""
+    try:
+        yield
+    except Exception as error:
+        pytest.fail(f"{what}. Mend `{where}` in keras_tfm/compat.py; its docstring says how. Received: {error!r}.")
+
+
+class Pair(keras.layers.Layer):
+    """A layer with layers: one by itself, one in a list, and one inside of another."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(2, name="first")
+        self.others = [keras.Sequential([keras.layers.Dense(2, name="inner")], name="outer"), self.first]
+
+
+def test_all_layers_are_found_each_once():
+    pair = Pair(name="pair")
+    with says("`Layer._flatten_layers` no longer gives all layers inside of a layer, each once", "all_layers"):
+        assert sorted(layer.name for layer in compat.all_layers(pair)) == ["first", "inner", "outer", "pair"]
+        assert compat.all_layers(pair)[0] is pair
+        assert pair not in compat.all_layers(pair, include_self=False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "shape"),
+    [(keras.layers.Dense(2), "kernel", (1, 3)), (keras.layers.Embedding(5, 2), "embeddings", (1, 3))],
+)
+def test_a_weight_is_taken_out_of_a_built_layer(layer, name, shape):
+    layer.build(shape)
+    with says(f"`{type(layer).__name__}._{name}` or `Layer._untrack_variable` is gone", "remove_weight"):
+        weight = getattr(layer, name)
+        compat.remove_weight(layer, name)
+        assert not any(variable is weight for variable in layer.variables)
+        assert getattr(layer, name) is None
+
+
+def test_a_built_layer_takes_weights_in_the_scope_and_only_there():
+    layer = keras.layers.Dense(2)
+    layer.build((1, 3))
+    with says("`Layer._tracker` no longer locks a layer that is built", "unlocked"):
+        with compat.unlocked(layer):
+            weight = layer.add_weight(name="late", shape=(4,))
+        assert any(variable is weight for variable in layer.weights)
+        with pytest.raises(ValueError, match="cannot add new elements of state"):
+            layer.add_weight(name="later", shape=(4,))
+
+
+def test_a_layer_that_refuses_a_weight_is_locked_again():
+    layer = keras.layers.Dense(2)
+    layer.build((1, 3))
+    with pytest.raises(TypeError), compat.unlocked(layer):
+        layer.add_weight(nothing_of_the_kind=True)
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.add_weight(name="later", shape=(4,))
+
+
+class Doubling(keras.Model):
+    """A Functional model that makes its graph from a part that it has as an attribute already."""
+
+    def __init__(self):
+        compat.set_before_init(self, {"part": keras.layers.Dense(2, name="part")})
+        x = keras.Input((3,))
+        super().__init__(inputs=x, outputs=2 * self.part(x))
+
+
+def test_a_model_has_its_parts_before_the_init_of_keras_and_tracks_them_after():
+    with says("Keras keeps attributes elsewhere than in `vars(model)`, or Functional loses them", "set_before_init"):
+        model = Doubling()
+        assert [layer.name for layer in model.layers if layer is model.part] == ["part"]
+        assert len(model.weights) == 2
+        x = np.ones((1, 3), "float32")
+        expected = 2 * keras.ops.convert_to_numpy(model.part(x))
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(model(x)), expected, rtol=1e-6)
+
+
+class Reading(keras.layers.Layer):
+    """Notes the dtypes in which it finds a variable of another layer."""
+
+    def __init__(self, variable, **kwargs):
+        super().__init__(**kwargs)
+        self.reads = lambda: keras.backend.standardize_dtype(variable.value.dtype)
+
+    def call(self, x):
+        self.cast = self.reads()
+        with compat.without_autocast():
+            self.stored = self.reads()
+        self.cast_again = self.reads()
+        return x
+
+
+def test_variables_are_read_as_stored_inside_of_a_layer_of_another_dtype():
+    variable = keras.Variable([1.0])
+    layer = Reading(variable, dtype="mixed_float16")
+    layer(np.ones((1, 1), "float32"))
+    with says("`AutocastScope(None)` no longer switches the casting of variables off", "without_autocast"):
+        assert (layer.cast, layer.stored, layer.cast_again) == ("float16", "float32", "float16")
+
+
+def test_variables_without_values_get_theirs_later():
+    with compat.variables_without_values():
+        layer = keras.layers.Dense(2, bias_initializer="ones")
+        layer.build((1, 3))
+    with says("Variables made in a stateless scope cannot be given values any more", "initialize"):
+        kernel = np.arange(6, dtype="float32").reshape(3, 2)
+        compat.initialize(layer.kernel, lambda: keras.ops.convert_to_tensor(kernel))
+        compat.initialize(layer.bias)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.kernel), kernel)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.bias), [1, 1])
+
+
+def test_variables_without_values_take_no_memory():
+    with says("Keras gives variables values in spite of the scope", "variables_without_values"):
+        with compat.variables_without_values():
+            layer = keras.layers.Embedding(10**8, 10**5)  # 40 TB
+            layer.build()
+        with keras.StatelessScope():  # its end gives values to all variables that are noted
+            pass
+        assert layer.embeddings.shape == (10**8, 10**5)
+
+
+def test_a_stateless_scope_around_keeps_the_variables_that_it_has_made():
+    with says("Keras keeps its list of variables without values elsewhere", "variables_without_values"):
+        with keras.StatelessScope():
+            before = keras.Variable("ones", shape=(2,))
+            with compat.variables_without_values():
+                inside = keras.Variable("ones", shape=(2,))
+            after = keras.Variable("ones", shape=(2,))
+        for variable in (before, after):
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable.value), [1, 1])
+            with pytest.raises(ValueError, match="already initialized"):
+                compat.initialize(variable)
+        compat.initialize(inside)  # had no value yet
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_empty_model_leaves_keras_as_it_was(fails):
+    def build():
+        layer = keras.layers.Dense(2)
+        layer.build((1, 3))
+        assert layer.dtype_policy.name == "bfloat16"
+        if fails:
+            raise KeyError("sizes")
+        return layer
+
+    policy = keras.dtype_policies.DTypePolicy("mixed_float16")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        with keras.StatelessScope():
+            mine = keras.Variable("ones", shape=(2,))
+            with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+                build_empty(build, "bfloat16")
+        assert keras.config.dtype_policy() is policy
+        with pytest.raises(ValueError, match="already initialized"):
+            compat.initialize(mine)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class Noting(keras.optimizers.SGD):
+    """Notes which variables it was asked to change."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.__dict__.setdefault("noted", []).append(compat.variable_index(self, variable))
+        super().update_step(gradient, variable, learning_rate)
+
+
+@needs_tensorflow  # On the other backends nothing but the Keras variable itself is passed.
+def test_an_optimizer_finds_a_variable_that_keras_hands_it():
+    variables = [keras.Variable([float(i)], name=f"variable{i}") for i in range(3)]
+    optimizer = Noting(0.1)
+    optimizer.build(variables)
+    with says("`Optimizer._get_variable_index` no longer knows what `update_step` gets", "variable_index"):
+        gradients = [keras.ops.ones((1,)) for _ in variables]
+        optimizer.apply(gradients[::-1], variables[::-1])
+        assert optimizer.noted == [2, 1, 0]
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_a_tensor_lies_over_the_memory_of_an_array(dtype):
+    memory = np.zeros(1024 + 64, "uint8")
+    start = -memory.ctypes.data % 64
+    array = memory[start : start + 64].view(dtype)
+    with says("`tf.experimental.dlpack` no longer takes over the memory of an array", "tensor_over"):
+        tensor = compat.tensor_over(array)
+        assert keras.backend.standardize_dtype(tensor.dtype) == dtype
+        array[1] = 3  # nobody else may: it shows that there is no copy
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")), array.astype("float32")
+        )
+
+
+@needs_tensorflow
+def test_a_dataset_says_how_many_batches_it_has():
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.range(1).flat_map(lambda _: tf.data.Dataset.range(3))
+    with says("`tf.data.experimental.assert_cardinality` no longer tells the number", "with_cardinality"):
+        assert int(compat.with_cardinality(dataset, 3).cardinality()) == 3
+
+
+@needs_tensorflow
+def test_an_order_is_that_of_its_key_in_every_release():
+    import tensorflow as tf
+
+    with says(
+        "`tf.random.experimental.stateless_shuffle` gives another order: runs do not resume", "stateless_shuffle"
+    ):
+        order = compat.stateless_shuffle(tf.range(10), tf.constant([7, 3], tf.int64)).numpy().tolist()
+        assert order == [0, 5, 3, 1, 4, 2, 7, 8, 9, 6]  # TensorFlow 2.18, 2.20 and 2.21
+
+
+@needs_tensorflow
+def test_a_dataset_writes_to_a_table():
+    import tensorflow as tf
+
+    with says("`tf.lookup.experimental.MutableHashTable` is not what it was", "mutable_table"):
+        table = compat.mutable_table(default=5)
+        key = tf.constant(0, tf.int64)
+        assert int(table.lookup(key)) == 5
+        list(tf.data.Dataset.range(3).map(lambda i: (table.insert(key, i), i)[1]))
+        assert int(table.lookup(key)) == 2
+
+
+@needs_tensorflow
+def test_saved_models_are_written_without_the_gradients_of_custom_functions(tmp_path):
+    import tensorflow as tf
+
+    module, traced = tf.Module(), []
+
+    @tf.custom_gradient
+    def doubled(x):
+        def gradient(upstream):
+            traced.append(True)
+            return 2 * upstream
+
+        return 2 * x, gradient
+
+    module.doubled = tf.function(doubled, input_signature=[tf.TensorSpec([1])])
+    with says(
+        "`SaveOptions(experimental_custom_gradients=False)` is not what it was", "save_options_without_gradients"
+    ):
+        tf.saved_model.save(module, str(tmp_path / "1"), options=compat.save_options_without_gradients())
+        assert not traced
+        assert tf.saved_model.load(str(tmp_path / "1")).doubled(tf.constant([3.0])).numpy() == [6]
