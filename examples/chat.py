@@ -8,8 +8,11 @@ python examples/chat.py --say "What is the capital of France?" "And of Italy?"
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import time
+
+os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
 
 from keras_tfm import checkpoints
 from keras_tfm.samplers import RandomSampler, Temperature, TopP

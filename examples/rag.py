@@ -9,7 +9,10 @@ SmolLM2 has 135 million weights: it answers in whole sentences, and is easily wr
 
 import argparse
 import importlib.util
+import os
 import pathlib
+
+os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
 
 from semantic_search import build_index
 

@@ -141,7 +141,7 @@ class _Cache:
         self._lock = lambda file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._sweep()
         self.own = Path(tempfile.mkdtemp(prefix="run-", dir=store))
-        self._held = (self.own / _LOCK).open("w")
+        self._held = os.open(self.own / _LOCK, os.O_RDWR | os.O_CREAT)
         self._lock(self._held)
         self._taken = {name for name in (_link(entry, self.own) for entry in _entries(store)) if name}
         self._stop, self._process = threading.Event(), os.getpid()
@@ -169,7 +169,7 @@ class _Cache:
         if os.getpid() == self._process:  # not a fork, which has the same folder
             self._stop.set()
             self._publish()
-            self._held.close()
+            os.close(self._held)
             shutil.rmtree(self.own, ignore_errors=True)
 
     def _sweep(self) -> None:
