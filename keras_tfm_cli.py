@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow tells of every library it does not find
+    os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the next command of this kind need not compile
     try:
         _COMMANDS[options.command](options)
     except (OSError, ValueError, ImportError) as error:
@@ -100,9 +101,7 @@ def _number(kind: type, text: str, is_valid: Callable, what: str):
 
 
 def _info(options) -> None:
-    from keras_tfm.checkpoints.summary import summary
-
-    for name, value in summary(options.path, options.ignore).items():
+    for name, value in _opened(options).summary().items():
         print(f"{name:<20} {value}")
 
 
@@ -117,69 +116,61 @@ def _convert(options) -> None:
             f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
             "Leave it out, or write a folder."
         )
-    model = checkpoints.load(options.path, ignore=options.ignore)
+    checkpoint = _opened(options)
+    model = checkpoint.model()
     if is_keras:
         model.save(options.output)
     else:
-        tokenizer, template = (
-            _optional(checkpoints.load_tokenizer, options),
-            _optional(checkpoints.load_chat_template, options),
-        )
+        tokenizer, template = _optional(checkpoint.tokenizer), _optional(checkpoint.chat_template)
         checkpoints.save(model, options.output, tokenizer, options.dtype or "float32", chat_template=template)
     print(f"Wrote {options.output}: {model.count_params():,} weights.")
 
 
-def _optional(load, options):
+def _opened(options):
+    from keras_tfm import checkpoints
+
+    return checkpoints.open(options.path, options.ignore)
+
+
+def _optional(read: Callable):
     """What the checkpoint has, or None with a word of why."""
     try:
-        return load(options.path)
+        return read()
     except (OSError, ValueError, ImportError) as error:
-        print(f"Without {load.__name__.removeprefix('load_').replace('_', ' ')}: {error}", file=sys.stderr)
+        print(f"Without {read.__name__.replace('_', ' ')}: {error}", file=sys.stderr)
         return None
 
 
 def _generate(options) -> None:
-    from keras_tfm import checkpoints
-
-    prompt = options.prompt
+    checkpoint, prompt = _opened(options), options.prompt
     if options.chat:
-        prompt = checkpoints.load_chat_template(options.path)([{"role": "user", "content": prompt}])
-    writer = _writer(options)
+        prompt = checkpoint.chat_template()([{"role": "user", "content": prompt}])
+    writer = checkpoint.text_generator(_sampler(options))
     for piece in writer.stream(prompt, max_new_tokens=options.max_new_tokens, seed=options.seed):
         print(piece, end="", flush=True)
     print()
 
 
 def _export(options) -> None:
-    writer = _writer(options)
+    writer = _opened(options).text_generator(_sampler(options))
     writer.export(options.output, max_new_tokens=options.max_new_tokens, seed=options.seed)
     print(f"Wrote {options.output}: tf.saved_model.load(...).signatures['generate'] takes and gives text.")
 
 
-def _writer(options):
-    from keras_tfm import checkpoints, samplers
-    from keras_tfm.generation import TextGenerator
-    from keras_tfm.models import CausalLM
+def _sampler(options):
+    from keras_tfm import samplers
 
-    sampler = "greedy"
     if options.temperature > 0:
         processors = [samplers.Temperature(options.temperature)]
         processors += [samplers.TopK(options.top_k)] if options.top_k else []
         processors += [samplers.TopP(options.top_p)] if options.top_p else []
-        sampler = samplers.RandomSampler(processors)
-    elif options.top_k or options.top_p:
+        return samplers.RandomSampler(processors)
+    if options.top_k or options.top_p:
         raise ValueError(
             "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
             f"Received: --temperature {options.temperature}."
         )
-    model = checkpoints.load(options.path, ignore=options.ignore)
-    if not isinstance(model, CausalLM):
-        raise ValueError(
-            f"PATH must hold a causal language model, which writes text. Received: {options.path}, which holds a "
-            f"{type(model).__name__}."
-        )
-    stops = checkpoints.load_stop_token_ids(options.path)
-    return TextGenerator(model, checkpoints.load_tokenizer(options.path), sampler, stops)
+    return "greedy"
 
 
 _COMMANDS = {"info": _info, "convert": _convert, "generate": _generate, "export": _export}

@@ -8,11 +8,13 @@ python examples/chat.py --say "What is the capital of France?" "And of Italy?"
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import time
 
+os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
+
 from keras_tfm import checkpoints
-from keras_tfm.generation import TextGenerator
 from keras_tfm.samplers import RandomSampler, Temperature, TopP
 
 
@@ -38,10 +40,10 @@ def lines_of(said):
 def chat(model, said=(), max_new_tokens=128, temperature=0.2, seed=0) -> list[dict]:
     """Talks until the user has nothing more to say; returns the messages."""
     print(f"Loading {pathlib.Path(model).name} ...", flush=True)
-    template = checkpoints.load_chat_template(model)
+    checkpoint = checkpoints.open(model)
+    template = checkpoint.chat_template()
     sampler = RandomSampler([Temperature(temperature), TopP(0.9)]) if temperature else "greedy"
-    stops = checkpoints.load_stop_token_ids(model)
-    writer = TextGenerator(checkpoints.load(model), checkpoints.load_tokenizer(model), sampler, stops)
+    writer = checkpoint.text_generator(sampler)
     print("The first answer takes a while: the model is compiled once. An empty line ends the chat.\n")
     messages = []
     for line in lines_of(said):

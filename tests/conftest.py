@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Tiny models are compiled often and run little: code of less quality is compiled a third faster.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Nothing outside of the tests' own folders is written; `test_compile_cache.py` switches this on.
+os.environ["KERAS_TFM_COMPILE_CACHE"] = "0"
 
 import hypothesis
 import keras

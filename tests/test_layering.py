@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "samplers": {"ops", "samplers"},
     "generation": {"ops", "samplers", "generation"},
     "tokenizers": {"tokenizers"},
-    "checkpoints": {"ops", "layers", "models", "tokenizers", "checkpoints"},
+    "checkpoints": {"ops", "layers", "models", "tokenizers", "generation", "pipelines", "checkpoints"},
     "data": {"tokenizers", "data"},
     "visualization": {"ops", "layers", "models", "visualization"},
     "pipelines": {"layers", "models", "tokenizers", "pipelines"},

@@ -2,14 +2,8 @@
 
 import datetime
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from keras_tfm.checkpoints.loader import folder_of
-from keras_tfm.checkpoints.reader import read_json
-from keras_tfm.checkpoints.tokenizer import special_tokens_of
 
 _LONGEST = 2**20  # characters of a template
 
@@ -37,7 +31,7 @@ class ChatTemplate:
         ValueError: for a template that is too long, wrong, or refuses the messages.
 
     Example:
-        >>> template = ktfm.checkpoints.load_chat_template("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> template = ktfm.checkpoints.open("HuggingFaceTB/SmolLM2-135M-Instruct").chat_template()
         >>> prompt = template([{"role": "user", "content": "Hello!"}])
     """
 
@@ -73,41 +67,6 @@ class ChatTemplate:
             raise ValueError(
                 f"The chat template does not take these messages. Received: {error} ({type(error).__name__})."
             ) from error
-
-
-def load_chat_template(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> ChatTemplate:
-    """The chat template of a checkpoint: chat_template.jinja, or `chat_template` of tokenizer_config.json.
-
-    Args:
-        path_or_repo_id: a folder, a .gguf file, or a repository's name, as in `load`.
-        revision: branch, tag or commit of the repository.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    folder = folder_of(path_or_repo_id, revision)
-    if folder.is_file():
-        from keras_tfm.checkpoints.gguf_tokenizer import chat_template_of
-
-        return chat_template_of(folder)
-    source = _source(folder)
-    if not isinstance(source, str):
-        raise ValueError(
-            f"The checkpoint must have a chat template. Received: {folder} without one: it is not made for chats."
-        )
-    nothing = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
-    return ChatTemplate(source, {**nothing, **special_tokens_of(folder)})
-
-
-def _source(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    source = read_json(path).get("chat_template") if path.is_file() else None
-    if isinstance(source, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
-        source = named.get("default", next(iter(named.values()), None))
-    return source
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

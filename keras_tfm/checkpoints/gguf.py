@@ -1,17 +1,18 @@
 """GGUF files, as llama.cpp keeps models: llama-architecture, dequantized to float32."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import keras
-import numpy as np
-
+from keras_tfm.checkpoints.architecture import Architecture
+from keras_tfm.checkpoints.chat_template import ChatTemplate
+from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Always, Number, Size, read_config
 from keras_tfm.checkpoints.families import llama
-from keras_tfm.checkpoints.loader import assemble
+from keras_tfm.checkpoints.gguf_file import GgufFile
+from keras_tfm.checkpoints.gguf_tokenizer import chat_template_of, tokenizer_of
+from keras_tfm.checkpoints.reader import Source
 from keras_tfm.checkpoints.tensors import Transposed
 from keras_tfm.layers import LongRopeScaling, RotaryEmbedding
 
@@ -73,89 +74,63 @@ CONFIG = (
 )
 
 
-class StoredTensor(NamedTuple):
-    """Where a tensor lies in the file, and how."""
-
-    shape: tuple[int, ...]
-    kind: Any  # of gguf.GGMLQuantizationType
-    offset: int
-    dtype: np.dtype
-    stored_shape: tuple[int, ...]  # of rows of blocks
-
-
-class GgufFile:
-    """The header of a .gguf file, and its tensors, dequantized some rows at a time.
+class GgufCheckpoint(Checkpoint):
+    """A .gguf file of the llama architecture; see `Checkpoint`.
 
     Args:
         path: the file.
-
-    Attributes:
-        header: dict from key to value.
+        ignore: keys of the header, without their "llama.", that may be passed over.
 
     Raises:
         ImportError: without the package gguf.
         ValueError: if it is no whole GGUF file.
     """
 
-    def __init__(self, path: Path):
-        try:
-            import gguf
-        except ImportError as error:
-            raise ImportError("GGUF files need the package gguf. Run: pip install keras-tfm[checkpoints].") from error
-        self.place = str(path)
-        self._dequantize = gguf.quants.dequantize
-        try:
-            # The reader is let go: it keeps some objects for each token, and maps the file.
-            reader = gguf.GGUFReader(path)
-            self.header = {name: field.contents() for name, field in reader.fields.items()}
-            self._tensors = {tensor.name: _stored(tensor) for tensor in reader.tensors}
-        except Exception as error:  # the package raises whatever its reading of corrupt bytes runs into
-            raise ValueError(f"{path} must be a whole GGUF file. Received one that gives: {error}.") from error
+    def __init__(self, path: Path, ignore: Iterable[str] = ()):
+        super().__init__(path, ignore)
+        self._file = GgufFile(path)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape, of all tensors."""
-        return {name: tensor.shape for name, tensor in self._tensors.items()}
+    @property
+    def config(self) -> dict[str, Any]:
+        """The header of the file."""
+        return self._file.header
 
-    def check_types(self, names: Iterable[str]) -> None:
-        """Raises ValueError if one of these tensors is of a type that the package gguf cannot dequantize."""
-        for name in names:
-            try:
-                self.rows(name, 0, 1)
-            except NotImplementedError as error:
-                raise ValueError(
-                    "The tensors of a GGUF file must be of a type that the package gguf dequantizes. Received: "
-                    f"{name!r}: {error}."
-                ) from error
+    @property
+    def source(self) -> Source:
+        """The tensors."""
+        return self._file
 
-    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Some rows of one tensor, float32."""
-        tensor = self._tensors[name]
-        if len(tensor.shape) < 2:
-            return self._read(tensor, 0, 1, tensor.stored_shape).reshape(-1)[start:stop]
-        rows = self._read(tensor, start, min(stop, tensor.shape[0]), tensor.stored_shape[1:])
-        return rows.reshape(-1, *tensor.shape[1:])
+    def wiring(self, architecture: str | None = None) -> tuple[Architecture, dict[str, Any]]:
+        """See `Checkpoint`."""
+        known = llama.ARCHITECTURES[0]
+        if architecture not in (None, known.name):
+            raise ValueError(f"`architecture` must be {known.name!r} for a .gguf file. Received: {architecture!r}.")
+        known = dataclasses.replace(known, tensors=TENSORS, copies={}, prefix="")
+        return known, arguments_of(self._file, self.ignore)
 
-    def _read(self, tensor: StoredTensor, start: int, stop: int, row: tuple[int, ...]) -> np.ndarray:
-        size = math.prod(row)
-        # Not from a map: its pages that were read count as memory of the process for as long as it is there.
-        offset = tensor.offset + start * size * tensor.dtype.itemsize
-        stored = np.fromfile(self.place, tensor.dtype, count=(stop - start) * size, offset=offset)
-        return self._dequantize(stored.reshape(-1, *row), tensor.kind)
+    def notes(self) -> dict[str, Any]:
+        """See `Checkpoint`."""
+        notes = {f"{role}_token_id": self.config.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
+        notes["max_position_embeddings"] = self.config.get("llama.context_length")
+        return {name: value for name, value in notes.items() if value is not None}
 
+    def read_tokenizer(self):
+        """See `Checkpoint.tokenizer`."""
+        return tokenizer_of(self.config)
 
-def _stored(tensor) -> StoredTensor:
-    shape = tuple(int(size) for size in reversed(tensor.shape))  # the file's own order of axes is the reverse
-    return StoredTensor(shape, tensor.tensor_type, int(tensor.data_offset), tensor.data.dtype, tensor.data.shape)
+    def read_chat_template(self) -> ChatTemplate:
+        """See `Checkpoint.chat_template`."""
+        return chat_template_of(self.config) or super().read_chat_template()
 
+    def read_stop_token_ids(self) -> list:
+        """The ends of a text, of a turn and of a message."""
+        found = [self.config.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom")]
+        return [token_id for token_id in found if token_id is not None]
 
-def load_gguf(path: Path, dtype=None, ignore=(), options=None) -> keras.Model:
-    """See `keras_tfm.checkpoints.load`."""
-    file = GgufFile(path)
-    architecture = dataclasses.replace(llama.ARCHITECTURES[0], tensors=TENSORS, copies={}, prefix="")
-    notes = {f"{role}_token_id": file.header.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
-    notes["max_position_embeddings"] = file.header.get("llama.context_length")
-    notes = {name: value for name, value in notes.items() if value is not None}
-    return assemble(architecture, arguments_of(file, ignore), file, notes, dtype, options)
+    def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Checkpoint`."""
+        kind, name = self.config.get("general.architecture"), self.config.get("general.name")
+        return {"architecture": f"GGUF, {kind}", "name": name}, {}
 
 
 def arguments_of(file: GgufFile, ignore=()) -> dict[str, Any]:

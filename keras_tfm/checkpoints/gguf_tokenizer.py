@@ -1,11 +1,9 @@
 """The tokenizer and the chat template in a .gguf file."""
 
-from pathlib import Path
 from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
-from keras_tfm.checkpoints.gguf import GgufFile
-from keras_tfm.checkpoints.tokenizer import filled_up, with_roles
+from keras_tfm.checkpoints.tokenizer import with_roles
 from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
 
 # What llama.cpp calls a pre-tokenizer -> our pattern of words.
@@ -15,9 +13,8 @@ _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seper
 _PREFIX = "tokenizer.ggml"
 
 
-def tokenizer_of(path: Path) -> BytePairTokenizer | SentencePieceTokenizer:
-    """The tokenizer in a .gguf file."""
-    header = GgufFile(path).header
+def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTokenizer:
+    """The tokenizer that the header of a .gguf file holds."""
     kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
     tokens, roles = _tokens(header), _roles(header)
     if kind == "llama":
@@ -30,24 +27,26 @@ def tokenizer_of(path: Path) -> BytePairTokenizer | SentencePieceTokenizer:
         )
     merges = _array(header, "merges", str)
     types = _array(header, "token_type", int, [_NORMAL] * len(tokens), len(tokens))
+    special_tokens = [token for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+    end_of_text = roles.get("eos_token")
     tokenizer = BytePairTokenizer(
         {token: i for i, token in enumerate(tokens)},
         [tuple(merge.split(" ")) for merge in merges],
-        [token for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)],
+        special_tokens,
+        end_of_text=end_of_text if end_of_text in special_tokens else None,
         drops_bytes=True,
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
         plain_tokens=[token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED],
     )
-    return with_roles(filled_up(tokenizer, None, roles.get("eos_token")), roles)
+    return with_roles(tokenizer, roles)
 
 
-def chat_template_of(path: Path) -> ChatTemplate:
-    """The chat template in a .gguf file."""
-    header = GgufFile(path).header
+def chat_template_of(header: dict[str, Any]) -> ChatTemplate | None:
+    """The chat template that the header of a .gguf file holds; None if there is none."""
     source = header.get("tokenizer.chat_template")
     if not isinstance(source, str):
-        raise ValueError(f"The file must have a chat template. Received: {path} without one.")
+        return None
     return ChatTemplate(source, {"bos_token": "", "eos_token": "", **_roles(header)})
 
 

@@ -1,21 +1,51 @@
-"""Checkpoints to models."""
+"""The doors: a checkpoint opened, and what is most often wanted of one, in a line each."""
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_tfm.checkpoints.architecture import Architecture, architecture_of
-from keras_tfm.checkpoints.config_keys import HARMLESS, read_config
-from keras_tfm.checkpoints.filling import build_empty, fill
-from keras_tfm.checkpoints.reader import SafetensorsFiles, Source, read_json, refuse_file
-from keras_tfm.checkpoints.sentence_transformers import MODULES, sentence_encoder, without_pooler
+from keras_tfm.checkpoints.chat_template import ChatTemplate
+from keras_tfm.checkpoints.checkpoint import Checkpoint
+from keras_tfm.checkpoints.folder import FolderCheckpoint, HubCheckpoint
+from keras_tfm.checkpoints.gguf import GgufCheckpoint
+from keras_tfm.checkpoints.location import existing
+from keras_tfm.checkpoints.reader import refuse_file
 
-# What is downloaded: no pickles, no code, and not Mistral's consolidated.safetensors, which holds the weights again.
-_SETTINGS = ("*.json", "*/config.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "*.jinja")
-_WEIGHTS = ("model*.safetensors",)
+# Ends of file names -> the class that opens such a file. Everything else is a folder.
+FORMATS: dict[str, type[Checkpoint]] = {".gguf": GgufCheckpoint}
+
+
+def open(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = (), revision: str | None = None) -> Checkpoint:
+    """Opens a checkpoint of Hugging Face or llama.cpp: its model, tokenizer, chat template and all, read once.
+
+    Args:
+        path_or_repo_id: a folder with config.json and model.safetensors (or shards and their index), and the files of
+            a tokenizer; a .gguf file of the llama architecture; or a repository's name, such as
+            "openai-community/gpt2", which the package `huggingface_hub` downloads: the weights not before they are
+            needed.
+        ignore: keys of config.json that nobody knows and that may be passed over.
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        `Checkpoint`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, file or repository.
+        ValueError: for a file of another kind, or one that is truncated or corrupt.
+
+    Example:
+        >>> checkpoint = ktfm.checkpoints.open("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> checkpoint.text_generator()("The sky is", max_new_tokens=8)
+    """
+    if (path := existing(path_or_repo_id)) is None:
+        return HubCheckpoint(str(path_or_repo_id), revision, ignore)
+    if path.is_dir():
+        return FolderCheckpoint(path, ignore)
+    if path.suffix.lower() not in FORMATS:
+        refuse_file(path)
+    return FORMATS[path.suffix.lower()](path, ignore)
 
 
 def load(
@@ -24,102 +54,70 @@ def load(
     ignore: Iterable[str] = (),
     revision: str | None = None,
     architecture: str | None = None,
-    **options,
+    **options: Any,
 ) -> keras.Model:
-    """Reads a Hugging Face checkpoint into a model of this library, strictly.
-
-    Each variable is made straight from the file, which is mapped into memory: at most 1.3 times the memory of the
-    weights is needed. Nothing in the folder is executed. Rates of dropout are not read; pass `dropout=0.1`.
+    """The model of a checkpoint, read strictly: `open(path_or_repo_id, ignore, revision).model(...)`.
 
     Args:
-        path_or_repo_id: a folder with config.json and model.safetensors (or shards and their index); a .gguf file of
-            the llama architecture; or a repository's name, such as "openai-community/gpt2", which the package
-            `huggingface_hub` downloads.
-        dtype: dtype policy of the layers, such as "mixed_bfloat16". Default: Keras' global policy, so float32,
-            whatever the file has.
-        ignore: keys of config.json that nobody knows and that may be passed over.
-        revision: branch, tag or commit of the repository.
-        architecture: Hugging Face's class, such as "BertModel" for the bare encoder of a folder whose config.json names
-            "BertForMaskedLM". Default: the one that the config names.
-        **options: other arguments of the model's builder, such as `dropout` or `remat`; for "BertModel" and
-            "RobertaModel" also `pooler=False`, for files without one.
+        path_or_repo_id, ignore, revision: as in `open`.
+        dtype, architecture, **options: as in `Checkpoint.model`.
 
     Returns:
-        The task model of the architecture: `CausalLM` for "LlamaForCausalLM", `TextClassifier`
-        for "BertForSequenceClassification", and so on; `SentenceEncoder` for a folder of sentence-transformers.
+        The task model of the architecture: `CausalLM` for "LlamaForCausalLM", and so on.
 
     Raises:
-        FileNotFoundError: if there is no such folder or file.
-        ValueError: for a family, a key or a value of config.json that is not supported; tensors that are missing, left
-            over or of another shape; a truncated or corrupt file; pickles. All before memory is taken.
+        FileNotFoundError, ValueError: as `open` and `Checkpoint.model`.
 
     Example:
         >>> model = ktfm.checkpoints.load("HuggingFaceTB/SmolLM2-135M")
         >>> model.generate([[1, 2, 3]], max_new_tokens=8)
     """
-    folder = folder_of(path_or_repo_id, revision, (*_SETTINGS, *_WEIGHTS))
-    if folder.is_file():
-        from keras_tfm.checkpoints.gguf import load_gguf  # it imports this module
-
-        return load_gguf(folder, dtype, ignore, options)
-    config = config_of(folder)
-    known = architecture_of(config, architecture)
-    if is_sentence_encoder := architecture is None and (folder / MODULES).is_file():
-        known = without_pooler(known)
-    arguments = read_config(known.config, config, ignore)
-    model = assemble(known, arguments, SafetensorsFiles(folder), config, dtype, options)
-    return sentence_encoder(model, folder) if is_sentence_encoder else model
+    return open(path_or_repo_id, ignore, revision).model(dtype, architecture, **options)
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """The content of a folder's config.json; FileNotFoundError if there is none."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"The folder must hold config.json. Received: {folder}, without it.")
-    return read_json(folder / "config.json")
+def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
+    """The tokenizer of a checkpoint; see `Checkpoint.tokenizer`.
+
+    Args:
+        path_or_repo_id, revision: as in `open`.
+
+    Example:
+        >>> tokenizer = ktfm.checkpoints.load_tokenizer("openai-community/gpt2")
+        >>> tokenizer.encode("Hello world")
+        [15496, 995]
+    """
+    return open(path_or_repo_id, revision=revision).tokenizer()
 
 
-def assemble(
-    architecture: Architecture, arguments: dict[str, Any], source: Source, config: dict, dtype=None, options=None
-) -> keras.Model:
-    """The model of an architecture, filled from a source; what its config says beside the wiring is noted on it."""
-    options = options or {}
-    if given := sorted(set(options) & set(arguments)):
-        raise ValueError(f"The checkpoint's config decides {given}. Received them as options: leave them out.")
-    num_tensors = len(source.shapes())
-    if arguments.get("num_layers", 1) > num_tensors:
-        raise ValueError(
-            f"Every layer of a config must have tensors. Received: {arguments['num_layers']} layers and {num_tensors} "
-            f"tensors in {source.place}."
-        )
-    model = build_empty(lambda: architecture.build(**arguments, **options), dtype)
-    fill(model, architecture.tensors, source, architecture.prefix, architecture.copies, architecture.older)
-    model.checkpoint_architecture = architecture.name
-    model.checkpoint_notes = {key: value for key, value in config.items() if key in HARMLESS}
-    return model
+def load_chat_template(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> ChatTemplate:
+    """The chat template of a checkpoint; see `Checkpoint.chat_template`.
+
+    Args:
+        path_or_repo_id, revision: as in `open`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return open(path_or_repo_id, revision=revision).chat_template()
 
 
-def folder_of(
-    path_or_repo_id: str | os.PathLike, revision: str | None = None, patterns: Iterable[str] = _SETTINGS
-) -> Path:
-    """The folder, or the .gguf file; downloaded, as far as file names fit a pattern, if it is a repository's name."""
-    path = Path(path_or_repo_id).expanduser()
-    if path.is_file() and path.suffix.lower() != ".gguf":
-        refuse_file(path)
-    if path.exists():
-        return path
-    name = str(path_or_repo_id)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"`path_or_repo_id` must exist. Received: {name!r}, which does not.")
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise FileNotFoundError(
-            f"`path_or_repo_id` must be a folder, or the package huggingface_hub installed to download a repository. "
-            f"Received: {name!r}. Run: pip install keras-tfm[checkpoints]."
-        ) from error
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"`path_or_repo_id` must be a folder or a repository that can be downloaded. Received: {name!r}: {error}"
-        ) from error
+def load_stop_token_ids(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> tuple[int, ...]:
+    """The tokens at which a checkpoint's texts end; see `Checkpoint.stop_token_ids`.
+
+    Args:
+        path_or_repo_id, revision: as in `open`.
+
+    Example:
+        >>> stops = ktfm.checkpoints.load_stop_token_ids("meta-llama/Llama-3.2-1B-Instruct")
+        >>> writer = ktfm.generation.TextGenerator(model, tokenizer, stop_token_ids=stops)
+    """
+    return open(path_or_repo_id, revision=revision).stop_token_ids
+
+
+def summary(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = ()) -> dict[str, Any]:
+    """Family, sizes and files of a checkpoint, whose weights are not read; see `Checkpoint.summary`.
+
+    Args:
+        path_or_repo_id, ignore: as in `open`.
+    """
+    return open(path_or_repo_id, ignore).summary()

@@ -1,17 +1,17 @@
 """Tokenizers from the folders of checkpoints."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_tfm.checkpoints.loader import folder_of
 from keras_tfm.checkpoints.reader import read_json
 from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from keras_tfm.tokenizers.sentence_piece import FILE_NAMES
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_LARGEST_VOCABULARY = 2**20
 _BERT_ROLES = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -21,57 +21,34 @@ _BERT_ROLES = {
 }
 
 
-def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
-    """Reads the tokenizer of a Hugging Face checkpoint; its ids equal those of transformers.
-
-    Special tokens in a text are read as such, but none are added: where a model was trained with a first token, write
-    it ("<|begin_of_text|>Once ..."), as chat templates do. SentencePiece knows no special tokens in a text: see
-    `SentencePieceTokenizer` and its `add_begin_of_text`. A vocabulary that is smaller than the model's is filled up
-    with unused tokens, since models are often padded to a round number.
+def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size: Any, end_of_text: str | None):
+    """The tokenizer of a folder.
 
     Args:
-        path_or_repo_id: a folder with tokenizer.json (or GPT-2's vocab.json and merges.txt, or BERT's vocab.txt, or
-            SentencePiece's tokenizer.model or spiece.model), a .gguf file, or a repository's name, as in `load`.
-        revision: branch, tag or commit of the repository.
-
-    Returns:
-        `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer` where the folder
-        has a SentencePiece model and no tokenizer.json of the other two kinds.
+        folder: the folder.
+        document: content of its tokenizer.json, or None if there is none.
+        vocabulary_size: `vocab_size` of config.json; whatever is no sensible number is passed over.
+        end_of_text: the token at which a text ends, or None.
 
     Raises:
-        FileNotFoundError: if there are no such files.
-        ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its
-            SentencePiece model.
-        ImportError: for a SentencePiece model without `pip install keras-tfm[sentencepiece]`.
-
-    Example:
-        >>> tokenizer = ktfm.checkpoints.load_tokenizer("openai-community/gpt2")
-        >>> tokenizer.encode("Hello world")
-        [15496, 995]
+        FileNotFoundError: if there are no files of a tokenizer.
+        ValueError: for a kind that is not implemented.
     """
-    folder = folder_of(path_or_repo_id, revision)
-    if folder.is_file():
-        from keras_tfm.checkpoints.gguf_tokenizer import tokenizer_of  # it imports this module
-
-        return tokenizer_of(folder)
-    roles = special_tokens_of(folder)
-    return with_roles(_tokenizer(folder, roles.get("eos_token")), roles)
-
-
-def _tokenizer(folder: Path, end_of_text: str | None):
-    kind = _kind(folder)
+    kind = _kind(folder, document)
+    size = vocabulary_size if isinstance(vocabulary_size, int) and vocabulary_size <= _LARGEST_VOCABULARY else None
     if kind == "WordPiece":
-        return WordPieceTokenizer.from_file(folder)
+        return WordPieceTokenizer.from_file(folder) if document is None else WordPieceTokenizer.from_json(document)
     if kind == "SentencePiece":
-        tokenizer = SentencePieceTokenizer.from_file(folder)
-        size = max(tokenizer.vocabulary_size, _model_size(folder) or 0)
-        return SentencePieceTokenizer.from_file(folder, size, end_of_text)
+        model = next(folder / name for name in FILE_NAMES if (folder / name).is_file()).read_bytes()
+        size = max(SentencePieceTokenizer(model).vocabulary_size, size or 0)
+        return SentencePieceTokenizer(model, size, end_of_text)
     if kind != "BPE":
         raise ValueError(
             f"A tokenizer must be byte-level BPE, WordPiece or a SentencePiece model. Received: {kind} in {folder}, "
             "without tokenizer.model or spiece.model. Put that file there."
         )
-    return filled_up(BytePairTokenizer.from_file(folder), _model_size(folder), end_of_text)
+    tokenizer = BytePairTokenizer.from_file(folder) if document is None else BytePairTokenizer.from_json(document)
+    return filled_up(tokenizer, size, end_of_text)
 
 
 def filled_up(tokenizer: BytePairTokenizer, vocabulary_size: int | None, end_of_text: str | None) -> BytePairTokenizer:
@@ -80,9 +57,12 @@ def filled_up(tokenizer: BytePairTokenizer, vocabulary_size: int | None, end_of_
     The tokens that fill it up are in the vocabulary only: nothing in a text is read as one.
     """
     size = tokenizer.vocabulary_size
+    end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else None
+    own = tokenizer.end_of_text_id
+    if size >= (vocabulary_size or 0) and end_of_text in (None, None if own is None else tokenizer.id_to_token(own)):
+        return tokenizer  # nothing changes, and making one takes most of a second
     tokens = {tokenizer.id_to_token(i): i for i in range(size)}
     tokens.update({f"<|unused_{i}|>": i for i in range(size, vocabulary_size or 0)})
-    end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else None
     return tokenizer.changed(vocabulary=tokens, end_of_text=end_of_text)
 
 
@@ -98,9 +78,9 @@ def with_roles(tokenizer, roles: Mapping[str, str]):
     return tokenizer
 
 
-def special_tokens_of(folder: Path) -> dict[str, str]:
+def roles_in(special_tokens_map: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
     """Role, such as "eos_token" -> token, from tokenizer_config.json or, in older folders, special_tokens_map.json."""
-    config = {**_optional_json(folder / "special_tokens_map.json"), **_optional_json(folder / "tokenizer_config.json")}
+    config = {**special_tokens_map, **tokenizer_config}
     roles = {}
     for role in ROLES:
         token = config.get(role)
@@ -115,10 +95,10 @@ def special_tokens_of(folder: Path) -> dict[str, str]:
     return roles
 
 
-def _kind(folder: Path) -> str:
-    has_sentence_piece = any((folder / name).is_file() for name in ("tokenizer.model", "spiece.model"))
-    if (folder / "tokenizer.json").is_file():
-        model = read_json(folder / "tokenizer.json").get("model")
+def _kind(folder: Path, document: dict[str, Any] | None) -> str:
+    has_sentence_piece = any((folder / name).is_file() for name in FILE_NAMES)
+    if document is not None:
+        model = document.get("model")
         kind = str(model.get("type", "BPE")) if isinstance(model, dict) else "unknown"
         if kind == "BPE" and model.get("byte_fallback"):
             kind = "BPE with byte fallback"
@@ -128,11 +108,6 @@ def _kind(folder: Path) -> str:
     if has_sentence_piece:
         return "SentencePiece"
     return "BPE"  # `from_file` says what is missing
-
-
-def _model_size(folder: Path) -> int | None:
-    size = _optional_json(folder / "config.json").get("vocab_size")
-    return size if isinstance(size, int) and size <= 2**24 else None
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_tfm.tokenizers.arguments import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
 from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
-from keras_tfm.tokenizers.byte_pair_files import read_vocabulary, write_vocabulary
+from keras_tfm.tokenizers.byte_pair_files import read_vocabulary, vocabulary_from_json, write_vocabulary
 from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_vocabulary
 from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
 from keras_tfm.tokenizers.pair_merger import PairMerger
@@ -167,6 +167,11 @@ class BytePairTokenizer(tf.Module):
                 ids afterwards, such as a first token before each text, is kept for `save` but not done.
         """
         return cls._from_vocabulary(read_vocabulary(path))
+
+    @classmethod
+    def from_json(cls, document: Any) -> "BytePairTokenizer":
+        """Reads the content of a tokenizer.json, as `json.load` gives it; ValueError as `from_file`."""
+        return cls._from_vocabulary(vocabulary_from_json(document))
 
     @classmethod
     def _from_vocabulary(cls, vocabulary: BytePairVocabulary) -> "BytePairTokenizer":

@@ -13,7 +13,7 @@ from keras_tfm.tokenizers.arguments import as_id_rows, as_lists, as_string_tenso
 from keras_tfm.tokenizers.bert_characters import BertRules
 from keras_tfm.tokenizers.piece_cutter import PieceCutter
 from keras_tfm.tokenizers.piece_joiner import PieceJoiner
-from keras_tfm.tokenizers.word_piece_files import read_vocabulary, write_vocabulary
+from keras_tfm.tokenizers.word_piece_files import read_vocabulary, vocabulary_from_json, write_vocabulary
 from keras_tfm.tokenizers.word_piece_training import train_word_piece_vocabulary
 from keras_tfm.tokenizers.word_piece_vocabulary import BERT_TOKENS, WordPieceVocabulary
 
@@ -127,6 +127,11 @@ class WordPieceTokenizer(tf.Module):
                 else than BERT's WordPiece (another normalizer, pre-tokenizer or unknown token, ...).
         """
         return cls._from_vocabulary(read_vocabulary(path, lowercase))
+
+    @classmethod
+    def from_json(cls, document: Any) -> "WordPieceTokenizer":
+        """Reads the content of a tokenizer.json, as `json.load` gives it; ValueError as `from_file`."""
+        return cls._from_vocabulary(vocabulary_from_json(document))
 
     @classmethod
     def _from_vocabulary(cls, vocabulary: WordPieceVocabulary) -> "WordPieceTokenizer":

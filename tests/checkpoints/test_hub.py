@@ -7,8 +7,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from keras_tfm.checkpoints import ChatTemplate, load, load_chat_template, load_tokenizer, save
-from keras_tfm.checkpoints.summary import summary
+from keras_tfm.checkpoints import ChatTemplate, load, load_chat_template, load_tokenizer, save, summary
 from keras_tfm.models import build_gpt
 
 

@@ -1,0 +1,262 @@
+"""An opened checkpoint: what every container of weights, settings and a tokenizer gives."""
+
+import abc
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_tfm.checkpoints.architecture import Architecture
+from keras_tfm.checkpoints.chat_template import ChatTemplate
+from keras_tfm.checkpoints.filling import build_empty, fill
+from keras_tfm.checkpoints.reader import Source
+from keras_tfm.checkpoints.tensors import num_elements
+from keras_tfm.generation import TextGenerator
+from keras_tfm.models import CausalLM
+from keras_tfm.pipelines import (
+    EntityRecognition,
+    QuestionAnswering,
+    SentenceEmbedding,
+    TextClassification,
+    TextRegression,
+)
+
+_PIPELINES = (TextClassification, TextRegression, EntityRecognition, QuestionAnswering, SentenceEmbedding)
+
+
+class Checkpoint(abc.ABC):
+    """A model's files, opened: each is read once, when first asked for, whatever is made of it.
+
+    `keras_tfm.checkpoints.open` makes one. A format of files is one subclass: it says `config`, `source`, `wiring` and
+    `notes`, and what it knows of `read_tokenizer`, `read_chat_template` and `read_stop_token_ids`.
+
+    Args:
+        path: the folder or file.
+        ignore: keys of the config that nobody knows and that may be passed over.
+
+    Attributes:
+        path: the folder or file.
+        ignore: as given.
+
+    Example:
+        >>> checkpoint = ktfm.checkpoints.open("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> writer = checkpoint.text_generator()
+        >>> prompt = checkpoint.chat_template()([{"role": "user", "content": "Why is the sky blue?"}])
+        >>> for piece in writer.stream(prompt):
+        ...     print(piece, end="")
+    """
+
+    def __init__(self, path: Path, ignore: Iterable[str] = ()):
+        self.path = path
+        self.ignore = tuple(ignore)
+
+    @property
+    @abc.abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The settings, as the files have them: content of config.json, or header of a .gguf file."""
+
+    @property
+    @abc.abstractmethod
+    def source(self) -> Source:
+        """The tensors."""
+
+    @abc.abstractmethod
+    def wiring(self, architecture: str | None = None) -> tuple[Architecture, dict[str, Any]]:
+        """The architecture, and the arguments of its builder.
+
+        Args:
+            architecture: name of a class. Default: what the config names.
+
+        Raises:
+            ValueError: for a family, a key or a value that is not supported.
+        """
+
+    def notes(self) -> dict[str, Any]:
+        """What the config says beside the wiring, for `save` to write again."""
+        return {}
+
+    def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
+        """What `model` returns, given the filled model of the wiring; by default itself."""
+        return model
+
+    def read_tokenizer(self):
+        """The tokenizer; ValueError if there is none."""
+        raise ValueError(f"The checkpoint must have a tokenizer. Received: {self.path} without one.")
+
+    def read_chat_template(self) -> ChatTemplate:
+        """The chat template; ValueError if there is none."""
+        raise ValueError(
+            f"The checkpoint must have a chat template. Received: {self.path} without one: it is not made for chats."
+        )
+
+    def read_stop_token_ids(self) -> Any:
+        """A token id or a list of them, as the files say; None or an empty list if they say nothing."""
+        return None
+
+    def describe(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What `summary` tells first and last."""
+        return {"architecture": self.wiring()[0].name}, {}
+
+    def model(self, dtype=None, architecture: str | None = None, **options: Any) -> keras.Model:
+        """Makes the model, filled; a new one at each call.
+
+        Each variable is made straight from the file: at most 1.3 times the memory of the weights is needed. Nothing in
+        a folder is executed. Rates of dropout are not read; pass `dropout=0.1`.
+
+        Args:
+            dtype: dtype policy of the layers, such as "mixed_bfloat16". Default: Keras' global policy, so float32,
+                whatever the file has.
+            architecture: Hugging Face's class, such as "BertModel" for the bare encoder of a folder whose config.json
+                names "BertForMaskedLM". Default: the one that the config names.
+            **options: other arguments of the model's builder, such as `dropout` or `remat`; for "BertModel" and
+                "RobertaModel" also `pooler=False`, for files without one.
+
+        Returns:
+            The task model of the architecture: `CausalLM` for "LlamaForCausalLM", `TextClassifier` for
+            "BertForSequenceClassification", and so on; `SentenceEncoder` for a folder of sentence-transformers.
+
+        Raises:
+            FileNotFoundError: if there is no config or no file of weights.
+            ValueError: for a family, a key or a value of the config that is not supported; tensors that are missing,
+                left over or of another shape; a truncated or corrupt file; pickles. All before memory is taken.
+        """
+        known, arguments = self.wiring(architecture)
+        if given := sorted(set(options) & set(arguments)):
+            raise ValueError(f"The checkpoint's config decides {given}. Received them as options: leave them out.")
+        num_tensors = len(self.source.shapes())
+        if arguments.get("num_layers", 1) > num_tensors:
+            raise ValueError(
+                f"Every layer of a config must have tensors. Received: {arguments['num_layers']} layers and "
+                f"{num_tensors} tensors in {self.source.place}."
+            )
+        model = build_empty(lambda: known.build(**arguments, **options), dtype)
+        fill(model, known.tensors, self.source, known.prefix, known.copies, known.older)
+        model.checkpoint_architecture = known.name
+        model.checkpoint_notes = self.notes()
+        return self.finish(model, architecture)
+
+    def tokenizer(self):
+        """The tokenizer, whose ids equal those of transformers; the same one at each call.
+
+        Special tokens in a text are read as such, but none are added: where a model was trained with a first token,
+        write it ("<|begin_of_text|>Once ..."), as chat templates do. SentencePiece knows no special tokens in a text:
+        see `SentencePieceTokenizer` and its `add_begin_of_text`. A vocabulary that is smaller than the model's is
+        filled up with unused tokens, since models are often padded to a round number.
+
+        Returns:
+            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer` where there is a
+            SentencePiece model and no tokenizer.json of the other two kinds.
+
+        Raises:
+            FileNotFoundError: if there are no files of a tokenizer.
+            ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its SentencePiece
+                model.
+            ImportError: for a SentencePiece model without `pip install keras-tfm[sentencepiece]`.
+        """
+        return self._tokenizer
+
+    def chat_template(self) -> ChatTemplate:
+        """The chat template; the same one at each call.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        return self._chat_template
+
+    @functools.cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The tokens at which the checkpoint's texts end: models made for chats often have several. () if none.
+
+        Raises:
+            ValueError: for anything else than token ids in their place.
+        """
+        ids = self.read_stop_token_ids()
+        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if not all(isinstance(token_id, int) and not isinstance(token_id, bool) and token_id >= 0 for token_id in ids):
+            raise ValueError(f"`eos_token_id` must be a token id or a list of them. Received: {ids} in {self.path}.")
+        return tuple(dict.fromkeys(ids))
+
+    def text_generator(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+        """The model, its tokenizer and its stop tokens as one object that writes text.
+
+        Args:
+            sampler: a `Sampler`, or a name, as `TextGenerator` takes it.
+            dtype, **options: as in `model`.
+
+        Raises:
+            ValueError: if the checkpoint holds no causal language model; and as `model` and `tokenizer`.
+        """
+        model = self.model(dtype, **options)
+        if not isinstance(model, CausalLM):
+            raise ValueError(
+                "The checkpoint must hold a causal language model, which writes text. Received: "
+                f"{self.path}, which holds a {type(model).__name__}."
+            )
+        return TextGenerator(model, self.tokenizer(), sampler, self.stop_token_ids)
+
+    def pipeline(self, dtype=None, architecture: str | None = None, **options: Any):
+        """The encoder, its head and its tokenizer as one object that takes texts.
+
+        Args:
+            dtype, architecture: as in `model`.
+            **options: of the pipeline, such as `sequence_length`.
+
+        Returns:
+            `TextClassification`, `TextRegression`, `EntityRecognition`, `QuestionAnswering` or `SentenceEmbedding`, by
+            the kind of the model.
+
+        Raises:
+            ValueError: if the model is of another kind; and as `model` and `tokenizer`.
+        """
+        model = self.model(dtype, architecture)
+        kinds = {pipeline.model_type: pipeline for pipeline in _PIPELINES}
+        if type(model) not in kinds:
+            raise ValueError(
+                f"The checkpoint must hold one of {[kind.__name__ for kind in kinds]}, or name its class by "
+                f"`architecture`. Received: {self.path}, which holds a {type(model).__name__}"
+                + (": use `text_generator`." if isinstance(model, CausalLM) else ".")
+            )
+        return kinds[type(model)](model, self.tokenizer(), **options)
+
+    def summary(self) -> dict[str, Any]:
+        """Family, sizes and files; no weights are read, nor downloaded.
+
+        Returns:
+            dict from a name to what is to be printed.
+
+        Raises:
+            FileNotFoundError, ValueError: as `model` does, for files, families and settings that are not supported.
+        """
+        first, last = self.describe()
+        _, arguments = self.wiring()
+        numbers = [num_elements(shape) for shape in self.shapes()]
+        return {**first, **_sizes(arguments), "tensors": len(numbers), "weights": f"{sum(numbers):,}", **last}
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each tensor."""
+        return list(self.source.shapes().values())
+
+    @functools.cached_property
+    def _tokenizer(self):
+        return self.read_tokenizer()
+
+    @functools.cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return self.read_chat_template()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+
+def _sizes(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The builder's arguments that a line can hold."""
+    told = {
+        name: value for name, value in arguments.items() if isinstance(value, str | int | float) and value is not None
+    }
+    rotary = arguments.get("rotary")
+    if rotary is not None:
+        scaling = "" if rotary.scaling is None else f", {type(rotary.scaling).__name__}"
+        told["rotary"] = f"base {rotary.max_wavelength:,.0f}{scaling}"
+    return {name.replace("_", " "): f"{value:,}" if type(value) is int else value for name, value in told.items()}

@@ -1,0 +1,135 @@
+"""Folders of Hugging Face: config.json, safetensors, and the files of a tokenizer; here or in a repository."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_tfm.checkpoints.architecture import Architecture, architecture_of
+from keras_tfm.checkpoints.chat_template import ChatTemplate
+from keras_tfm.checkpoints.checkpoint import Checkpoint
+from keras_tfm.checkpoints.config_keys import HARMLESS, read_config
+from keras_tfm.checkpoints.filling import build_empty
+from keras_tfm.checkpoints.location import SETTINGS, WEIGHTS, download
+from keras_tfm.checkpoints.reader import SafetensorsFiles, Source, read_json
+from keras_tfm.checkpoints.sentence_transformers import MODULES, sentence_encoder, without_pooler
+from keras_tfm.checkpoints.tensors import parts_of
+from keras_tfm.checkpoints.tokenizer import roles_in, tokenizer_in, with_roles
+
+
+class FolderCheckpoint(Checkpoint):
+    """A folder with config.json and model.safetensors, or shards and their index; see `Checkpoint`.
+
+    Args:
+        path: the folder.
+        ignore: keys of config.json that may be passed over.
+    """
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json; FileNotFoundError if there is none."""
+        if (config := self.json("config.json")) is None:
+            raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.")
+        return config
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The tensors."""
+        return SafetensorsFiles(self.path)
+
+    def wiring(self, architecture: str | None = None) -> tuple[Architecture, dict[str, Any]]:
+        """See `Checkpoint`."""
+        known = architecture_of(self.config, architecture)
+        if self._is_sentence_encoder(architecture):
+            known = without_pooler(known)
+        return known, read_config(known.config, self.config, self.ignore)
+
+    def notes(self) -> dict[str, Any]:
+        """See `Checkpoint`."""
+        return {key: value for key, value in self.config.items() if key in HARMLESS}
+
+    def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
+        """The model; with the pooling of a folder of sentence-transformers, if it is one."""
+        return sentence_encoder(model, self.path) if self._is_sentence_encoder(architecture) else model
+
+    def read_tokenizer(self):
+        """See `Checkpoint.tokenizer`."""
+        size = (self.json("config.json") or {}).get("vocab_size")
+        tokenizer = tokenizer_in(self.path, self.json("tokenizer.json"), size, self._roles.get("eos_token"))
+        self._json.pop("tokenizer.json")  # large, and of no more use
+        return with_roles(tokenizer, self._roles)
+
+    def read_chat_template(self) -> ChatTemplate:
+        """chat_template.jinja, or `chat_template` of tokenizer_config.json."""
+        if (self.path / "chat_template.jinja").is_file():
+            source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
+        else:
+            source = (self.json("tokenizer_config.json") or {}).get("chat_template")
+        if isinstance(source, list):  # several, by name
+            named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+            source = named.get("default", next(iter(named.values()), None))
+        if not isinstance(source, str):
+            return super().read_chat_template()
+        nothing = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
+        return ChatTemplate(source, {**nothing, **self._roles})
+
+    def read_stop_token_ids(self) -> Any:
+        """`eos_token_id` of generation_config.json, or else of config.json."""
+        found = [(self.json(name) or {}).get("eos_token_id") for name in ("generation_config.json", "config.json")]
+        return next((token_ids for token_ids in found if token_ids is not None), None)
+
+    def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Checkpoint`."""
+        known = architecture_of(self.config)
+        names = sorted(
+            file.name for file in self.path.iterdir() if file.name.startswith(("tokenizer", "vocab", "chat_"))
+        )
+        return {"architecture": f"{known.name} ({known.model_type})"}, {"tokenizer files": ", ".join(names) or "none"}
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """The content of a JSON file of the folder, which is read once; None if it is not there."""
+        if name not in self._json:
+            self._json[name] = read_json(self.path / name) if (self.path / name).is_file() else None
+        return self._json[name]
+
+    @functools.cached_property
+    def _json(self) -> dict[str, dict[str, Any] | None]:
+        return {}
+
+    @functools.cached_property
+    def _roles(self) -> dict[str, str]:
+        return roles_in(self.json("special_tokens_map.json") or {}, self.json("tokenizer_config.json") or {})
+
+    def _is_sentence_encoder(self, architecture: str | None) -> bool:
+        return architecture is None and (self.path / MODULES).is_file()
+
+
+class HubCheckpoint(FolderCheckpoint):
+    """A repository, of which the settings are downloaded first and the weights when they are asked for.
+
+    Args:
+        name: the repository, such as "openai-community/gpt2".
+        revision: branch, tag or commit.
+        ignore: keys of config.json that may be passed over.
+
+    Raises:
+        FileNotFoundError: if it cannot be downloaded.
+    """
+
+    def __init__(self, name: str, revision: str | None = None, ignore: Iterable[str] = ()):
+        super().__init__(download(name, revision, SETTINGS), ignore)
+        self.name = name
+        # Weights of the commit that the settings are of, though the branch may have moved on.
+        self._revision = self.path.name if self.path.parent.name == "snapshots" else revision
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The tensors, downloaded when this is first looked at."""
+        return SafetensorsFiles(download(self.name, self._revision, (*SETTINGS, *WEIGHTS)))
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each tensor, told from the config: nothing is downloaded for it."""
+        known, arguments = self.wiring()
+        model = build_empty(lambda: known.build(**arguments))
+        return [part.shape for part in parts_of(known.tensors, model)]
