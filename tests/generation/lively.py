@@ -6,6 +6,9 @@ from keras import ops
 import keras_tfm as ktfm
 
 VOCABULARY_SIZE = 29
+# Texts are compared by ids. Two orders of float32 sums move logits of size 10 by some 1e-5 at most, so ids are equal on
+# all processors if no choice was nearer to a tie than this.
+NO_TIE = 1e-4
 
 
 def lively(model, seed=0):
@@ -24,10 +27,16 @@ def lively_model(seed=0, **options):
 
 
 def slow_greedy(model, prompt, num_new):
-    """A full forward pass per token: nothing remembered, nothing padded."""
+    """A full forward pass per token: nothing remembered, nothing padded.
+
+    Fails at a near tie, where the order of sums, which differs between processors, would decide.
+    """
     tokens = list(prompt)
     for _ in range(num_new):
-        tokens.append(int(np.argmax(model(np.array([tokens]))[0, -1])))
+        logits = np.asarray(model(np.array([tokens]))[0, -1])
+        second, first = np.sort(logits)[-2:]
+        assert first - second > NO_TIE, f"a near tie after {tokens}: change the prompt or the seed"
+        tokens.append(int(np.argmax(logits)))
     return tokens[len(prompt) :]
 
 

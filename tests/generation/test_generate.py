@@ -10,17 +10,10 @@ from keras_tfm.generation.generation import GenerationOptions
 from keras_tfm.generation.loop import Shape
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.samplers import GreedySampler, RandomSampler, Temperature, TopK, TopP
+from tests.generation.lively import lively, lively_model, slow_greedy
 from tests.generation.scripted import ScriptedModel, one_hot_script
 
 PROMPTS = [[1, 2, 3], [5], [7] * 20]
-
-
-def lively(model):
-    """Weights large enough that greedy text is not one token for ever."""
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        weight.assign(generator.normal(size=weight.shape, scale=0.3))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +30,13 @@ def learned_model():
     return ktfm.models.build_gpt(vocabulary_size=11, max_sequence_length=8, num_layers=1, num_heads=1, hidden_dim=8)
 
 
-def slow_greedy(model, prompt, num_new):
-    """A full forward pass per token: nothing remembered, nothing padded."""
-    tokens = list(prompt)
-    for _ in range(num_new):
-        tokens.append(int(np.argmax(model(np.array([tokens]))[0, -1])))
-    return tokens[len(prompt) :]
-
-
 def test_greedy_equals_a_full_forward_pass_per_token(model):
     generation = model.generate(PROMPTS, max_new_tokens=12)
     assert generation.token_ids.tolist() == [slow_greedy(model, prompt, 12) for prompt in PROMPTS]
     assert generation.num_tokens.tolist() == [12, 12, 12]
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "alibi", "relative"])
 def test_every_position_scheme_generates_as_it_reads(position):
     model = lively(
@@ -62,27 +48,21 @@ def test_every_position_scheme_generates_as_it_reads(position):
     assert generation.token_ids.tolist() == [slow_greedy(model, prompt, 8) for prompt in ([1, 2, 3], [4])]
 
 
+@pytest.mark.usefixtures("with_and_without_xla")
 def test_llama_generates_as_it_reads():
-    model = lively(
-        ktfm.models.build_llama(
-            vocabulary_size=31,
-            num_layers=2,
-            num_heads=4,
-            num_key_value_heads=2,
-            hidden_dim=32,
-            intermediate_dim=48,
-        )
-    )
+    model = lively_model()
     generation = model.generate([[1, 2, 3], [4]], max_new_tokens=8)
     assert generation.token_ids.tolist() == [slow_greedy(model, prompt, 8) for prompt in ([1, 2, 3], [4])]
 
 
-def test_ragged_prompts_in_a_batch_equal_one_by_one(model):
+@pytest.mark.usefixtures("with_and_without_xla")
+def test_ragged_prompts_in_a_batch_equal_one_by_one():
+    model = lively_model(num_layers=1)
     sampler = RandomSampler([Temperature(0.8), TopK(20)], seed=5)
     together = model.generate(PROMPTS, max_new_tokens=10, sampler=sampler)
     # Row i's draws belong to i, so row i must stand at place i when it is alone.
     for i, prompt in enumerate(PROMPTS):
-        padded = [*([[3]] * i), prompt]
+        padded = [*([[3]] * i), prompt]  # of another bucket than all together, in rows and in tokens
         alone = model.generate(padded, max_new_tokens=10, sampler=sampler)
         assert alone.token_ids[i].tolist() == together.token_ids[i].tolist()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_tfm import layers
-from tests.harness import check_layer, fresh_process, functional
+from tests.harness import check_dtypes, check_layer, fresh_process, functional
 from tests.layers.registry import CASES
 
 RELOAD = """
@@ -34,8 +34,22 @@ print("reloaded", len(names))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_layer_works_alone_at_any_length_in_any_dtype(name):
-    check_layer(*CASES[name])
+def test_layer_works_alone_at_any_length(name):
+    check_layer(CASES[name].make, CASES[name].inputs)
+
+
+def one_case_of_each_class():
+    """The names of all cases, the second and later ones of a class marked slow."""
+    seen = set()
+    for name, case in CASES.items():
+        kind = type(case.make()).__name__
+        yield pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
+        seen.add(kind)
+
+
+@pytest.mark.parametrize("name", one_case_of_each_class())
+def test_layer_works_in_any_dtype(name):
+    check_dtypes(*CASES[name])
 
 
 def test_every_public_layer_is_in_the_registry():
@@ -55,7 +69,10 @@ def saved_layers(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize(
+    "backend",
+    ["tensorflow", pytest.param("jax", marks=pytest.mark.slow), pytest.param("torch", marks=pytest.mark.slow)],
+)
 def test_every_layer_reloads_in_a_fresh_process_on_every_backend_with_the_same_values(saved_layers, backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

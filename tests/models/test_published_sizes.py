@@ -3,13 +3,19 @@
 import pytest
 
 from keras_tfm.checkpoints.filling import build_empty
-from keras_tfm.models import build_bloom, build_gemma2, build_gpt_neox
+from keras_tfm.models import build_bloom, build_gemma2, build_gpt, build_gpt_neox, build_llama
 from keras_tfm.models import gemma as gemma_module
 
 
 @pytest.mark.parametrize(
     ("build", "size", "count"),
     [
+        (build_gpt, "gpt2_small", 124_439_808),
+        (build_gpt, "gpt2_medium", 354_823_168),
+        (build_gpt, "gpt2_large", 774_030_080),
+        (build_gpt, "gpt2_xl", 1_557_611_200),
+        (build_llama, "llama2_7b", 6_738_415_616),
+        (build_llama, "llama3_8b", 8_030_261_248),
         (build_gpt_neox, "pythia_70m", 70_426_624),
         (build_gpt_neox, "pythia_160m", 162_322_944),
         (build_gpt_neox, "pythia_410m", 405_334_016),

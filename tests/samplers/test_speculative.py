@@ -20,6 +20,7 @@ from tests.generation.lively import lively_model
 from tests.generation.scripted import ScriptedModel
 
 PROMPTS = [[1, 2, 3], [5], [7, 8] * 9]
+OPTIONS = {"max_new_tokens": 12, "stop_token_ids": (26,)}
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +33,24 @@ def draft():
     return lively_model(seed=9, num_layers=1)
 
 
+@pytest.fixture(scope="module")
+def greedy(model):
+    """processors -> what the greedy sampler writes with them."""
+    return {
+        processors: generate_eagerly(model, PROMPTS, sampler=GreedySampler(processors), **OPTIONS)
+        for processors in ((), (NoRepeatNgram(2),))
+    }
+
+
 @pytest.mark.parametrize("num_drafts", [1, 3])
 @pytest.mark.parametrize("drafter", ["lookup", "draft", "itself"])
-def test_greedy_speculative_is_greedy(model, draft, drafter, num_drafts):
+def test_greedy_speculative_is_greedy(model, draft, greedy, drafter, num_drafts):
     drafters = {"lookup": PromptLookup(), "draft": DraftModel(draft), "itself": DraftModel(model)}
-    options = {"max_new_tokens": 12, "stop_token_ids": (26,)}
-    for processors in ((), (NoRepeatNgram(2),)):
-        greedy = generate_eagerly(model, PROMPTS, sampler=GreedySampler(processors), **options)
+    for processors, expected in greedy.items():
         sampler = SpeculativeSampler(processors, drafter=drafters[drafter], num_drafts=num_drafts)
-        answer = generate_eagerly(model, PROMPTS, sampler=sampler, **options)
-        assert answer.token_ids.tolist() == greedy.token_ids.tolist()
-        assert answer.finish_reasons == greedy.finish_reasons
+        answer = generate_eagerly(model, PROMPTS, sampler=sampler, **OPTIONS)
+        assert answer.token_ids.tolist() == expected.token_ids.tolist()
+        assert answer.finish_reasons == expected.finish_reasons
 
 
 class CountingModel(ScriptedModel):
@@ -82,27 +90,40 @@ class NextByLast(ScriptedModel):
         return cache
 
 
-@pytest.mark.parametrize("drafter", ["draft", "lookup"])
-def test_draws_follow_the_models_distribution(drafter):
-    """Chi-square over all texts of three tokens, 20,000 draws: a bias of .504 / .166 / .330 would be seen."""
-    rng = np.random.default_rng(0)
-    target, proposal = rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(3), 3)
-    target[0] = [0.5, 0.3, 0.2]
-    model, num_rows = NextByLast(np.log(target)), 20_000
-    drafters = {"draft": DraftModel(NextByLast(np.log(proposal))), "lookup": PromptLookup()}
-    sampler = SpeculativeSampler(drafter=drafters[drafter], rule=RandomSampler(), num_drafts=2, seed=11)
-    prompt = [0, 1, 2, 0, 2, 1, 0]
-    answer = generate_eagerly(model, [prompt], max_new_tokens=3, sampler=sampler, num_return_sequences=num_rows)
+NUM_DRAWS = 20_000
+TARGET, PROPOSAL = np.random.default_rng(0).dirichlet(np.ones(3), (2, 3))
+TARGET[0] = [0.5, 0.3, 0.2]
+
+
+@pytest.fixture(scope="module", params=["draft", "lookup"])
+def counts(request):
+    """(3, 3, 3): how often each text of three tokens was drawn."""
+    drafters = {"draft": DraftModel(NextByLast(np.log(PROPOSAL))), "lookup": PromptLookup()}
+    sampler = SpeculativeSampler(drafter=drafters[request.param], rule=RandomSampler(), num_drafts=2, seed=11)
+    answer = generate_eagerly(
+        NextByLast(np.log(TARGET)),
+        [[0, 1, 2, 0, 2, 1, 0]],
+        max_new_tokens=3,
+        sampler=sampler,
+        num_return_sequences=NUM_DRAWS,
+    )
     a, b, c = answer.token_ids.T
-    counts = np.bincount(9 * a + 3 * b + c, minlength=27)
-    expected = target[0][:, None, None] * target[:, :, None] * target[None]
-    p_value = stats.chisquare(counts, num_rows * expected.ravel()).pvalue
-    assert p_value > 1e-3
+    return np.bincount(9 * a + 3 * b + c, minlength=27).reshape(3, 3, 3)
 
 
-def test_the_right_distribution_can_be_told_from_a_wrong_one():
-    counts = 20_000 * np.array([0.504, 0.166, 0.330])
-    assert stats.chisquare(counts, 20_000 * np.array([0.5, 0.3, 0.2])).pvalue < 1e-9
+def chi_square_p(counts, first):
+    """Of the counts, if the first token has these probabilities and the others follow the model."""
+    expected = NUM_DRAWS * np.asarray(first)[:, None, None] * TARGET[:, :, None] * TARGET[None]
+    return stats.chisquare(counts.ravel(), expected.ravel()).pvalue
+
+
+def test_draws_follow_the_models_distribution(counts):
+    assert chi_square_p(counts, TARGET[0]) > 1e-3
+
+
+def test_the_draws_are_told_from_those_of_a_biased_sampler(counts):
+    """Else the test above would show little: .504, .166, .330 is what another library draws."""
+    assert chi_square_p(counts, [0.504, 0.166, 0.330]) < 1e-9
 
 
 @pytest.mark.parametrize(
