@@ -6,6 +6,7 @@ touch them (a test sees to it). TensorFlow is imported inside of the functions: 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -89,6 +90,48 @@ def set_before_init(model: keras.Model, attributes: Mapping[str, Any]) -> None:
     vars(model).update(attributes)
 
 
+# Of what every Keras layer has, what a call depends on; and what TensorFlow, `fit` and a model's graph add to it.
+_MATERIAL = {"_dtype_policy", "_trainable", "autocast", "_layers", "_trainable_variables", "_non_trainable_variables"}
+_ONLY_IF_TRUE = {"is_awq_calibrated", "is_gptq_calibrated"}  # appear, as False, when weights are loaded
+_TRACKING = """
+    _self_name_based_restores _self_saveable_object_factories _self_unconditional_checkpoint_dependencies
+    _self_unconditional_deferred_dependencies _self_unconditional_dependency_names _self_update_uid
+"""
+_TRAINER = """
+    _compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg
+    _distribute_reduction_method _distribute_strategy _distributed_dataset _eval_epoch_iterator _initial_epoch
+    _jit_compile _loss_tracker _run_eagerly compiled history loss optimizer predict_function steps_per_execution
+    stop_evaluating stop_predicting stop_training test_function train_function unrolled_steps_per_execution
+"""
+_GRAPH = """
+    _functional _input_shape_arg _inputs _inputs_struct _manual_input_spec _nodes _nodes_by_depth _operations
+    _operations_by_depth _outputs _outputs_struct output_names
+"""
+
+
+def call_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """The attributes of a layer that its call may depend on.
+
+    Why: whether a trace still says what a layer computes, and whether one serves two layers, is read off them. Keras
+    keeps some 50 more in each layer and model for itself, which other values of weights, `fit` or a name change.
+    Uses their names. If one is missing here, loops are compiled anew that need not be: put it into the list that fits.
+
+    Args:
+        layer: a built layer or model.
+
+    Returns:
+        dict from name to value; parts and weights among them.
+    """
+    attributes = vars(layer)
+    left_out = _bookkeeping() | {name for name in _ONLY_IF_TRUE if not attributes.get(name)}
+    return {name: value for name, value in attributes.items() if name not in left_out}
+
+
+@functools.cache
+def _bookkeeping() -> frozenset[str]:
+    return frozenset(vars(keras.layers.Layer())) - _MATERIAL | {*_TRACKING.split(), *_TRAINER.split(), *_GRAPH.split()}
+
+
 # --- Keras: variables --------------------------------------------------------------------------------------------
 
 
@@ -168,6 +211,17 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
 
 
 # --- TensorFlow --------------------------------------------------------------------------------------------------
+
+
+def tensorflow_is_at_work() -> bool:
+    """Whether TensorFlow has read its flags: it does when it looks for devices, for the first thing that is computed.
+
+    Why: where compiled code is kept is a flag, which says nothing to a TensorFlow that has read its flags already.
+    Uses `tensorflow.python.eager.context`. If it breaks: say False; whoever is late is then not warned.
+    """
+    from tensorflow.python.eager import context
+
+    return context.context()._context_handle is not None
 
 
 def tensor_over(array: np.ndarray):

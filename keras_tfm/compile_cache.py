@@ -58,7 +58,9 @@ def start() -> Path | None:
     flags = _foreign_flags(os.environ.get("TF_XLA_FLAGS", ""))
     if flags is None:
         return _off("TF_XLA_FLAGS has a cache, or is a file", logging.INFO)
-    if _is_at_work():
+    from keras_tfm.compat import tensorflow_is_at_work
+
+    if tensorflow_is_at_work():
         return _off("import keras_tfm before anything is computed", logging.WARNING)
     try:
         cache = _Cache(_store() / f"{_STORE}{_key(flags)}")
@@ -108,13 +110,6 @@ def _foreign_flags(text: str) -> list[str] | None:
     if f'{_FLAG}prefix="{_NAME}"' in flags:
         return [flag for flag in flags if not flag.startswith(_FLAG)]
     return None if any(flag.startswith(f"{_FLAG}directory") for flag in flags) else flags
-
-
-def _is_at_work() -> bool:
-    """Whether TensorFlow has read its flags: it does when it looks for devices."""
-    from tensorflow.python.eager import context
-
-    return context.context()._context_handle is not None
 
 
 class _Cache:

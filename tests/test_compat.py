@@ -4,6 +4,8 @@ A failure here says which of them a new release has changed, and where in `keras
 """
 
 import contextlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -108,6 +110,30 @@ class Reading(keras.layers.Layer):
         return x
 
 
+@needs_tensorflow
+def test_training_and_weights_change_no_attribute_that_a_call_depends_on(tmp_path):
+    def attributes():
+        return [{**compat.call_attributes(layer)} for layer in compat.all_layers(model)]
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    graph = keras.Model(model.inputs, model.layers[0](model.inputs[0]))
+    x, y = np.ones((4, 3)), np.zeros((4, 2))
+    with says("Keras keeps an attribute for itself under a new name", "call_attributes"):
+        for one in (model, graph):
+            before = attributes()
+            one.compile("adam", "mse")
+            one.fit(x, y, verbose=0, validation_data=(x, y))
+            one.evaluate(x, y, verbose=0)
+            one.predict(x, verbose=0)
+            one.save(tmp_path / "model.keras")
+            one.load_weights(tmp_path / "model.keras")
+            for old, new in zip(before, attributes(), strict=True):
+                assert {name for name in {*old, *new} if old.get(name) is not new.get(name)} == set()
+    dense = model.layers[0]
+    with says("`Dense` keeps what it computes with under other names", "call_attributes"):
+        assert {"activation", "bias", "_dtype_policy", "_kernel", "_trainable"} <= set(compat.call_attributes(dense))
+
+
 def test_variables_are_read_as_stored_inside_of_a_layer_of_another_dtype():
     variable = keras.Variable([1.0])
     layer = Reading(variable, dtype="mixed_float16")
@@ -194,6 +220,15 @@ def test_an_optimizer_finds_a_variable_that_keras_hands_it():
         gradients = [keras.ops.ones((1,)) for _ in variables]
         optimizer.apply(gradients[::-1], variables[::-1])
         assert optimizer.noted == [2, 1, 0]
+
+
+@needs_tensorflow
+def test_whether_tensorflow_is_at_work_is_known():
+    code = "import tensorflow as tf; from keras_tfm.compat import tensorflow_is_at_work as at_work; "
+    code += "before = at_work(); tf.constant(1); print(before, at_work())"
+    with says("`context()._context_handle` is gone", "tensorflow_is_at_work"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False", "True"]
 
 
 @needs_tensorflow

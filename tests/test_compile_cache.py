@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_tfm import compile_cache
+from keras_tfm import compat, compile_cache
 from tests.harness import ROOT
 
 SCRIPT = """
@@ -89,7 +89,7 @@ def test_corrupt_entries_are_compiled_anew(starts):
 @pytest.fixture
 def at_rest(tmp_path, monkeypatch):
     """This process as if TensorFlow had computed nothing yet, and a folder that the variable names."""
-    monkeypatch.setattr(compile_cache, "_is_at_work", lambda: False)
+    monkeypatch.setattr(compat, "tensorflow_is_at_work", lambda: False)
     monkeypatch.setattr(compile_cache._Cache, "watch", lambda self: None)
     monkeypatch.setenv("KERAS_TFM_COMPILE_CACHE", str(tmp_path))
     monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
@@ -128,7 +128,7 @@ def test_without_a_folder_that_can_be_written_there_is_a_log_line_and_no_cache(a
 
 def test_too_late_is_told(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("KERAS_TFM_COMPILE_CACHE", str(tmp_path))
-    monkeypatch.setattr(compile_cache, "_is_at_work", lambda: True)
+    monkeypatch.setattr(compat, "tensorflow_is_at_work", lambda: True)
     assert compile_cache.start() is None
     assert "before anything is computed" in caplog.text
 
@@ -195,7 +195,7 @@ def test_the_oldest_entries_are_dropped_and_nothing_of_others(at_rest, monkeypat
 def test_what_killed_processes_leave_is_swept_and_what_others_use_is_not(at_rest):
     first = compile_cache._Cache(at_rest / "store")
     # A process that holds a folder, and is killed.
-    script = "from keras_tfm import compile_cache as c; from pathlib import Path; import time\n"
+    script = "from keras_tfm import compat, compile_cache as c; from pathlib import Path; import time\n"
     script += f"cache = c._Cache(Path({str(at_rest / 'store')!r})); print(cache.own, flush=True); time.sleep(999)"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(

@@ -17,10 +17,10 @@ from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for
 from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace
-from keras_tfm.layers.structure import Snapshot
 from keras_tfm.samplers.numbers import models_in, split_numbers
 from keras_tfm.samplers.state import take_rows
 from keras_tfm.samplers.stopping import INVALID, REASONS, TIME, StopRules
+from keras_tfm.structure import Snapshot
 
 # Loops that a model keeps; each is a structure of sampler and options, and takes memory as long as it is kept.
 MOST_LOOPS = 16

@@ -1,12 +1,13 @@
 """A layer's variables as arguments: their values out, other values in; never in the dtype of the layer around them."""
 
 import keras
-from keras.src.backend import AutocastScope
+
+from keras_tfm.compat import without_autocast
 
 
 def values_of(variables) -> list:
     """The values as they are stored. Keras would cast them as the layer casts that is being called."""
-    with AutocastScope(None):
+    with without_autocast():
         return [variable.value for variable in variables]
 
 

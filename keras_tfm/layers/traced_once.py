@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 
 from keras_tfm.layers.stateless import scope_with, values_of
-from keras_tfm.layers.structure import Structure
 from keras_tfm.ops.graph import graph_function, is_tracing
+from keras_tfm.structure import Structure
 
 
 def traced_once(layers: list, call: Callable) -> list[Callable]:

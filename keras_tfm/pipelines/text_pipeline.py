@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.layers.parts import check_positive
-from keras_tfm.layers.structure import Snapshot
+from keras_tfm.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
 from keras_tfm.tokenizers.byte_alphabet import check_encodable
 

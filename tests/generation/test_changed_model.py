@@ -9,7 +9,6 @@ import pytest
 
 from keras_tfm.generation import TextGenerator, runner
 from keras_tfm.generation.runner import MOST_LOOPS
-from keras_tfm.layers.structure import Snapshot
 from keras_tfm.samplers import (
     BanSequences,
     BanTokens,
@@ -21,6 +20,7 @@ from keras_tfm.samplers import (
     SequenceBias,
     SpeculativeSampler,
 )
+from keras_tfm.structure import Snapshot
 from tests.generation.lively import lively_model, slow_greedy
 
 PROMPT = [1, 2, 3]

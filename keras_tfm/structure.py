@@ -1,6 +1,5 @@
 """What a trace of a layer depends on besides values of variables: whether layers are alike, whether one has changed."""
 
-import functools
 import operator
 from collections.abc import Mapping
 from itertools import chain
@@ -9,29 +8,13 @@ from types import ModuleType
 import keras
 import numpy as np
 
+from keras_tfm.compat import call_attributes
+
 _PLAIN = (type(None), bool, int, str, bytes, complex)
 # Objects of these packages are compared by identity; what Keras keeps in its layers is known.
 _OPAQUE = ("builtins", "functools", "jax", "jaxlib", "keras", "logging", "numpy", "tensorflow", "threading", "torch")
 # Used when a layer is built, not when it is called.
 _FOR_BUILDING = (keras.initializers.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint)
-
-# Of what every Keras layer has, what a call depends on; and what TensorFlow, `fit` and a model's graph add to it.
-_MATERIAL = {"_dtype_policy", "_trainable", "autocast", "_layers", "_trainable_variables", "_non_trainable_variables"}
-_ONLY_IF_TRUE = {"is_awq_calibrated", "is_gptq_calibrated"}  # appear, as False, when weights are loaded
-_TRACKING = """
-    _self_name_based_restores _self_saveable_object_factories _self_unconditional_checkpoint_dependencies
-    _self_unconditional_deferred_dependencies _self_unconditional_dependency_names _self_update_uid
-"""
-_TRAINER = """
-    _compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg
-    _distribute_reduction_method _distribute_strategy _distributed_dataset _eval_epoch_iterator _initial_epoch
-    _jit_compile _loss_tracker _run_eagerly compiled history loss optimizer predict_function steps_per_execution
-    stop_evaluating stop_predicting stop_training test_function train_function unrolled_steps_per_execution
-"""
-_GRAPH = """
-    _functional _input_shape_arg _inputs _inputs_struct _manual_input_spec _nodes _nodes_by_depth _operations
-    _operations_by_depth _outputs _outputs_struct output_names
-"""
 
 
 class Structure:
@@ -177,12 +160,10 @@ def _attributes_of(value) -> dict:
     """The attributes that a call may depend on."""
     if isinstance(value, keras.random.SeedGenerator):
         return {"state": value.state}  # the seed that it began with is a value
-    attributes = vars(value)
     if not isinstance(value, keras.layers.Layer):
-        return attributes
-    left_out = _bookkeeping() | frozenset(getattr(value, "untraced_attributes", ()))
-    left_out |= {name for name in _ONLY_IF_TRUE if not attributes.get(name)}
-    return {name: part for name, part in attributes.items() if name not in left_out}
+        return vars(value)
+    left_out = getattr(value, "untraced_attributes", ())
+    return {name: part for name, part in call_attributes(value).items() if name not in left_out}
 
 
 def _values_of(thing):
@@ -190,9 +171,3 @@ def _values_of(thing):
     if isinstance(thing, Mapping):
         return thing.values()
     return thing if isinstance(thing, tuple | list | set | frozenset | np.ndarray) else vars(thing).values()
-
-
-@functools.cache
-def _bookkeeping() -> frozenset[str]:
-    """Names of the attributes that Keras keeps in layers and models for itself and that mean nothing to a call."""
-    return frozenset(vars(keras.layers.Layer())) - _MATERIAL | {*_TRACKING.split(), *_TRAINER.split(), *_GRAPH.split()}
