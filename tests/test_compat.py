@@ -3,9 +3,12 @@
 A failure here says which of them a new release has changed, and where in `keras_tfm/compat.py` to mend it.
 """
 
+import ast
 import contextlib
+import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +18,38 @@ from keras_tfm import compat
 from keras_tfm.checkpoints.filling import build_empty
 
 needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an API of TensorFlow")
+
+
+PACKAGE = Path(compat.__file__).parent
+
+
+def names_of_keras() -> dict[str, set[str]]:
+    """Dotted names like "ops.add" that the package uses of Keras, each with the keywords that it is called with."""
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            function = node.func if isinstance(node, ast.Call) else node
+            keywords = {given.arg for given in node.keywords if given.arg} if isinstance(node, ast.Call) else set()
+            if isinstance(function, ast.Attribute):
+                name = ast.unparse(function)
+                if name.startswith(("ops.", "keras.", "tree.")) and name.replace(".", "").isidentifier():
+                    names.setdefault(name, set()).update(keywords)
+    return names
+
+
+def test_the_installed_keras_knows_every_name_and_keyword_that_is_used():
+    unknown = []
+    for name, keywords in names_of_keras().items():
+        thing = keras
+        for part in name.removeprefix("keras.").split("."):
+            thing = getattr(thing, part, None)
+        if thing is None:
+            unknown.append(name)
+        elif inspect.isfunction(thing):
+            parameters = inspect.signature(thing).parameters
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+                unknown += [f"{name}({keyword}=...)" for keyword in keywords - set(parameters)]
+    assert not unknown, f"Not in Keras {keras.__version__}. Do without them or raise the bound in pyproject.toml."
 
 
 @contextlib.contextmanager

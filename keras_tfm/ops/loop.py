@@ -53,7 +53,7 @@ class TileBuffer:
     def add(contents, i, tile):
         """Contents with `tile` added to tile i."""
         if backend.backend() != "tensorflow":
-            return ops.scatter_update(contents, [[i]], tile[None], reduction="add")
+            return TileBuffer.set(contents, i, ops.take(contents, i, axis=0) + tile)
         return contents.write(i, contents.read(i) + tile)
 
     @staticmethod

@@ -190,5 +190,4 @@ def _sums_of_endings(sequences, numbers, tokens, logits):
     rows = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], ops.shape(columns))
     places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
     numbers = ops.reshape(ops.broadcast_to(ops.cast(numbers, "float32")[None], ops.shape(columns)), (-1,))
-    sums = ops.zeros((batch, vocabulary_size + 1), "float32")
-    return ops.scatter_update(sums, places, numbers, reduction="add")[:, :vocabulary_size]
+    return ops.scatter(places, numbers, (batch, vocabulary_size + 1))[:, :vocabulary_size]  # sums what meets

@@ -136,6 +136,5 @@ def _counts(tokens, logits):
     rows = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], ops.shape(tokens))
     columns = ops.where(tokens < 0, vocabulary_size, tokens)  # one column too many takes the padding
     places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
-    counts = ops.zeros((batch, vocabulary_size + 1), "int32")
-    counts = ops.scatter_update(counts, places, ops.ones_like(places[:, 0]), reduction="add")
+    counts = ops.scatter(places, ops.ones_like(places[:, 0]), (batch, vocabulary_size + 1))  # sums what meets
     return counts[:, :vocabulary_size]
