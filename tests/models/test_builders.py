@@ -6,7 +6,6 @@ import pytest
 
 from keras_tfm.models import build_gpt, build_llama
 from keras_tfm.models import gpt as gpt_module
-from keras_tfm.models import llama as llama_module
 from tests.models.tiny import GPT, LLAMA
 
 
