@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
@@ -121,8 +122,11 @@ def test_keys_that_are_absent_mean_what_transformers_means():
 def test_null_means_the_default_of_a_setting_with_one_value(tmp_path):
     tiny("gpt2").save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": None, "name": "mine"}))
-    load(tmp_path)
+    config = json.loads(path.read_text())
+    ids = np.arange(9)[None]
+    expected = load(tmp_path)(ids)
+    path.write_text(json.dumps({**config, "tie_word_embeddings": None, "name": "mine"}))
+    np.testing.assert_array_equal(load(tmp_path)(ids), expected)
 
 
 def test_a_family_that_is_no_string_is_refused(tmp_path):

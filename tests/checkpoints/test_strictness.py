@@ -147,8 +147,12 @@ def test_a_config_of_llama_that_is_not_supported_is_refused(changed, config, mes
         load(changed("llama", config))
 
 
-def test_keys_that_the_caller_vouches_for_are_passed_over(changed):
-    load(changed(config={"brand_new_key": 1}), ignore=("brand_new_key",))
+def test_keys_that_the_caller_vouches_for_are_passed_over(gpt2, changed):
+    folder = changed(config={"brand_new_key": 1})
+    with pytest.raises(ValueError, match="brand_new_key"):
+        load(folder)
+    ids = np.arange(9)[None]
+    np.testing.assert_array_equal(load(folder, ignore=("brand_new_key",))(ids), load(gpt2)(ids))
 
 
 def test_both_dialects_of_rotary_parameters_give_the_same_model(llama, changed):

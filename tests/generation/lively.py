@@ -26,17 +26,18 @@ def lively_model(seed=0, **options):
     return lively(ktfm.models.build_llama(**{"vocabulary_size": VOCABULARY_SIZE, **sizes, **options}), seed)
 
 
-def slow_greedy(model, prompt, num_new):
-    """A full forward pass per token: nothing remembered, nothing padded.
+def best(scores):
+    """The token of the greatest score; fails at a near tie, where a processor's order of sums would decide."""
+    second, first = np.sort(scores)[-2:]
+    assert first - second > NO_TIE, "a near tie: change the prompt or the seed"
+    return int(np.argmax(scores))
 
-    Fails at a near tie, where the order of sums, which differs between processors, would decide.
-    """
+
+def slow_greedy(model, prompt, num_new):
+    """A full forward pass per token: nothing remembered, nothing padded."""
     tokens = list(prompt)
     for _ in range(num_new):
-        logits = np.asarray(model(np.array([tokens]))[0, -1])
-        second, first = np.sort(logits)[-2:]
-        assert first - second > NO_TIE, f"a near tie after {tokens}: change the prompt or the seed"
-        tokens.append(int(np.argmax(logits)))
+        tokens.append(best(np.asarray(model(np.array([tokens]))[0, -1])))
     return tokens[len(prompt) :]
 
 

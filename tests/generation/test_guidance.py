@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from tests.generation.lively import lively_model
+from tests.generation.lively import best, lively_model
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 
@@ -26,7 +26,7 @@ def by_hugging_face(model, prompt, negative, num_new, scale):
         unconditional = torch.tensor(np.asarray(model(np.array([others]))))
         processor = transformers.UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, None)
         processor.get_unconditional_logits = lambda ids, logits=unconditional: logits
-        token = int(processor(torch.tensor([tokens]), scores).argmax())
+        token = best(processor(torch.tensor([tokens]), scores)[0].numpy())
         tokens.append(token)
         others.append(token)
     return tokens[len(prompt) :]

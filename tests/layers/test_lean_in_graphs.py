@@ -62,8 +62,9 @@ import tensorflow as tf
 arrays = np.load(sys.argv[1] + "/arrays.npz")
 loaded = tf.saved_model.load(sys.argv[1] + "/model")  # kept: the function does not own its variables
 serve = loaded.serve
-np.testing.assert_allclose(serve(arrays["x"]), arrays["expected"], atol=1e-6)
-np.testing.assert_allclose(serve(arrays["x"][:1, :5]), arrays["expected"][:1, :5], atol=1e-6)
+# 1e-5: a graph and other sizes may sum in another order.
+np.testing.assert_allclose(serve(arrays["x"]), arrays["expected"], atol=1e-5)
+np.testing.assert_allclose(serve(arrays["x"][:1, :5]), arrays["expected"][:1, :5], atol=1e-5)
 print("keras_tfm" in sys.modules)
 """
     assert fresh_process(script, tmp_path).strip() == "False"

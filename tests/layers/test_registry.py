@@ -47,7 +47,7 @@ def one_case_of_each_class():
         seen.add(kind)
 
 
-@pytest.mark.parametrize("name", one_case_of_each_class())
+@pytest.mark.parametrize("name", list(one_case_of_each_class()))
 def test_layer_works_in_any_dtype(name):
     check_dtypes(*CASES[name])
 

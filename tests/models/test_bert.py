@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.models import Bert, BertPretrainer, MaskedLM, build_bert
-from keras_tfm.models import bert as bert_module
 from tests.harness import float32, fresh_process
 from tests.huggingface import bert_pair, roberta_pair
 
@@ -210,7 +210,7 @@ model.fit(token_ids, labels, verbose=0)
 model.save(sys.argv[1])
 other = keras.models.load_model(sys.argv[1])
 for name, logits in model.predict(token_ids, verbose=0).items():
-    np.testing.assert_allclose(other.predict(token_ids, verbose=0)[name], logits, atol=1e-6)
+    np.testing.assert_allclose(other.predict(token_ids, verbose=0)[name], logits, atol=1e-5)
 loss, *_ = model.evaluate(token_ids, labels, verbose=0)
 np.testing.assert_allclose(other.evaluate(token_ids, labels, verbose=0)[0], loss, rtol=1e-5)
 print(keras.backend.backend(), int(other.optimizer.iterations))
@@ -244,13 +244,7 @@ def test_a_model_made_from_its_config_has_the_same_config_and_outputs(pretrainer
     ],
 )
 def test_sizes_have_the_published_number_of_parameters(size, count):
-    numbers = bert_module.SIZES[size]
-    width = numbers["hidden_dim"]
-    block = 12 * width**2 + 13 * width
-    tables = (numbers["vocabulary_size"] + numbers["max_sequence_length"] + 2) * width
-    assert tables + 2 * width + numbers["num_layers"] * block + width**2 + width == count
-    if size == "tiny":
-        assert build_bert(size).count_params() == count
+    assert build_empty(lambda: build_bert(size)).count_params() == count
 
 
 @pytest.mark.parametrize("num_segments", [0, 1])

@@ -61,7 +61,8 @@ def crossentropy(**options):
 
 def trained(pipeline, dataset, loss, epochs, learning_rate=2e-2):
     pipeline.model.compile(keras.optimizers.Adam(learning_rate), loss)
-    pipeline.model.fit(dataset, epochs=epochs, shuffle=False, verbose=0)
+    # Kept: to read the strings anew in each epoch takes longer than all else.
+    pipeline.model.fit(dataset.cache(), epochs=epochs, shuffle=False, verbose=0)
     return pipeline
 
 
@@ -98,11 +99,12 @@ def test_a_classifier_learns_labels_from_strings_and_serves_them(classification,
 
 def test_batch_mates_and_batch_size_change_no_answer(classification):
     together = [a.probabilities["bad"] for a in classification(TEXTS)]
+    # 1e-5: a product of other sizes may sum in another order, and logits are of size 5.
     for size in (1, 4):
         np.testing.assert_allclose(
-            [a.probabilities["bad"] for a in classification(TEXTS, batch_size=size)], together, atol=1e-6
+            [a.probabilities["bad"] for a in classification(TEXTS, batch_size=size)], together, atol=1e-5
         )
-    assert classification(TEXTS[1]).probabilities["bad"] == pytest.approx(together[1], abs=1e-6)
+    assert classification(TEXTS[1]).probabilities["bad"] == pytest.approx(together[1], abs=1e-5)
     assert classification([]) == []
 
 
@@ -111,7 +113,8 @@ def test_long_texts_are_cut_with_a_warning_that_tells_how_long(classification):
     with pytest.warns(UserWarning, match="1 of 2 texts have more than the 22 tokens.*the longest has 40") as record:
         answers = classification(["good", long])
     assert [warning.filename for warning in record] == [__file__]
-    assert answers[1].probabilities == pytest.approx(classification("bad " * 22).probabilities, abs=1e-6)
+    alone = classification("bad " * 22).probabilities  # a product of one row, not of two
+    assert answers[1].probabilities == pytest.approx(alone, abs=1e-5)
 
 
 def test_wrong_texts_and_labels_are_refused(classification, tokenizer):
@@ -380,12 +383,12 @@ def test_vectors_are_served_and_bring_pairs_together(make_encoder, tokenizer, tm
     texts, pairs = TEXTS[:3], ["very good", "in the night", "fair !"]
     ranker = SentencePairRanker(pipeline.model)
     ranker.compile(keras.optimizers.Adam(2e-2), crossentropy())
-    ranker.fit(sentence_pair_dataset(texts, pairs, tokenizer, 24, 3), epochs=30, shuffle=False, verbose=0)
+    ranker.fit(sentence_pair_dataset(texts, pairs, tokenizer, 24, 3).cache(), epochs=30, shuffle=False, verbose=0)
     vectors = pipeline(texts)
     assert vectors.shape == (3, 16)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(np.argmax(vectors @ pipeline(pairs).T, axis=1), [0, 1, 2])
-    np.testing.assert_allclose(pipeline(texts[1]), vectors[1], atol=1e-6)
+    np.testing.assert_allclose(pipeline(texts[1]), vectors[1], atol=1e-5)  # a product of one row, not of three
     assert pipeline([]).shape == (0, 16)
     outputs = served(pipeline, tmp_path, texts=texts, pairs=pairs)
     np.testing.assert_allclose(outputs["serving_default"]["vectors"], vectors, atol=1e-5)
@@ -398,5 +401,5 @@ def test_a_pair_regressor_learns_from_scores(make_encoder, tokenizer):
     regressor = SentencePairRegressor(pipeline.model)
     dataset = sentence_pair_dataset(TEXTS[:3], TEXTS[3:], tokenizer, 24, 3, scores=[1.0, 0.0, 0.5])
     regressor.compile(keras.optimizers.Adam(2e-2), "mse")
-    losses = regressor.fit(dataset, epochs=40, shuffle=False, verbose=0).history["loss"]
+    losses = regressor.fit(dataset.cache(), epochs=40, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < 0.2 * losses[0]

@@ -5,7 +5,7 @@ import pytest
 
 from keras_tfm.samplers import ContrastiveSampler
 from tests.generation.eagerly import generate_eagerly
-from tests.generation.lively import lively_model
+from tests.generation.lively import best, lively_model
 
 PROMPTS = [[1, 2, 3], [5], [7, 8] * 9]
 
@@ -21,12 +21,13 @@ def by_the_formula(model, prompt, num_new, top_k, alpha):
     for _ in range(num_new):
         logits = np.asarray(model(np.array([tokens])))[0, -1].astype("float64")
         probabilities = np.exp(logits) / np.exp(logits).sum()
-        scores = {}
+        candidates, scores = [], []
         for candidate in np.argsort(-probabilities, kind="stable")[:top_k]:
             hidden = np.asarray(model._read(np.array([[*tokens, candidate]])))[0].astype("float64")
             hidden /= np.linalg.norm(hidden, axis=-1, keepdims=True)
-            scores[int(candidate)] = (1 - alpha) * probabilities[candidate] - alpha * max(hidden[:-1] @ hidden[-1])
-        tokens.append(max(scores, key=scores.get))
+            candidates.append(int(candidate))
+            scores.append((1 - alpha) * probabilities[candidate] - alpha * max(hidden[:-1] @ hidden[-1]))
+        tokens.append(candidates[best(scores)])
     return tokens[len(prompt) :]
 
 
