@@ -17,3 +17,13 @@ def graph_function(function):
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether XLA compiles what is computed now: on TensorFlow, in a function with `jit_compile=True`."""
+    if backend.backend() != "tensorflow":
+        return backend.backend() == "jax"
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
