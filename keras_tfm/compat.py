@@ -224,6 +224,33 @@ def tensorflow_is_at_work() -> bool:
     return context.context()._context_handle is not None
 
 
+def in_xla_context() -> bool:
+    """Whether what is traced now is compiled by XLA as part of a function with `jit_compile=True`.
+
+    Why: the fastest form of some products, and the only form of some updates, differs between XLA and a plain graph.
+    Uses `control_flow_util.GraphOrParentsInXlaContext`, which TensorFlow's loops ask themselves. If it breaks: look in
+    `tensorflow/python/ops/while_v2.py` for what it asks now.
+    """
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def with_slice(x, begin, end, piece):
+    """`x` with `piece` in its slice from `begin` to `end`, in place wherever nobody else holds `x`.
+
+    Why: TensorFlow's public updates of a tensor scatter, which is slower, or need XLA.
+    Uses `tf.raw_ops.TensorStridedSliceUpdate`. If it breaks: `tf.tensor_scatter_nd_update`.
+
+    Args:
+        x: tensor (...). begin, end: one int or int32 () for each axis, within `x`. piece: tensor of that size.
+    """
+    import tensorflow as tf
+
+    return tf.raw_ops.TensorStridedSliceUpdate(input=x, begin=begin, end=end, strides=[1] * len(begin), value=piece)
+
+
 def tensor_over(array: np.ndarray):
     """A TensorFlow tensor over the memory of an array, which nobody may write to afterwards.
 

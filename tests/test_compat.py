@@ -258,6 +258,37 @@ def test_an_optimizer_finds_a_variable_that_keras_hands_it():
 
 
 @needs_tensorflow
+def test_a_function_knows_whether_xla_compiles_it():
+    import tensorflow as tf
+
+    found = []
+    with says("`control_flow_util.GraphOrParentsInXlaContext` is gone", "in_xla_context"):
+
+        def note(x):
+            found.append(compat.in_xla_context())
+            return x
+
+        def inner(x):
+            return tf.while_loop(lambda x: x < 2, lambda x: (tf.function(note)(x) + 1,), (x,))[0]
+
+        for jit_compile in (True, False):
+            found.clear()
+            tf.function(inner, jit_compile=jit_compile)(tf.constant(0))
+            assert set(found) == {jit_compile}
+
+
+@needs_tensorflow
+def test_a_slice_is_put_into_a_tensor():
+    import tensorflow as tf
+
+    with says("`tf.raw_ops.TensorStridedSliceUpdate` is gone", "with_slice"):
+        x = tf.zeros((3, 4))
+        y = compat.with_slice(x, [1, tf.constant(2)], [2, 4], tf.ones((1, 2)))
+        assert y.numpy().tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
+        assert not x.numpy().any()
+
+
+@needs_tensorflow
 def test_whether_tensorflow_is_at_work_is_known():
     code = "import tensorflow as tf; from keras_tfm.compat import tensorflow_is_at_work as at_work; "
     code += "before = at_work(); tf.constant(1); print(before, at_work())"

@@ -3,22 +3,24 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_tfm.export.warmup import predict_request
 from keras_tfm.export.writing import check_is_free, write_saved_model
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for
 from keras_tfm.generation.generation import GenerationOptions
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
-from keras_tfm.samplers.numbers import split_numbers, with_numbers
+from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
 from keras_tfm.samplers.stopping import REASONS, StopRules
 
 # What a caller may set: signature argument -> (processor, its field).
 _CONTROLS = {"temperature": (Temperature, "value"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
 _CONTROL_DTYPES = {"temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32}
+SIGNATURES = ("serving_default", "generate", "prefill", "decode_step", "tokenize", "logits")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -32,6 +34,8 @@ def export_text_generator(
     seed: int = 0,
     num_return_sequences: int = 1,
     stop_strings=(),
+    jit_compile: bool = False,
+    warmup: Sequence[str | Sequence[str]] = (),
 ) -> None:
     """Writes a SavedModel whose signatures take and give strings; it loads in a process that imports only tensorflow.
 
@@ -51,6 +55,10 @@ def export_text_generator(
     The writer's sampler is exported with all its processors; its temperature, top-k and top-p, where they stand among
     them or else at the end, take the caller's values. The same seed gives the text that the writer gives in Python.
 
+    By default it runs on every server. With `jit_compile=True` XLA compiles the generation, which is faster, and
+    needs a server that lets XLA compile: TensorFlow Serving on CPUs refuses ("XLA compilation disabled") unless it
+    is started with `--xla_cpu_compilation_enabled`. Python lets it.
+
     Args:
         writer: `TextGenerator`.
         path: str or path of a folder that does not exist yet.
@@ -59,17 +67,27 @@ def export_text_generator(
         seed: int, default.
         num_return_sequences: int, texts for each prompt.
         stop_strings: str each; a text ends before the first of them.
+        jit_compile: bool, whether XLA compiles the generation.
+        warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
+            it takes others; each a prompt, or a list of prompts at once. A first request takes seconds, and compiled by
+            XLA the first of each power of two of prompts and of the longest prompt's tokens (at least 16) does.
 
     Raises:
         FileExistsError: if `path` exists.
-        ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token.
+        ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token, or a draft model
+            of another vocabulary.
+
+    Example:
+        >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
     """
     check_is_free(path)  # before any work
+    warmup_requests = [predict_request("serving_default", prompts=_prompts_of(entry)) for entry in warmup]
     controls = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampler, controls = _open_sampler(writer.sampler, controls)
     options = writer.options(sampler=sampler, num_return_sequences=num_return_sequences, stop_strings=stop_strings)
-    module = ServedTextGenerator(writer, options, {"max_new_tokens": max_new_tokens, "seed": seed, **controls})
-    write_saved_model(module, module.signatures(), path)
+    defaults = {"max_new_tokens": max_new_tokens, "seed": seed, **controls}
+    module = ServedTextGenerator(writer, options, defaults, jit_compile)
+    write_saved_model(module, module.signatures(), path, warmup_requests)
 
 
 class ServedTextGenerator(tf.Module):
@@ -79,47 +97,52 @@ class ServedTextGenerator(tf.Module):
         writer: `TextGenerator`.
         options: `GenerationOptions` with the sampler, the texts for each prompt and the stops.
         defaults: values of "max_new_tokens", "seed" and the sampler's controls for `serving_default`.
+        jit_compile: bool, whether XLA compiles the generation.
     """
 
-    def __init__(self, writer, options: GenerationOptions, defaults: dict):
+    def __init__(self, writer, options: GenerationOptions, defaults: dict, jit_compile: bool = False):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
         self.tokenizer = writer.tokenizer
-        models = [writer.model, *_models_in(options.sampler)]
+        models = [writer.model, *models_in(options.sampler)]
         self.weights = [variable.value for model in models for variable in model.variables]
         self._writer = writer
         self._options = options
         self._defaults = defaults
         self._shape = loop.Shape(options.num_return_sequences)
-        has_stop_strings = options.stop_strings is not None
         self._compiled = CompiledGeneration(
-            writer.model, options.sampler, self._shape, has_stop_strings=has_stop_strings
+            writer.model,
+            options.sampler,
+            self._shape,
+            has_stop_strings=options.stop_strings is not None,
+            jit_compile=jit_compile,
         )
 
-    def signatures(self) -> dict:
-        """name -> traced function."""
+    def signatures(self, names: Sequence[str] = SIGNATURES) -> dict:
+        """name -> traced function, for some names of `SIGNATURES`; "decode_step" comes with "prefill", whose answer it
+        takes."""
         prompts = tf.TensorSpec([None], tf.string, name="prompts")
         integer = tf.TensorSpec([], tf.int32)
         settings = {name: integer for name in ("max_new_tokens", "seed")}
         settings |= {name: tf.TensorSpec([], _CONTROL_DTYPES[name]) for name in _CONTROLS if name in self._defaults}
         settings = {name: tf.TensorSpec([], spec.dtype, name=name) for name, spec in settings.items()}
-        texts = tf.TensorSpec([None], tf.string, name="texts")
-        token_ids = tf.TensorSpec([None, None], tf.int32, name="token_ids")
-        prefill = _trace(self.prefill, prompts, **settings)
-        states = {
-            name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-            for name, tensor in prefill.structured_outputs.items()
-            if name.startswith("state_")
+        arguments = {
+            "serving_default": (self.generate_with_defaults, {"prompts": prompts}),
+            "generate": (self.generate, {"prompts": prompts, **settings}),
+            "prefill": (self.prefill, {"prompts": prompts, **settings}),
+            "tokenize": (self.tokenize, {"texts": tf.TensorSpec([None], tf.string, name="texts")}),
+            "logits": (self.logits, {"token_ids": tf.TensorSpec([None, None], tf.int32, name="token_ids")}),
         }
-        num_tokens = tf.TensorSpec([], tf.int32, name="num_tokens")
-        return {
-            "serving_default": _trace(self.generate_with_defaults, prompts),
-            "generate": _trace(self.generate, prompts, **settings),
-            "prefill": prefill,
-            "decode_step": _trace(self.decode_step, num_tokens=num_tokens, **states),
-            "tokenize": _trace(self.tokenize, texts),
-            "logits": _trace(self.logits, token_ids),
-        }
+        traced = {name: _trace(function, **specs) for name, (function, specs) in arguments.items() if name in names}
+        if "decode_step" in names:
+            states = {
+                name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+                for name, tensor in traced["prefill"].structured_outputs.items()
+                if name.startswith("state_")
+            }
+            num_tokens = tf.TensorSpec([], tf.int32, name="num_tokens")
+            traced["decode_step"] = _trace(self.decode_step, num_tokens=num_tokens, **states)
+        return traced
 
     def generate_with_defaults(self, prompts):
         """prompts string (B,) -> what `generate` gives."""
@@ -154,12 +177,20 @@ class ServedTextGenerator(tf.Module):
 
     def logits(self, token_ids):
         """token_ids int32 (B, T) -> logits float32 (B, T, V)."""
-        return {"logits": tf.cast(self._writer.model.read_logits(token_ids), tf.float32)}
+        size = self._writer.model.vocabulary_size
+        message = f"`token_ids` must be at least 0 and less than {size}."
+        checks = [
+            tf.debugging.assert_non_negative(token_ids, message),
+            tf.debugging.assert_less(token_ids, size, message),
+        ]
+        with tf.control_dependencies(checks):
+            return {"logits": tf.cast(self._writer.model.read_logits(tf.identity(token_ids)), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """((state, room, settings, the sampler's numbers), number of real rows) after the prompts were read."""
         token_ids = self.tokenizer(prompts)
         with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
+            room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
         numbers = [tf.constant(number) for number in split_numbers(self._options.sampler)[1]]
         for name, value in controls.items():
@@ -174,7 +205,6 @@ class ServedTextGenerator(tf.Module):
             max_new_tokens=max_new_tokens,
             seed=seed,
         )
-        room = room_for(max_new_tokens)
         state = self._compiled.begin(padded, room, settings, numbers)
         everything = (state, room, settings, numbers)
         return everything, token_ids.nrows(tf.int32) * self._options.num_return_sequences
@@ -226,6 +256,7 @@ class ServedTextGenerator(tf.Module):
         if "temperature" in controls:
             checks += [
                 tf.debugging.assert_non_negative(controls["temperature"], "`temperature` must be at least 0."),
+                tf.debugging.assert_non_negative(controls["top_k"], "`top_k` must be at least 0."),
                 tf.debugging.assert_positive(controls["top_p"], "`top_p` must be greater than 0."),
             ]
         return checks
@@ -246,13 +277,11 @@ def _unnamed(like, named):
     return tree.pack_sequence_as(like, [named[name] for name in sorted(named)])
 
 
-def _models_in(part) -> list:
-    """The models that a sampler holds, for example to draft with."""
-    if isinstance(part, keras.Model):
-        return [part]
-    if dataclasses.is_dataclass(part):
-        return [model for field in dataclasses.fields(part) for model in _models_in(getattr(part, field.name))]
-    return []
+def _prompts_of(entry) -> list[str]:
+    prompts = [entry] if isinstance(entry, str) else list(entry)
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"Each entry of `warmup` must be a prompt or a list of prompts. Received: {entry!r}.")
+    return prompts
 
 
 def _open_sampler(sampler, values):

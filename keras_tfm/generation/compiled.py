@@ -15,8 +15,9 @@ _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank 
 class CompiledGeneration:
     """`begin`, `extend` and `answer` of `generation.loop` as graph functions of tensors only.
 
-    Each is traced once, for all sizes; XLA compiles the first two once for each bucket of batch size, prompt length and
-    room. `answer` computes little: as a plain graph it serves all sizes.
+    Each is traced once, for all sizes. XLA compiles the first two once for each bucket of batch size, prompt length and
+    room; without it, as in a server that switches XLA off, they are plain graphs for all sizes. `answer` computes
+    little: it is always a plain graph.
 
     Args:
         model: with the methods of `generation.loop`.
@@ -25,9 +26,14 @@ class CompiledGeneration:
         is_guided: whether there are negative prompts.
         goes_on: whether prompts go on from a cache.
         has_stop_strings: whether rows end at strings.
+        jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
+
+    Raises:
+        ValueError: if the sampler cannot write with this model.
     """
 
-    def __init__(self, model, sampler, shape, is_guided=False, goes_on=False, has_stop_strings=False):
+    def __init__(self, model, sampler, shape, is_guided=False, goes_on=False, has_stop_strings=False, jit_compile=True):
+        sampler.check_model(model)
         mask = tf.TensorSpec([None, None], tf.bool)
         prompts = loop.Prompts(_MATRIX, mask, tf.TensorSpec([None], tf.bool))
         if goes_on:
@@ -52,9 +58,9 @@ class CompiledGeneration:
         def answer(state, room, settings, numbers):
             return loop.answer(with_numbers(sampler, numbers), state, room, settings, shape)
 
-        self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers)
+        self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers, jit_compile=jit_compile)
         state = tree.map_structure(_open, self.begin.structured_outputs)
-        self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers)
+        self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers, jit_compile=jit_compile)
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.answer = _trace(answer, state._replace(cache=()), _INTEGERS, settings, numbers, jit_compile=False)
 
@@ -105,7 +111,7 @@ def cache_spec(model, dtype=None):
     return tree.map_structure(spec, model.init_cache(1, 1, dtype), model.init_cache(2, 2, dtype))
 
 
-def _trace(function, *specs, jit_compile=True):
+def _trace(function, *specs, jit_compile):
     # A concrete function: a plain `tf.function` would warn of retracing when several models come and go.
     graph = tf.function(function, input_signature=specs, jit_compile=jit_compile, autograph=False)
     return graph.get_concrete_function()

@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from keras_tfm.layers.parts import known_value
 from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.slice_update import slice_update
 
 # The most tokens that `CausalLM` reads at once into a cache; longer prompts are read in pieces of this size. A
 # `RollingKVCache` has so many slots beside its window, since the first query of a piece still needs all of its window.
@@ -96,13 +97,13 @@ class KVCache(NamedTuple):
         def write(slots, new):
             # Batch and heads as one axis, as attention reads them: see `products`.
             merged, new = (ops.reshape(x, (-1, n, x.shape[3])) for x, n in ((slots, num_slots), (new, num_new)))
-            written = ops.slice_update(merged, (0, self.index, 0), new)
+            written = slice_update(merged, (0, self.index, 0), new)
             return ops.reshape(written, (batch_size(slots), slots.shape[1], num_slots, slots.shape[3]))
 
         return KVCache(
             key=tree.map_structure(write, self.key, _stored(key, self.key)),
             value=tree.map_structure(write, self.value, _stored(value, self.value)),
-            positions=ops.slice_update(self.positions, (0, self.index), positions),
+            positions=slice_update(self.positions, (0, self.index), positions),
             index=self.index + num_new,
         )
 
@@ -161,7 +162,7 @@ class RollingKVCache(NamedTuple):
             def one(slots, new):
                 if new.shape[axis] == 1:
                     start = [first if i == axis else 0 for i in range(len(slots.shape))]
-                    return ops.slice_update(slots, start, new)
+                    return slice_update(slots, start, new)
                 # The piece may go over the end: each slot takes the new token that falls on it, or stays.
                 place = (ops.arange(num_slots, dtype="int32") - first) % num_slots
                 source = ops.where(place < num_new, num_slots + place, ops.arange(num_slots, dtype="int32"))

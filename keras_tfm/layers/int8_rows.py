@@ -7,7 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_tfm import compat
+from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.sizes import size
+from keras_tfm.ops.slice_update import slice_update
 
 _FEW = 8  # rows for which reading 8 bits anew for each is faster than writing 32 bits once for all
 _LARGE = 2**21  # numbers in a matrix for which that is worth compiling a loop; GPT-2 small has 25 of them
@@ -34,12 +36,17 @@ class Int8Rows(NamedTuple):
     def product(self, x):
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
         num_outputs, num_inputs = self.values.shape
+        if not is_compiled_by_xla():
+            return self._plain_product(x)
         if x.shape[1] != 1 or num_outputs * num_inputs < _LARGE:
             return self._product(x)
         num_rows = size(x, 0)
         if isinstance(num_rows, int):
             return self._row_by_row(x) if num_rows <= _FEW else self._product(x)
         return ops.cond(num_rows <= _FEW, lambda: self._row_by_row(x), lambda: self._product(x))
+
+    def _plain_product(self, x):
+        return ops.einsum("bti,oi->bto", x, ops.cast(self.values, x.dtype)) * ops.cast(self.scale, x.dtype)
 
     def _product(self, x):
         # XLA fuses a product of one row with the cheap operations that x is made of, and does them anew for each
@@ -55,7 +62,7 @@ class Int8Rows(NamedTuple):
 
         def step(row, y):
             one = self._product(ops.slice(x, (row, 0, 0), (1, 1, x.shape[2])))
-            return row + 1, ops.slice_update(y, (row, 0, 0), one)
+            return row + 1, slice_update(y, (row, 0, 0), one)
 
         start = (ops.zeros((), "int32"), ops.zeros((num_rows, 1, num_outputs), x.dtype))
         return ops.while_loop(lambda row, y: row < num_rows, step, start)[1]

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tfm.layers.int8_rows import Int8Rows, replace_weight
+from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.sizes import batch_size, size
 
 _PARTS = 4
@@ -48,7 +49,7 @@ class Projection(keras.layers.Dense):
         if len(inputs.shape) != 3 or self.quantization_mode is not None:
             return super().call(inputs, training=training)
         kernel = ops.cast(self.kernel, self.compute_dtype)
-        if inputs.shape[1] == 1 and inputs.shape[2] % _PARTS == 0:
+        if inputs.shape[1] == 1 and inputs.shape[2] % _PARTS == 0 and is_compiled_by_xla():
             width = inputs.shape[2] // _PARTS
             rows = ops.transpose(ops.reshape(inputs, (-1, _PARTS, width)), (1, 0, 2))  # (parts, B, width)
             y = ops.sum(ops.matmul(rows, ops.reshape(kernel, (_PARTS, width, self.units))), axis=0)  # (B, units)

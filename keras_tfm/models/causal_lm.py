@@ -14,6 +14,7 @@ from keras_tfm.layers.parts import check_rank, revive, serialize
 from keras_tfm.layers.positions import PositionEmbedding, TokenPositions
 from keras_tfm.models.token_model import TokenModel, token_inputs
 from keras_tfm.ops.positions import last_real
+from keras_tfm.ops.slice_update import slice_update
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -141,7 +142,7 @@ class CausalLM(TokenModel):
         def read_piece(start, hidden, cache):
             ids, mask = (ops.slice(x, (0, start), (batch, size)) for x in (token_ids, padding_mask))
             piece, cache = self._read(ids, mask, cache=cache)
-            return start + size, ops.slice_update(hidden, (0, start, 0), piece), cache
+            return start + size, slice_update(hidden, (0, start, 0), piece), cache
 
         hidden = ops.zeros((batch, length, self.hidden_dim), self.stack.compute_dtype)
         _, hidden, cache = ops.while_loop(
@@ -194,7 +195,7 @@ class CausalLM(TokenModel):
         dtype = "int8" if isinstance(memories[0].key, Int8Array) else None
         longer = self.init_cache(memories[0].positions.shape[0], 2 ** (needed - 1).bit_length(), dtype)
         return tree.map_structure(
-            lambda new, old: ops.slice_update(new, [0] * len(new.shape), old) if len(new.shape) else old, longer, cache
+            lambda new, old: slice_update(new, [0] * len(new.shape), old) if len(new.shape) else old, longer, cache
         )
 
     def prefill(self, token_ids, cache, padding_mask=None):

@@ -2,6 +2,8 @@
 
 from keras import backend
 
+from keras_tfm import compat
+
 
 def is_tracing() -> bool:
     """Whether TensorFlow is making a graph of what is computed now."""
@@ -17,3 +19,10 @@ def graph_function(function):
     import tensorflow as tf
 
     return tf.function(function, autograph=False)
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether XLA compiles what is computed now: on TensorFlow, in a function with `jit_compile=True`."""
+    if backend.backend() != "tensorflow":
+        return backend.backend() == "jax"
+    return compat.in_xla_context()

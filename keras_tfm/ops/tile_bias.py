@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.ops.tiles import matrix_tile, pad_axis
 
 
@@ -86,7 +87,7 @@ class _MatrixBias:
             if self.padded.shape[axis] == 1:
                 d_scores = ops.sum(d_scores, axis=axis, keepdims=True)
         start = (0, 0, i * self.visible.query_size, j * self.visible.key_size)
-        return (ops.slice_update(totals[0], start, d_scores),)
+        return (slice_update(totals[0], start, d_scores),)
 
     def finish(self, totals):
         _, _, length, num_keys = ops.shape(self.matrix)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.processors import require
 from keras_tfm.samplers.sampler import Sampler
@@ -70,7 +71,7 @@ class ContrastiveSampler(Sampler):
         # Of what a cache already holds, the hidden states are gone: the past begins with this prompt.
         start = context.num_prompt - ops.shape(hidden)[1]
         real = _unit(hidden) * ops.cast(padding_mask, "float32")[..., None]
-        history = ops.slice_update(ops.zeros((num_rows, length, hidden.shape[-1]), "float32"), (0, start, 0), real)
+        history = slice_update(ops.zeros((num_rows, length, hidden.shape[-1]), "float32"), (0, start, 0), real)
         memory = ContrastiveMemory(
             history=history,
             candidates=ops.zeros((num_rows,), "int32"),

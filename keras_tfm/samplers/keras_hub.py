@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.samplers.processors import StatefulProcessor
 from keras_tfm.samplers.randomness import StepRandom
 from keras_tfm.samplers.sampler import Sampler
@@ -83,7 +84,7 @@ def to_keras_hub(sampler: Sampler):
                     for processor, state in zip(sampler.processors, states, strict=True)
                 )
                 token = ops.where(is_prompt, prompt[:, index], ops.cast(token, prompt.dtype))
-                return ops.slice_update(prompt, (0, index), token[:, None]), cache, index + 1, states
+                return slice_update(prompt, (0, index), token[:, None]), cache, index + 1, states
 
             index = ops.cast(index, "int32")
             prompt, *_ = self.run_loop(

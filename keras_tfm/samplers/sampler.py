@@ -38,6 +38,9 @@ class Sampler:
         if strangers:
             raise TypeError(f"`processors` must be dataclasses derived from `Processor`. Received: {strangers}.")
 
+    def check_model(self, model) -> None:
+        """Raises ValueError if it cannot write with this `CausalLM`; asked before any work."""
+
     def process(self, logits, tokens, step, states=None):
         """The logits after all processors; arguments as in `Processor`, `states` one for each (those without: ())."""
         for i, processor in enumerate(self.processors):

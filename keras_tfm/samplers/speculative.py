@@ -29,6 +29,7 @@ class SpeculativeMemory(NamedTuple):
     drafter: Any
 
 
+@dataclasses.dataclass(frozen=True)
 class PromptLookup:
     """Guesses that the text goes on as it did where its last tokens stood before: for texts that repeat their prompt.
 
@@ -39,15 +40,11 @@ class PromptLookup:
     Reference: Saxena 2023, "Prompt Lookup Decoding", https://github.com/apoorvumang/prompt-lookup-decoding
     """
 
-    def __init__(self, max_ngram: int = 3):
-        require(isinstance(max_ngram, int) and max_ngram >= 1, "`max_ngram` must be at least 1", max_ngram=max_ngram)
-        self.max_ngram = max_ngram
+    max_ngram: int = static(3)
 
-    def __eq__(self, other):
-        return isinstance(other, PromptLookup) and other.max_ngram == self.max_ngram
-
-    def __hash__(self):
-        return hash((PromptLookup, self.max_ngram))
+    def __post_init__(self):
+        is_valid = isinstance(self.max_ngram, int) and self.max_ngram >= 1
+        require(is_valid, "`max_ngram` must be at least 1", max_ngram=self.max_ngram)
 
     def begin(self, state, context, num_drafts):
         """What is remembered: nothing."""
@@ -80,21 +77,15 @@ class PromptLookup:
         return memory
 
 
+@dataclasses.dataclass(frozen=True)
 class DraftModel:
     """Guesses with a smaller model of the same vocabulary, by the sampler's own rule.
 
     Args:
-        model: `CausalLM`.
+        model: `CausalLM`. Two of these are equal if they hold the same model.
     """
 
-    def __init__(self, model):
-        self.model = model
-
-    def __eq__(self, other):
-        return isinstance(other, DraftModel) and other.model is self.model
-
-    def __hash__(self):
-        return hash((DraftModel, id(self.model)))
+    model: Any
 
     def begin(self, state, context, num_drafts):
         """What is remembered: the draft model's cache after the prompt."""
@@ -165,6 +156,14 @@ class SpeculativeSampler(Sampler):
             "`rule` must choose token by token and have no processors; give those to the `SpeculativeSampler`",
             rule=self.rule,
         )
+
+    def check_model(self, model):
+        if isinstance(self.drafter, DraftModel) and self.drafter.model.vocabulary_size != model.vocabulary_size:
+            raise ValueError(
+                "A draft model must have the vocabulary of the model that it writes for. Received: "
+                f"{self.drafter.model.vocabulary_size} tokens for a model of {model.vocabulary_size}. Draft with a "
+                "model of the same tokenizer."
+            )
 
     def room(self, num_rows, max_new_tokens):
         return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)

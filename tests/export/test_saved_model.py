@@ -1,8 +1,9 @@
 """The exported text generator equals the Python object, in a process that imports only tensorflow."""
 
 import json
-import subprocess
-import sys
+import os
+import pathlib
+import resource
 import threading
 
 import numpy as np
@@ -10,31 +11,45 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm as ktfm
+from keras_tfm.export.writing import write_saved_model
 from keras_tfm.samplers import BanTokens, GreedySampler, MinP, RandomSampler, RepetitionPenalty, Temperature, TopP
+from tests.export.stock_server import STOCK_SERVER, ask_stock_server
 
 PROMPTS = ["ROMEO:", "", "but soft, what light", "né 👩‍🚀"]
-CLIENT = """
-import json, sys
-import tensorflow as tf
-served = tf.saved_model.load(sys.argv[1]).signatures
-prompts = json.loads(sys.argv[2])
+SETTINGS = {"max_new_tokens": 9, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+CLIENT = (
+    STOCK_SERVER
+    + """
+path, compiled_path, prompts, settings = sys.argv[1], sys.argv[2], *map(json.loads, sys.argv[3:])
+served = tf.saved_model.load(path).signatures
+settings = {name: tf.constant(value) for name, value in settings.items()}
 answer = served["serving_default"](prompts=tf.constant(prompts))
 one_by_one = [served["serving_default"](prompts=tf.constant([p]))["text"].numpy()[0].decode() for p in prompts[:1]]
-settings = dict(max_new_tokens=9, temperature=0.0, top_k=0, top_p=1.0, seed=0)
-greedy = served["generate"](prompts=tf.constant(prompts), **{k: tf.constant(v) for k, v in settings.items()})
+greedy = served["generate"](prompts=tf.constant(prompts), **settings)
+begun = served["prefill"](prompts=tf.constant(prompts), **settings)
+states = {name: tensor for name, tensor in begun.items() if name.startswith("state_")}
+streamed = served["decode_step"](num_tokens=tf.constant(100), **states)
 tokens = served["tokenize"](texts=tf.constant(prompts))
+try:
+    tf.saved_model.load(compiled_path).signatures["serving_default"](prompts=tf.constant(prompts))
+    compiled_error = ""
+except tf.errors.InternalError as error:
+    compiled_error = str(error)
 print(json.dumps({
     "signatures": sorted(served),
     "text": [t.decode() for t in answer["text"].numpy()],
     "num_tokens": answer["num_tokens"].numpy().tolist(),
     "one_by_one": one_by_one,
     "greedy": [t.decode() for t in greedy["text"].numpy()],
+    "streamed": [t.decode() for t in streamed["text"].numpy()],
     "token_ids": tokens["token_ids"].numpy().tolist(),
     "token_counts": tokens["num_tokens"].numpy().tolist(),
     "logits": served["logits"](token_ids=tf.constant([[1, 2, 3]]))["logits"].numpy().tolist(),
+    "compiled_error": compiled_error,
     "modules": [m for m in sys.modules if m.split(".")[0] in ("keras_tfm", "keras_hub", "tensorflow_text")],
 }))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +66,25 @@ def writer(tiny_writer, sampler):
 @pytest.fixture(scope="module")
 def path(writer, tmp_path_factory):
     path = tmp_path_factory.mktemp("serving") / "deep" / "1"
-    writer.export(path, max_new_tokens=12, seed=7)
+    writer.export(path, max_new_tokens=12, seed=7, warmup=["ROMEO:", PROMPTS])
     return path
 
 
 @pytest.fixture(scope="module")
-def answers(path):
-    command = [sys.executable, "-c", CLIENT, str(path), json.dumps(PROMPTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def greedy_writer(tiny_writer):
+    return ktfm.generation.TextGenerator(tiny_writer.model, tiny_writer.tokenizer, GreedySampler())
+
+
+@pytest.fixture(scope="module")
+def compiled_path(greedy_writer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("compiled") / "1"
+    greedy_writer.export(path, max_new_tokens=8, jit_compile=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def answers(path, compiled_path):
+    return ask_stock_server(CLIENT, path, compiled_path, json.dumps(PROMPTS), json.dumps(SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +102,18 @@ def test_the_same_seed_gives_the_same_text_as_in_python(answers, writer):
     assert answers["one_by_one"] == answers["text"][:1]
 
 
+def test_a_server_without_xla_refuses_what_xla_must_compile(answers):
+    # So the other answers came without it.
+    assert "XLA compilation disabled" in answers["compiled_error"]
+
+
 def test_temperature_zero_is_greedy(answers, writer):
     # The same processors, but the best token: what Temperature(0) at the temperature's place gives.
     processors = [Temperature(0) if isinstance(p, Temperature) else p for p in writer.sampler.processors]
     processors = [TopP(1.0) if isinstance(p, TopP) else p for p in processors]
     greedy = ktfm.generation.TextGenerator(writer.model, writer.tokenizer, RandomSampler(processors))
     assert answers["greedy"] == greedy(PROMPTS, max_new_tokens=9)
+    assert answers["streamed"] == answers["greedy"]
 
 
 def test_tokenize_and_logits_equal_python(answers, writer):
@@ -125,6 +155,7 @@ def test_eight_threads_at_once_get_their_own_texts(served, writer):
     [
         ({"max_new_tokens": 64}, "must fit the 64 positions of the model"),
         ({"temperature": -1.0}, "`temperature` must be at least 0"),
+        ({"top_k": -1}, "`top_k` must be at least 0"),
         ({"top_p": 0.0}, "`top_p` must be greater than 0"),
         ({"max_new_tokens": -1}, "`max_new_tokens` must be at least 0"),
     ],
@@ -135,12 +166,44 @@ def test_bad_settings_raise_in_the_graph(served, settings, message):
         served["generate"](prompts=tf.constant(["a"]), **{name: tf.constant(v) for name, v in settings.items()})
 
 
-def test_a_greedy_writer_is_exported_with_temperature_zero(tiny_writer, tmp_path):
-    writer = ktfm.generation.TextGenerator(tiny_writer.model, tiny_writer.tokenizer, GreedySampler())
-    writer.export(tmp_path / "1", max_new_tokens=8)
-    served = tf.saved_model.load(str(tmp_path / "1")).signatures
+def test_a_refused_request_takes_no_memory(served):
+    settings = {"prompts": tf.constant(["a"]), **{name: tf.constant(value) for name, value in SETTINGS.items()}}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KB
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must fit the 64 positions of the model"):
+        served["generate"](**{**settings, "max_new_tokens": tf.constant(2**29)})
+    # The room for so many tokens would be 2 GB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
+
+
+@pytest.mark.parametrize("token_id", [-1, 300])
+def test_logits_refuse_ids_outside_of_the_vocabulary(served, token_id):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be at least 0 and less than 300"):
+        served["logits"](token_ids=tf.constant([[1, token_id]]))
+
+
+def test_a_compiled_greedy_writer_is_exported_with_temperature_zero(greedy_writer, compiled_path):
+    served = tf.saved_model.load(str(compiled_path)).signatures
     text = served["serving_default"](prompts=tf.constant(["ROMEO:"]))["text"].numpy()[0].decode()
-    assert text == writer("ROMEO:", max_new_tokens=8)
+    assert text == greedy_writer("ROMEO:", max_new_tokens=8)
+
+
+def test_warmup_requests_are_what_a_server_reads(path, served):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    records = tf.data.TFRecordDataset(str(path / "assets.extra" / "tf_serving_warmup_requests"))
+    requests = [prediction_log_pb2.PredictionLog.FromString(r.numpy()).predict_log.request for r in records]
+    for request, prompts in zip(requests, [["ROMEO:"], PROMPTS], strict=True):
+        assert request.model_spec.name
+        assert request.model_spec.signature_name == "serving_default"
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        assert [prompt.decode() for prompt in inputs["prompts"]] == prompts
+        assert inputs.keys() == served["serving_default"].structured_input_signature[1].keys()
+
+
+@pytest.mark.parametrize("entry", [7, [], ["a", 7]])
+def test_a_warmup_entry_that_is_no_prompt_raises(writer, tmp_path, entry):
+    with pytest.raises(ValueError, match=r"`warmup` must be a prompt or a list of prompts\. Received: "):
+        writer.export(tmp_path / "1", warmup=[entry])
 
 
 def test_a_path_that_exists_raises_and_is_left_alone(writer, tmp_path):
@@ -150,12 +213,36 @@ def test_a_path_that_exists_raises_and_is_left_alone(writer, tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_a_failed_export_leaves_nothing_behind(writer, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(module, path, **options):
-        (tmp_path / "serving" / ".1.half").mkdir(parents=True, exist_ok=True)
+        os.makedirs(path)
         raise OSError("disk full")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        writer.export(tmp_path / "serving" / "1")
-    assert not (tmp_path / "serving" / "1").exists()
+        write_saved_model(tf.Module(), {}, tmp_path / "serving" / "1")
+    assert list((tmp_path / "serving").iterdir()) == []
+
+
+def test_two_writers_to_one_path_give_one_model_and_one_error(tmp_path, monkeypatch):
+    both, errors = threading.Barrier(2), []
+
+    def save(module, path, **options):
+        os.makedirs(path)
+        pathlib.Path(path, "saved_model.pb").touch()
+        both.wait(timeout=60)
+
+    def write():
+        try:
+            write_saved_model(tf.Module(), {}, tmp_path / "1")
+        except FileExistsError as error:
+            errors.append(error)
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["1", "1/saved_model.pb"]
+    assert len(errors) == 1

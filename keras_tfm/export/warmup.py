@@ -1,0 +1,64 @@
+"""Requests that a server sends to itself when it loads a model, so that its first callers do not wait."""
+
+import os
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+# Where TensorFlow Serving looks for them, inside of the SavedModel.
+WARMUP_FILE = ("assets.extra", "tf_serving_warmup_requests")
+
+# The messages of TensorFlow Serving, field -> number: tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+# The package `tensorflow-serving-api` has classes of them; to depend on it for these few numbers is not worth it.
+_PREDICTION_LOG = {"predict_log": 6}
+_PREDICT_LOG = {"request": 1}
+_PREDICT_REQUEST = {"model_spec": 1, "inputs": 2}
+_MODEL_SPEC = {"name": 1, "signature_name": 3}
+_MAP_ENTRY = {"key": 1, "value": 2}
+
+
+def predict_request(signature_name: str, **inputs) -> bytes:
+    """One request as a `PredictionLog`, as a warm-up file holds it.
+
+    Args:
+        signature_name: str, of the SavedModel.
+        **inputs: what `tf.make_tensor_proto` takes, by argument of the signature.
+
+    Returns:
+        bytes, the serialized message.
+    """
+    request = _field(
+        _PREDICT_REQUEST["model_spec"],
+        # A server warms up the model that the file lies in, whatever its name.
+        _field(_MODEL_SPEC["name"], b"default") + _field(_MODEL_SPEC["signature_name"], signature_name.encode()),
+    )
+    for name, value in inputs.items():
+        tensor = tf.make_tensor_proto(value).SerializeToString()
+        entry = _field(_MAP_ENTRY["key"], name.encode()) + _field(_MAP_ENTRY["value"], tensor)
+        request += _field(_PREDICT_REQUEST["inputs"], entry)
+    return _field(_PREDICTION_LOG["predict_log"], _field(_PREDICT_LOG["request"], request))
+
+
+def write_warmup_requests(requests: Sequence[bytes], saved_model: str) -> None:
+    """Writes requests to where servers look for them.
+
+    Args:
+        requests: what `predict_request` gives, at most 1,000: servers refuse more.
+        saved_model: path of the SavedModel's folder.
+    """
+    path = os.path.join(saved_model, *WARMUP_FILE)
+    os.makedirs(os.path.dirname(path))
+    with tf.io.TFRecordWriter(path) as writer:
+        for request in requests:
+            writer.write(request)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of protocol buffers that holds bytes or a message: its key (wire type 2), its length, its content."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; all bytes but the last have the eighth bit set."""
+    digits = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(digit | 0x80 for digit in digits[:-1]), digits[-1]])
