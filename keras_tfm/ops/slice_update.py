@@ -27,11 +27,9 @@ def slice_update(x, start, piece):
     """
     if backend.backend() != "tensorflow" or is_compiled_by_xla():
         return ops.slice_update(x, start, piece)
-    import tensorflow as tf
-
     sizes = [size(piece, axis) for axis in range(len(x.shape))]
     begin = [
-        0 if isinstance(first, int) and first == 0 else tf.clip_by_value(first, 0, size(x, axis) - sizes[axis])
+        0 if isinstance(first, int) and first == 0 else ops.clip(first, 0, size(x, axis) - sizes[axis])
         for axis, first in enumerate(start)
     ]
     end = [first + number for first, number in zip(begin, sizes, strict=True)]
