@@ -49,7 +49,7 @@ def test_the_installed_keras_knows_every_name_and_keyword_that_is_used():
             parameters = inspect.signature(thing).parameters
             if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
                 unknown += [f"{name}({keyword}=...)" for keyword in keywords - set(parameters)]
-    assert not unknown, f"Not in Keras {keras.__version__}. Do without them or raise the bound in pyproject.toml."
+    assert not unknown, f"Keras {keras.__version__} has no {unknown}: do without them, or raise the bound."
 
 
 @contextlib.contextmanager
