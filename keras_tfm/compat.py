@@ -221,7 +221,7 @@ def tensorflow_is_at_work() -> bool:
     """
     from tensorflow.python.eager import context
 
-    return context.context()._context_handle is not None
+    return getattr(context.context(), "_context_handle", None) is not None
 
 
 def in_xla_context() -> bool:

@@ -64,7 +64,7 @@ def start() -> Path | None:
         return _off("import keras_tfm before anything is computed", logging.WARNING)
     try:
         cache = _Cache(_store() / f"{_STORE}{_key(flags)}")
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # the last: a user without a home
         return _off(str(error), logging.INFO)
     settings = {"directory": cache.own, "prefix": _NAME, "device_types": "CPU"}
     os.environ["TF_XLA_FLAGS"] = " ".join([*flags, *(f'{_FLAG}{name}="{value}"' for name, value in settings.items())])

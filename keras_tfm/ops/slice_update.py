@@ -29,7 +29,9 @@ def slice_update(x, start, piece):
         return ops.slice_update(x, start, piece)
     sizes = [size(piece, axis) for axis in range(len(x.shape))]
     begin = [
-        0 if isinstance(first, int) and first == 0 else ops.clip(ops.convert_to_tensor(first, "int32"), 0, size(x, axis) - sizes[axis])
+        0
+        if isinstance(first, int) and first == 0
+        else ops.clip(ops.convert_to_tensor(first, "int32"), 0, size(x, axis) - sizes[axis])
         for axis, first in enumerate(start)
     ]
     end = [first + number for first, number in zip(begin, sizes, strict=True)]
