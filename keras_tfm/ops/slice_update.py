@@ -28,11 +28,12 @@ def slice_update(x, start, piece):
     if backend.backend() != "tensorflow" or is_compiled_by_xla():
         return ops.slice_update(x, start, piece)
     sizes = [size(piece, axis) for axis in range(len(x.shape))]
-    begin = [
-        0
-        if isinstance(first, int) and first == 0
-        else ops.clip(ops.convert_to_tensor(first, "int32"), 0, size(x, axis) - sizes[axis])
-        for axis, first in enumerate(start)
-    ]
+
+    def clipped(first, axis):
+        if isinstance(first, int) and first == 0:
+            return 0
+        return ops.clip(ops.convert_to_tensor(first, "int32"), 0, size(x, axis) - sizes[axis])
+
+    begin = [clipped(first, axis) for axis, first in enumerate(start)]
     end = [first + number for first, number in zip(begin, sizes, strict=True)]
     return compat.with_slice(x, begin, end, piece)
