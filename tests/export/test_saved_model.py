@@ -193,6 +193,7 @@ def test_warmup_requests_are_what_a_server_reads(path, served):
     records = tf.data.TFRecordDataset(str(path / "assets.extra" / "tf_serving_warmup_requests"))
     requests = [prediction_log_pb2.PredictionLog.FromString(r.numpy()).predict_log.request for r in records]
     for request, prompts in zip(requests, [["ROMEO:"], PROMPTS], strict=True):
+        assert request.model_spec.name
         assert request.model_spec.signature_name == "serving_default"
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         assert [prompt.decode() for prompt in inputs["prompts"]] == prompts
