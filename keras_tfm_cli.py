@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights in a folder (float32)"
     )
     export.add_argument("output", metavar="OUTPUT", help="a folder that does not exist yet; servers expect .../1")
+    export.add_argument(
+        "--jit-compile",
+        action="store_true",
+        help="let XLA compile the loop, which is faster; TensorFlow Serving on CPUs must then be started with "
+        "--xla_cpu_compilation_enabled (without this option it runs on every server)",
+    )
     generate.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     generate.add_argument("--chat", action="store_true", help="answer: put the prompt into the chat template")
     for command in (generate, export):
@@ -153,7 +159,12 @@ def _generate(options) -> None:
 
 def _export(options) -> None:
     writer = _opened(options).text_generator(_sampler(options))
-    writer.export(options.output, max_new_tokens=options.max_new_tokens, seed=options.seed)
+    writer.export(
+        options.output,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        jit_compile=options.jit_compile,
+    )
     print(f"Wrote {options.output}: tf.saved_model.load(...).signatures['generate'] takes and gives text.")
 
 

@@ -81,7 +81,7 @@ def export_text_generator(
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
     """
     check_is_free(path)  # before any work
-    warmup_requests = [predict_request("serving_default", prompts=_prompts_of(entry)) for entry in warmup]
+    warmup_requests = [predict_request("serving_default", prompts=prompts) for prompts in _batches(warmup)]
     controls = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampler, controls = _open_sampler(writer.sampler, controls)
     options = writer.options(sampler=sampler, num_return_sequences=num_return_sequences, stop_strings=stop_strings)
@@ -277,11 +277,21 @@ def _unnamed(like, named):
     return tree.pack_sequence_as(like, [named[name] for name in sorted(named)])
 
 
-def _prompts_of(entry) -> list[str]:
-    prompts = [entry] if isinstance(entry, str) else list(entry)
-    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError(f"Each entry of `warmup` must be a prompt or a list of prompts. Received: {entry!r}.")
-    return prompts
+def _batches(warmup) -> list[list[str]]:
+    """Lists of prompts, of what may be single ones."""
+    batches = None
+    if isinstance(warmup, (list, tuple)):
+        batches = [[entry] if isinstance(entry, str) else entry for entry in warmup]
+        is_valid = [
+            isinstance(batch, (list, tuple)) and batch and all(isinstance(prompt, str) for prompt in batch)
+            for batch in batches
+        ]
+    if batches is None or not all(is_valid):
+        raise ValueError(
+            "`warmup` must be a list, of which each entry is a prompt or a list of prompts, one or more. "
+            f"Received: {warmup!r}."
+        )
+    return batches
 
 
 def _open_sampler(sampler, values):

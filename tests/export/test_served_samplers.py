@@ -1,22 +1,21 @@
-"""Every sampler inside a SavedModel writes what it writes in Python, at once and step by step."""
+"""Every sampler on the disk writes what it writes in Python, at once and step by step, with TensorFlow alone."""
+
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_tfm.export.saved_model import ServedTextGenerator
+from keras_tfm.export.writing import write_saved_model
 from keras_tfm.generation import TextGenerator
-from keras_tfm.samplers import BeamSampler, RandomSampler
+from keras_tfm.samplers import BeamSampler, DraftModel, RandomSampler, SpeculativeSampler
+from tests.export.stock_server import STOCK_SERVER, ask_stock_server
 from tests.generation.every_sampler import SAMPLERS, make_samplers
 from tests.generation.lively import lively_model
 
 PROMPTS = ["ROMEO:", "", "soft"]
 LENGTH = 8
-
-
-@pytest.fixture(scope="module")
-def samplers(tiny_tokenizer):
-    return make_samplers(tiny_tokenizer.vocabulary_size)
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +32,71 @@ def stream(signatures, num_tokens, **settings):
     return answers
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+CLIENT = (
+    STOCK_SERVER
+    + """
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # it takes longer than all else here
+folder, names, prompts = sys.argv[1], *map(json.loads, sys.argv[2:4])
+settings = {"max_new_tokens": tf.constant(int(sys.argv[4])), "seed": tf.constant(3)}
+prompts = tf.constant(prompts)
+
+
+def plain(answer):
+    answer = {key: answer[key].numpy().tolist() for key in ("text", "finish_reason", "num_tokens", "scores")}
+    return {key: [x.decode() if isinstance(x, bytes) else x for x in row] for key, row in answer.items()}
+
+
+answers = {}
+for name in names:
+    served = tf.saved_model.load(os.path.join(folder, name)).signatures
+    piece = served["prefill"](prompts=prompts, **settings)
+    while not all(piece["finish_reason"].numpy()):
+        states = {key: tensor for key, tensor in piece.items() if key.startswith("state_")}
+        piece = served["decode_step"](num_tokens=tf.constant(3), **states)
+    answers[name] = {"serving_default": plain(served["serving_default"](prompts=prompts)), "stream": plain(piece)}
+print(json.dumps(answers))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def writers(model, tiny_tokenizer):
+    samplers = make_samplers(tiny_tokenizer.vocabulary_size)
+    writers = {name: TextGenerator(model, tiny_tokenizer, sampler) for name, sampler in samplers.items()}
+    quantized = lively_model(num_layers=1, vocabulary_size=tiny_tokenizer.vocabulary_size)
+    quantized.quantize_for_generation()
+    return {**writers, "int8": TextGenerator(quantized, tiny_tokenizer, "greedy")}
+
+
+@pytest.fixture(scope="module")
+def answers(writers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samplers")
+    for name, writer in writers.items():
+        module = ServedTextGenerator(writer, writer.options(), {"max_new_tokens": LENGTH, "seed": 3})
+        signatures = module.signatures(("serving_default", "prefill", "decode_step"))
+        write_saved_model(module, signatures, folder / name)
+    return ask_stock_server(CLIENT, folder, json.dumps(list(writers)), json.dumps(PROMPTS), LENGTH)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "int8"])
 @pytest.mark.usefixtures("without_xla")
-def test_the_served_sampler_writes_as_in_python(model, tiny_tokenizer, samplers, name):
-    writer = TextGenerator(model, tiny_tokenizer, samplers[name])
-    options = writer.options()
-    expected = writer.generate(PROMPTS, max_new_tokens=LENGTH, seed=3)
-    module = ServedTextGenerator(writer, options, {"max_new_tokens": LENGTH, "seed": 3})
-    signatures = module.signatures()
-    settings = {"prompts": tf.constant(PROMPTS), "max_new_tokens": tf.constant(LENGTH), "seed": tf.constant(3)}
-    for answer in (signatures["serving_default"](tf.constant(PROMPTS)), stream(signatures, 3, **settings)[-1]):
-        assert [text.decode() for text in answer["text"].numpy()] == list(expected.texts)
-        assert [reason.decode() for reason in answer["finish_reason"].numpy()] == list(expected.finish_reasons)
-        assert answer["num_tokens"].numpy().tolist() == expected.num_tokens.tolist()
+def test_the_served_sampler_writes_as_in_python(writers, answers, name):
+    expected = writers[name].generate(PROMPTS, max_new_tokens=LENGTH, seed=3)
+    for answer in answers[name].values():
+        assert answer["text"] == list(expected.texts)
+        assert answer["finish_reason"] == list(expected.finish_reasons)
+        assert answer["num_tokens"] == expected.num_tokens.tolist()
         np.testing.assert_allclose(answer["scores"], expected.scores, atol=1e-5)
+
+
+def test_a_draft_model_of_another_vocabulary_raises_before_any_work(model, tiny_tokenizer, tmp_path):
+    sampler = SpeculativeSampler(drafter=DraftModel(lively_model(vocabulary_size=29)))
+    writer = TextGenerator(model, tiny_tokenizer, sampler)
+    message = f"Received: 29 tokens for a model of {tiny_tokenizer.vocabulary_size}"
+    with pytest.raises(ValueError, match=message):
+        writer("ROMEO:", max_new_tokens=2)
+    with pytest.raises(ValueError, match=message):
+        writer.export(tmp_path / "1")
 
 
 @pytest.mark.usefixtures("without_xla")
