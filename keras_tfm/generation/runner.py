@@ -1,6 +1,8 @@
 """Runs the compiled loop from Python: checks prompts, keeps what was compiled, gives arrays back."""
 
 import collections
+import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import random
@@ -125,7 +127,6 @@ class GenerationRunner:
             if key not in self._compiled:
                 start = time.perf_counter()
                 self._compiled[key] = CompiledGeneration(self._model, sampler, *key[2:])
-                self._snapshot.renew()  # what a layer notes down while it is traced is no change
                 logger.info("Traced the loop of %s in %.1f s.", sampler, time.perf_counter() - start)
             self._compiled.move_to_end(key)
             while len(self._compiled) > MOST_LOOPS:
@@ -133,21 +134,26 @@ class GenerationRunner:
             return self._compiled[key]
 
     def _begin(self, compiled, inputs, room, settings, numbers):
-        """The state after the prompts were read; tells the log if this has to be compiled first."""
+        """The state after the prompts were read; compiles what these sizes need, and tells the log of it."""
         arguments = (inputs, room, settings, numbers)
         shapes = tuple(x.shape for x in tree.flatten(arguments))
-        if shapes in compiled.shapes:
-            return compiled.begin(*arguments)
-        num_rows, length = inputs.token_ids.shape
-        sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
-        logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
-        start = time.perf_counter()
-        state = compiled.begin(*arguments)
-        # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and no text is timed by it.
-        state = compiled.extend(state, room, tf.constant(0), settings, numbers)
-        logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
-        compiled.shapes.add(shapes)
-        return state
+        with contextlib.nullcontext() if shapes in compiled.shapes else compiled.lock:
+            if shapes in compiled.shapes:
+                return compiled.begin(*arguments)
+            num_rows, length = inputs.token_ids.shape
+            sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
+            logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
+            start = time.perf_counter()
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                begun = pool.submit(compiled.begin, *arguments)
+                extend = compiled.extend  # is traced while XLA compiles
+                state = begun.result()
+            # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and times no text.
+            state = extend(state, room, tf.constant(0), settings, numbers)
+            self._snapshot.renew()  # what a layer notes down while it is traced is no change
+            logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
+            compiled.shapes.add(shapes)
+            return state
 
     def _prompts(self, prompts, options, memory, room, sampler) -> loop.Prompts:
         """The prompts, padded; with negative ones, or with a memory's cache copied for each and made longer."""
