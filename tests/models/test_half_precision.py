@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm as ktfm
+from keras_tfm.export.saved_model import ServedTextGenerator
 from keras_tfm.generation import TextGenerator
 from tests.checkpoints.families import FAMILIES, tiny
 from tests.generation.lively import lively
@@ -76,21 +77,39 @@ def test_remat_gives_the_gradients_of_the_usual_way(name, dtype):
         np.testing.assert_allclose(usual, again, atol=scale * {"bfloat16": 2**-6, "float16": 2**-9}[dtype] + 1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "is_int8"), [("bfloat16", False), ("float16", True)])
+_SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16}
+_GROUPED = {**_SIZES, "num_key_value_heads": 1, "intermediate_dim": 24}
+_BUILDERS = {
+    "gpt": lambda **options: ktfm.models.build_gpt(**_SIZES, max_sequence_length=64, **options),
+    "llama": lambda **options: ktfm.models.build_llama(**_GROUPED, **options),
+    "gemma2": lambda **options: ktfm.models.build_gemma2(
+        **{**_GROUPED, "num_layers": 2}, head_dim=8, windows=(4, None), **options
+    ),
+    "gpt_neox": lambda **options: ktfm.models.build_gpt_neox(**_SIZES, intermediate_dim=24, **options),
+    "bloom": lambda **options: ktfm.models.build_bloom(**_SIZES, **options),
+}
+_EXPORTS = [("gpt", "bfloat16", False), ("gpt", "float16", True), ("llama", "float16", False)]
+_MORE_EXPORTS = [(name, dtype, is_int8) for name in _BUILDERS for dtype in DTYPES for is_int8 in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "is_int8"),
+    [*_EXPORTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in _MORE_EXPORTS if case not in _EXPORTS)],
+)
 @pytest.mark.usefixtures("without_xla")
-def test_exported_it_writes_the_same_text(dtype, is_int8, tiny_tokenizer, tmp_path):
-    model = lively(
-        ktfm.models.build_gpt(
-            vocabulary_size=tiny_tokenizer.vocabulary_size,
-            max_sequence_length=64,
-            num_layers=2,
-            num_heads=2,
-            hidden_dim=16,
-            dtype=dtype,
-        )
-    )
+def test_served_it_writes_the_same_text(name, dtype, is_int8, tiny_tokenizer):
+    model = lively(_BUILDERS[name](vocabulary_size=tiny_tokenizer.vocabulary_size, dtype=dtype))
     if is_int8:
         model.quantize_for_generation()
+    writer = TextGenerator(model, tiny_tokenizer)
+    module = ServedTextGenerator(writer, writer.options(), {"max_new_tokens": 8, "seed": 0})
+    served = module.signatures(["serving_default"])["serving_default"](tf.constant(["ROMEO:"]))
+    assert served["text"].numpy()[0].decode() == writer("ROMEO:", max_new_tokens=8)
+
+
+@pytest.mark.usefixtures("without_xla")
+def test_it_is_served_from_the_disk(tiny_tokenizer, tmp_path):
+    model = lively(_BUILDERS["gpt"](vocabulary_size=tiny_tokenizer.vocabulary_size, dtype="bfloat16"))
     writer = TextGenerator(model, tiny_tokenizer)
     writer.export(tmp_path / "1", max_new_tokens=8)
     served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"](tf.constant(["ROMEO:"]))
