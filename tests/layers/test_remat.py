@@ -33,10 +33,17 @@ def make_stack(remat, parallel=False, cross=False):
     return stack
 
 
-# On JAX a layer with seeds cannot be compiled but through `stateless_call`, as `fit` does below.
-@pytest.mark.parametrize("compiled", [None, "graph", "jit"] if keras.backend.backend() == "tensorflow" else [None])
-@pytest.mark.parametrize("kind", ["sequential", "parallel", "cross"])
-def test_outputs_and_gradients_are_those_without_remat_dropout_included(compiled, kind):
+def kinds_and_ways():
+    """(kind of block, how it is run): XLA takes its time, and compiles one kind unless all tests are run."""
+    # On JAX a layer with seeds cannot be compiled but through `stateless_call`, as `fit` does below.
+    for compiled in [None, "graph", "jit"] if keras.backend.backend() == "tensorflow" else [None]:
+        for kind in ("sequential", "parallel", "cross"):
+            is_slow = compiled == "jit" and kind != "sequential"
+            yield pytest.param(kind, compiled, marks=[pytest.mark.slow] if is_slow else [])
+
+
+@pytest.mark.parametrize(("kind", "compiled"), list(kinds_and_ways()))
+def test_outputs_and_gradients_are_those_without_remat_dropout_included(kind, compiled):
     results = []
     for remat in (False, True):
         stack = make_stack(remat, parallel=kind == "parallel", cross=kind == "cross")

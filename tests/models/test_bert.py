@@ -217,7 +217,10 @@ print(keras.backend.backend(), int(other.optimizer.iterations))
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow), "torch"])
+@pytest.mark.parametrize(
+    "backend",
+    ["tensorflow", pytest.param("jax", marks=pytest.mark.slow), pytest.param("torch", marks=pytest.mark.slow)],
+)
 def test_models_fit_save_and_reload_on_every_backend(backend, tmp_path):
     # Keras 3.15 saves with `np.array(variable)`, of which NumPy 2 complains.
     script = "import warnings\nwarnings.filterwarnings('ignore', message='__array__ impl')\n" + FIT_AND_RELOAD

@@ -124,7 +124,7 @@ def nodes_of(document, path=()):
     yield path
     items = list(document.items()) if isinstance(document, dict) else []
     items += enumerate(document) if isinstance(document, list) else []
-    for key, value in items[:6]:
+    for key, value in items if len(items) < 20 else items[:6]:  # not each token of a vocabulary
         yield from nodes_of(value, (*path, key))
 
 
@@ -133,9 +133,9 @@ def test_nonsense_in_any_place_of_a_tokenizer_json_is_read_or_a_value_error(fold
     text = (folder / "tokenizer.json").read_text()
     document = json.loads(text)
     document["post_processor"] = {"type": "Sequence", "processors": [{"type": "ByteLevel"}]}
-    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [document["pre_tokenizer"]]}
-    num_read = num_refused = 0
+    num_read, refused = 0, set()
     for whole in (json.loads(text), document):
+        vocabulary_from_json(json.loads(json.dumps(whole)))  # unspoilt, it is read
         for path in nodes_of(whole):
             spoilt = json.loads(json.dumps(whole))
             target = spoilt
@@ -147,10 +147,9 @@ def test_nonsense_in_any_place_of_a_tokenizer_json_is_read_or_a_value_error(fold
                 vocabulary_from_json(spoilt if path else value)
                 num_read += 1
             except ValueError:
-                num_refused += 1
-    # Some places are not read, so anything may stand there; the others are guarded.
-    assert num_read >= 1
-    assert num_refused >= 10
+                refused.add(path)
+    assert num_read >= 1  # some places say nothing of ids
+    assert {(), ("model", "type"), ("decoder", "type")} <= refused
 
 
 def test_saving_again_replaces_the_files_and_leaves_no_others(tokenizer, tmp_path):
