@@ -55,8 +55,9 @@ def export_text_generator(
     The writer's sampler is exported with all its processors; its temperature, top-k and top-p, where they stand among
     them or else at the end, take the caller's values. The same seed gives the text that the writer gives in Python.
 
-    By default it runs on every server. With `jit_compile=True` XLA compiles the generation, which is faster, and
-    needs a server that lets XLA compile: TensorFlow Serving on CPUs refuses ("XLA compilation disabled") unless it
+    By default it runs on every server. With `jit_compile=True` XLA compiles the generation, which is faster (one prompt
+    at a time 1.7 to 2.6 times, eight 1 to 1.5 times, measured on 2 cores of an AMD EPYC), and needs a server that lets
+    XLA compile: TensorFlow Serving on CPUs refuses ("XLA compilation disabled") unless it
     is started with `--xla_cpu_compilation_enabled`. Python lets it.
 
     Args:
