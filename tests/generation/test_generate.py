@@ -130,11 +130,12 @@ def test_closing_the_steps_ends_the_work():
     options = GenerationOptions(max_new_tokens=1000)
     steps = runner.steps([[1]], options, tokens_per_step=1)
     compiled = runner.compiled(GreedySampler(), Shape(), options, goes_on=False)
-    extend, compiled.extend = compiled.extend, lambda *arguments: calls.append(1) or extend(*arguments)
+    extend = compiled.extend
+    compiled.extend = lambda state, room, until, *rest: calls.append(int(until)) or extend(state, room, until, *rest)
     next(steps)
     next(steps)
     steps.close()
-    assert len(calls) == 2
+    assert calls == [0, 1, 2]  # until 0 tokens are there: that only compiles
 
 
 def test_an_empty_prompt_starts_from_the_start_token(model):
