@@ -55,6 +55,7 @@ def starts(tmp_path_factory):
     return folder, first, between, Started(folder).end(), Started("0").end()
 
 
+@pytest.mark.slow
 def test_a_second_start_reads_what_the_first_compiled_and_writes_the_same(starts):
     folder, first, between, second, without = starts
     assert without[1] == ""
@@ -64,17 +65,20 @@ def test_a_second_start_reads_what_the_first_compiled_and_writes_the_same(starts
     assert entries(folder) == between
 
 
+@pytest.mark.slow
 def test_each_process_works_in_a_folder_of_its_own_which_is_gone_at_its_end(starts):
     folder, first, _, second, _ = starts
     assert len({flags for _, flags, _ in (*first, second)}) == 3
     assert not list(folder.rglob("run-*"))
 
 
+@pytest.mark.slow
 def test_errors_of_tensorflow_about_its_own_entries_are_not_printed(starts):
     assert "prefer-no" not in starts[3][2]
     assert "Error parsing" not in starts[3][2]
 
 
+@pytest.mark.slow
 def test_corrupt_entries_are_compiled_anew(starts):
     folder, _, between, _, without = starts
     for i, path in enumerate(sorted(folder.rglob("*.pb.*"))):

@@ -19,7 +19,7 @@ def loss_of(theirs) -> float:
         return float(theirs(input_ids=ids, labels=ids).loss)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "smollm"])
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("smollm", marks=pytest.mark.slow)])
 def test_fine_tuning_gives_a_checkpoint_of_equal_loss(name, tmp_path):
     theirs = tiny(name)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -35,7 +35,9 @@ def test_fine_tuning_gives_a_checkpoint_of_equal_loss(name, tmp_path):
     assert loss_of(again) == pytest.approx(after, rel=1e-5)
 
 
-@pytest.mark.parametrize("family", ["Bert", "Roberta", "DistilBert"])
+@pytest.mark.parametrize(
+    "family", ["Bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Roberta", "DistilBert"))]
+)
 def test_fine_tuning_a_classifier_gives_a_checkpoint_of_equal_loss(family, tmp_path):
     def their_loss(theirs):
         ids = torch.tensor(ROWS.astype("int64"))

@@ -239,9 +239,9 @@ def test_a_word_longer_than_all_slots_is_never_chosen_and_the_others_are(tokeniz
 
 
 def test_half_of_the_pairs_are_random(tokenizer, documents):
-    dataset = masked_lm_dataset(documents * 40, tokenizer, 40, 256)
+    dataset = masked_lm_dataset(documents * 15, tokenizer, 40, 256)
     labels = np.concatenate([labels["next_sentence"] for _, labels, _ in dataset])
-    assert len(labels) > 5000
+    assert len(labels) > 1800
     assert abs(labels.mean() - 0.5) < 5 * 0.5 / len(labels) ** 0.5
 
 

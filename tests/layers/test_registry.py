@@ -71,7 +71,7 @@ def saved_layers(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "backend",
-    ["tensorflow", pytest.param("jax", marks=pytest.mark.slow), pytest.param("torch", marks=pytest.mark.slow)],
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("tensorflow", "jax", "torch")],
 )
 def test_every_layer_reloads_in_a_fresh_process_on_every_backend_with_the_same_values(saved_layers, backend):
     if importlib.util.find_spec(backend) is None:

@@ -57,7 +57,10 @@ def test_outputs_and_gradients_are_those_without_remat_dropout_included(kind, co
     assert np.abs(results[1][0][0] - results[1][1][0]).max() > 1e-3  # the seeds went on
 
 
-@pytest.mark.parametrize("jit_compile", [False] if keras.backend.backend() == "torch" else [False, True])
+@pytest.mark.parametrize(
+    "jit_compile",
+    [False] if keras.backend.backend() == "torch" else [False, pytest.param(True, marks=pytest.mark.slow)],
+)
 def test_fit_has_the_same_losses_with_and_without_remat(jit_compile):
     losses = []
     for remat in (False, True):

@@ -219,7 +219,7 @@ print(keras.backend.backend(), int(other.optimizer.iterations))
 
 @pytest.mark.parametrize(
     "backend",
-    ["tensorflow", pytest.param("jax", marks=pytest.mark.slow), pytest.param("torch", marks=pytest.mark.slow)],
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("tensorflow", "jax", "torch")],
 )
 def test_models_fit_save_and_reload_on_every_backend(backend, tmp_path):
     # Keras 3.15 saves with `np.array(variable)`, of which NumPy 2 complains.

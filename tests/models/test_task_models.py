@@ -109,8 +109,8 @@ def crossentropy():
     ("name", "loss", "labels"),
     [
         ("text_classifier", crossentropy, np.array([0, 2, 1, 0])),
-        ("text_classifier_mean", crossentropy, np.array([0, 2, 1, 0])),
-        ("text_regressor", lambda: "mse", np.array([0.5, -1.0, 2.0, 0.0])),
+        pytest.param("text_classifier_mean", crossentropy, np.array([0, 2, 1, 0]), marks=pytest.mark.slow),
+        pytest.param("text_regressor", lambda: "mse", np.array([0.5, -1.0, 2.0, 0.0]), marks=pytest.mark.slow),
         ("token_classifier", crossentropy, np.arange(36).reshape(4, 9) % 3),
         (
             "span_classifier",
@@ -141,6 +141,7 @@ def pairs():
     return {"first": first, "second": second}
 
 
+@pytest.mark.slow
 def test_in_batch_negatives_bring_each_pair_together():
     model = SentenceEncoder(encoder())
     ranker = SentencePairRanker(model)
@@ -175,6 +176,7 @@ def test_sentence_vectors_have_length_1(models):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_models_without_segments_are_fitted_to_the_datasets_of_the_library():
     tokens = "[PAD] [UNK] [CLS] [SEP] [MASK] . a cat the hat on sat"
     tokenizer = WordPieceTokenizer({token: i for i, token in enumerate(tokens.split(" "))})

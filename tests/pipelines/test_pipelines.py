@@ -176,6 +176,7 @@ def test_a_path_that_exists_raises_and_is_left_alone(classification, tmp_path):
 # Regression
 
 
+@pytest.mark.slow
 def test_a_regressor_learns_the_likeness_of_pairs_and_serves_it(make_encoder, tokenizer, tmp_path):
     pipeline = TextRegression(TextRegressor(make_encoder(), dropout=0.0), tokenizer)
     texts, pairs, scores = TEXTS[:4], TEXTS[2:], [0.5, -1.0, 0.0, 1.0]
@@ -284,6 +285,7 @@ def test_words_of_running_text_are_found_whole_and_without_the_punctuation_aroun
     assert all(text[e.start : e.end] == e.text for e in found)
 
 
+@pytest.mark.slow
 def test_what_is_taught_of_words_is_found_in_their_text(make_encoder, tokenizer, tmp_path):
     words = [["O'Brien", "lives", "in", "U.S.", "."], ["where", "does", "Mary-Ann", "live", "?"]]
     labels = ("O", "B-WHO", "B-WHERE")
@@ -378,6 +380,7 @@ def test_wrong_numbers_and_long_questions_are_told(answering, tokenizer):
 # Vectors
 
 
+@pytest.mark.slow
 def test_vectors_are_served_and_bring_pairs_together(make_encoder, tokenizer, tmp_path):
     pipeline = SentenceEmbedding(SentenceEncoder(make_encoder()), tokenizer)
     texts, pairs = TEXTS[:3], ["very good", "in the night", "fair !"]
@@ -396,6 +399,7 @@ def test_vectors_are_served_and_bring_pairs_together(make_encoder, tokenizer, tm
     np.testing.assert_allclose(outputs["similarity"]["similarity"], cosines, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pair_regressor_learns_from_scores(make_encoder, tokenizer):
     pipeline = SentenceEmbedding(SentenceEncoder(make_encoder()), tokenizer)
     regressor = SentencePairRegressor(pipeline.model)

@@ -109,6 +109,7 @@ def test_a_long_question_leaves_half_of_the_row_to_the_context(uncased):
     assert inputs["token_ids"].shape == (2, 14)
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_text_back(uncased, tmp_path):
     class Server(tf.Module):
         def __init__(self):

@@ -172,6 +172,7 @@ def test_copies_and_files_give_the_same_tokenizer(models, tmp_path):
         assert SentencePieceTokenizer.from_file(path).encode("a") == tokenizer.encode("a")[1:]
 
 
+@pytest.mark.slow
 def test_an_exported_writer_holds_the_model(models, tmp_path, without_xla):
     tokenizer = SentencePieceTokenizer(models["bpe"])
     numbers = {"max_sequence_length": 32, "num_layers": 1, "num_heads": 1, "hidden_dim": 4}

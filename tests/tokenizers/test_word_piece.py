@@ -118,7 +118,9 @@ def test_any_text_gives_hugging_face_ids_and_offsets(word_piece, bert, texts):
     check_equal(word_piece, bert, texts)
 
 
-@pytest.mark.parametrize(("lowercase", "strip_accents"), [(True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("lowercase", "strip_accents"), [(True, True), pytest.param(False, False, marks=pytest.mark.slow)]
+)
 def test_every_code_point_becomes_what_it_becomes_in_hugging_face(lowercase, strip_accents):
     # A vocabulary of all characters, so that each other replacement, class or offset would show.
     points = [*range(0x21, 0xD800), *range(0xE000, 0x32400), *range(0xE0000, 0xE0200)]
@@ -249,6 +251,7 @@ def test_data_pipelines_give_equal_ids(uncased):
     assert single == batches[0] + batches[1] == uncased.encode(texts)
 
 
+@pytest.mark.slow
 def test_a_saved_model_needs_tensorflow_only(uncased, tmp_path):
     class Server(tf.Module):
         def __init__(self):

@@ -45,6 +45,7 @@ def test_the_first_step_of_each_variable_is_its_factor_times_the_rate():
     np.testing.assert_allclose([1 - float(v.numpy()[0]) for v in variables], [0.1, 0.025], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_layerwise_optimizer_reloads_and_goes_on(tmp_path):
     model = classifier()
     model.encoder.token_embedding.trainable = False
