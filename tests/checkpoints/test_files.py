@@ -142,6 +142,7 @@ def check_memory(path, dtype, least_bytes):
     assert 1.0 < ratio < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
