@@ -231,6 +231,10 @@ class CausalLM(TokenModel):
     def generate(self, token_ids, max_new_tokens: int = 64, sampler="greedy", **options) -> Generation:
         """Continues prompts with new tokens, in one compiled loop with a KV cache.
 
+        The loop is compiled for a structure of sampler and options and for buckets of sizes; other numbers and other
+        values of weights compile nothing. After a change of the model itself (an adapter, 8 bits, another part) the
+        next call compiles anew. The logger "keras_tfm" tells of each at INFO.
+
         Args:
             token_ids: the prompts: an int array (B, T) or (T,), or a list of lists of any lengths. An empty prompt
                 starts from `start_token_id`.
