@@ -8,7 +8,6 @@ import tensorflow as tf
 import keras_tfm as ktfm
 from keras_tfm.export.saved_model import ServedTextGenerator
 from keras_tfm.generation import TextGenerator
-from tests.checkpoints.families import FAMILIES, tiny
 from tests.generation.lively import lively
 from tests.models.tiny import TINY, batch, make
 
@@ -42,17 +41,6 @@ def test_greedy_text_is_that_of_forward_passes(name, dtype):
     check_greedy(model, text, dtype)
     *_, last = model.generate_steps(PROMPT, max_new_tokens=6, tokens_per_step=2)
     assert last.token_ids[0].tolist() == text
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["gpt2", "llama_biases", "qwen2", "gemma2", "pythia", "bloom", "mistral", "qwen3"])
-@pytest.mark.usefixtures("without_xla")
-def test_loaded_checkpoints_write(name, dtype, tmp_path):
-    assert name in FAMILIES
-    tiny(name).save_pretrained(tmp_path)
-    model = ktfm.checkpoints.load(tmp_path, dtype=dtype)
-    assert model.compute_dtype == dtype
-    check_greedy(model, model.generate(PROMPT, max_new_tokens=6).token_ids[0].tolist(), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
