@@ -1,6 +1,5 @@
 """The loop compiled by XLA, and the bucketing that keeps the number of compilations small."""
 
-import functools
 import threading
 
 import tensorflow as tf
@@ -63,17 +62,10 @@ class CompiledGeneration:
 
         self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers, jit_compile=jit_compile)
         state = tree.map_structure(_open, self.begin.structured_outputs)
-        self._trace_extend = functools.partial(
-            _trace, extend, state, _INTEGERS, _INTEGER, settings, numbers, jit_compile=jit_compile
-        )
+        self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers, jit_compile=jit_compile)
         self.answer = _trace(answer, state._replace(cache=()), _INTEGERS, settings, numbers, jit_compile=False)
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.lock = threading.Lock()  # held while that is done
-
-    @functools.cached_property
-    def extend(self):
-        """Traced when it is first asked for: in the meantime XLA can compile `begin`."""
-        return self._trace_extend()
 
 
 def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> dict:

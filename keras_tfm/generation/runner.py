@@ -1,7 +1,6 @@
 """Runs the compiled loop from Python: checks prompts, keeps what was compiled, gives arrays back."""
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import logging
@@ -127,6 +126,7 @@ class GenerationRunner:
             if key not in self._compiled:
                 start = time.perf_counter()
                 self._compiled[key] = CompiledGeneration(self._model, sampler, *key[2:])
+                self._snapshot.renew()  # what a layer notes down while it is traced is no change
                 logger.info("Traced the loop of %s in %.1f s.", sampler, time.perf_counter() - start)
             self._compiled.move_to_end(key)
             while len(self._compiled) > MOST_LOOPS:
@@ -144,13 +144,9 @@ class GenerationRunner:
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                begun = pool.submit(compiled.begin, *arguments)
-                extend = compiled.extend  # is traced while XLA compiles
-                state = begun.result()
+            state = compiled.begin(*arguments)
             # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and times no text.
-            state = extend(state, room, tf.constant(0), settings, numbers)
-            self._snapshot.renew()  # what a layer notes down while it is traced is no change
+            state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.shapes.add(shapes)
             return state
