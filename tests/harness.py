@@ -111,20 +111,20 @@ def check_decoding(model, token_ids, mask=None, pieces=(3,), atol=2e-5) -> None:
     """
     num_rows, length = token_ids.shape
     full = float32(model({"token_ids": token_ids, "padding_mask": mask}))
-    cache, start = model.init_cache(num_rows, length), 0
+    state, start = model.init_state(num_rows, length), 0
     for size in pieces:
         piece = slice(start, start + size)
-        before, mask_piece = tree.map_structure(float32, cache), None if mask is None else mask[:, piece]
-        logits, new_cache = model.prefill(token_ids[:, piece], cache, mask_piece)
-        check_same_structure(before, cache, 0)
+        before, mask_piece = tree.map_structure(float32, state), None if mask is None else mask[:, piece]
+        logits, new_state = model.prefill(token_ids[:, piece], state, mask_piece)
+        check_same_structure(before, state, 0)
         if mask is None:
             np.testing.assert_allclose(float32(logits), full[:, start + size - 1], atol=atol)
         elif mask_piece.any(axis=1).all():
             expected = last_real(full[:, piece], mask_piece)
             np.testing.assert_allclose(float32(logits), expected, atol=atol)
-        cache, start = new_cache, start + size
+        state, start = new_state, start + size
     for t in range(start, length):
-        logits, cache = model.decode_step(token_ids[:, t], cache, None if mask is None else mask[:, t])
+        logits, state = model.decode_step(token_ids[:, t], state, None if mask is None else mask[:, t])
         real = np.ones(num_rows, bool) if mask is None else mask[:, t]
         np.testing.assert_allclose(float32(logits)[real], full[:, t][real], atol=atol)
 

@@ -1,9 +1,9 @@
 """A text generator as a SavedModel: tokenizer, model and the generate loop in one graph, for TensorFlow alone."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from keras import tree
@@ -11,16 +11,18 @@ from keras import tree
 from keras_tfm.export.warmup import predict_request
 from keras_tfm.export.writing import check_is_free, write_saved_model
 from keras_tfm.generation import loop
-from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for
+from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.generation import GenerationOptions
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
-from keras_tfm.samplers.stopping import REASONS, StopRules
+from keras_tfm.samplers.stopping import REASONS
 
 # What a caller may set: signature argument -> (processor, its field).
 _CONTROLS = {"temperature": (Temperature, "value"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
 _CONTROL_DTYPES = {"temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32}
 SIGNATURES = ("serving_default", "generate", "prefill", "decode_step", "tokenize", "logits")
+# Of the tensors state_...: another number whenever a field comes, goes or changes its meaning.
+STATE_FORMAT = 1
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -45,10 +47,11 @@ def export_text_generator(
             -> text string (R,), num_tokens int32 (R,), finish_reason string (R,), scores float32 (R,);
             R = B x num_return_sequences.
         serving_default: prompts string (B,) -> the same, with the defaults given here.
-        prefill: the arguments of generate -> the same answers after the first token, and state_000, state_001, ...:
-            all that a generation is, the cache included.
-        decode_step: state_000, ... and num_tokens int32 (), the new tokens to write -> the same again. `text` is all
-            text so far, of whole characters; a generation has ended when no finish_reason is empty.
+        prefill: the arguments of generate -> the same answers after the first token, and all that a generation is, the
+            KV cache included, in tensors whose names begin with "state_". A client hands them on and need not know
+            them; `state_format` is the number of their format, and a state of another one is refused.
+        decode_step: the tensors state_... and num_tokens int32 (), the new tokens to write -> the same again. `text` is
+            all text so far, of whole characters; a generation has ended when no finish_reason is empty.
         tokenize: texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,).
         logits: token_ids int32 (B, T) -> logits float32 (B, T, V).
 
@@ -89,6 +92,20 @@ def export_text_generator(
     defaults = {"max_new_tokens": max_new_tokens, "seed": seed, **controls}
     module = ServedTextGenerator(writer, options, defaults, jit_compile)
     write_saved_model(module, module.signatures(), path, warmup_requests)
+
+
+class _Served(NamedTuple):
+    """All that goes out and comes in between `prefill` and `decode_step`: its fields name the tensors.
+
+    generation: `GenerationState`. room, settings, numbers: as `CompiledGeneration` takes them. num_rows: int32 (), rows
+    that are not there to fill up the batch.
+    """
+
+    generation: Any
+    room: Any
+    settings: Any
+    numbers: Any
+    num_rows: Any
 
 
 class ServedTextGenerator(tf.Module):
@@ -136,10 +153,9 @@ class ServedTextGenerator(tf.Module):
         }
         traced = {name: _trace(function, **specs) for name, (function, specs) in arguments.items() if name in names}
         if "decode_step" in names:
+            answer = traced["prefill"].structured_outputs.items()
             states = {
-                name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-                for name, tensor in traced["prefill"].structured_outputs.items()
-                if name.startswith("state_")
+                name: tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in answer if name.startswith("state_")
             }
             num_tokens = tf.TensorSpec([], tf.int32, name="num_tokens")
             traced["decode_step"] = _trace(self.decode_step, num_tokens=num_tokens, **states)
@@ -151,25 +167,24 @@ class ServedTextGenerator(tf.Module):
 
     def generate(self, prompts, max_new_tokens, seed, **controls):
         """prompts string (B,) and settings () -> text, num_tokens, finish_reason, scores, (R,) each."""
-        everything, num_rows = self._begin(prompts, max_new_tokens, seed, controls)
-        return self._answer(self._extend(everything, max_new_tokens), num_rows)
+        return self._answer(self._extend(self._begin(prompts, max_new_tokens, seed, controls), max_new_tokens))
 
     def prefill(self, prompts, max_new_tokens, seed, **controls):
         """As `generate`, after the first token, with the state of the generation."""
-        everything, num_rows = self._begin(prompts, max_new_tokens, seed, controls)
-        everything = self._extend(everything, tf.minimum(1, max_new_tokens))
-        # A function, since a tf.Module would take a structure of tensors for its own.
-        self._unnamed = functools.partial(_unnamed, (everything, num_rows))
-        return {**self._answer(everything, num_rows), **_named((everything, num_rows))}
+        served = self._extend(self._begin(prompts, max_new_tokens, seed, controls), tf.minimum(1, max_new_tokens))
+        return {**self._answer(served), **_named(served)}
 
     def decode_step(self, num_tokens, **states):
         """Goes on by `num_tokens` for each row that has not finished."""
-        everything, num_rows = self._unnamed(states)
-        state, _, settings, _ = everything
+        message = f"This model goes on with a state of `state_format` {STATE_FORMAT}, as its own `prefill` gives it."
+        with tf.control_dependencies([tf.debugging.assert_equal(states.pop("state_format"), STATE_FORMAT, message)]):
+            num_tokens = tf.identity(num_tokens)
+        state, room, _, settings, numbers = self._compiled.extend.structured_input_signature[0]
+        served = _unnamed(_Served(state, room, settings, numbers, num_tokens), states)
+        state = served.generation
         written = tf.reduce_max(tf.where(state.finish == 0, state.num_tokens, 0))
-        until = tf.minimum(written + num_tokens, settings.max_new_tokens)
-        everything = self._extend(everything, until)
-        return {**self._answer(everything, num_rows), **_named((everything, num_rows))}
+        served = self._extend(served, tf.minimum(written + num_tokens, served.settings.max_new_tokens))
+        return {**self._answer(served), **_named(served)}
 
     def tokenize(self, texts):
         """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,)."""
@@ -188,7 +203,7 @@ class ServedTextGenerator(tf.Module):
             return {"logits": tf.cast(self._writer.model.read_logits(tf.identity(token_ids)), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
-        """((state, room, settings, the sampler's numbers), number of real rows) after the prompts were read."""
+        """The generation after the prompts were read."""
         token_ids = self.tokenizer(prompts)
         with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
             room = room_for(max_new_tokens)  # memory that a refused request must not take
@@ -196,26 +211,16 @@ class ServedTextGenerator(tf.Module):
         numbers = [tf.constant(number) for number in split_numbers(self._options.sampler)[1]]
         for name, value in controls.items():
             numbers[_place(self._options.sampler, _CONTROLS[name][0])] = value
-        strings = self._options.stop_strings
-        settings = loop.Settings(
-            stops=StopRules(
-                token_ids=tf.constant([-1, *self._options.stop_token_ids], tf.int32),
-                sequences=tf.constant([[-1]], tf.int32),
-                strings=() if strings is None else tree.map_structure(tf.constant, strings.tables),
-            ),
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        )
+        settings = loop.Settings(stop_rules(self._options), max_new_tokens, seed)
         state = self._compiled.begin(padded, room, settings, numbers)
-        everything = (state, room, settings, numbers)
-        return everything, token_ids.nrows(tf.int32) * self._options.num_return_sequences
+        return _Served(state, room, settings, numbers, token_ids.nrows(tf.int32) * self._options.num_return_sequences)
 
-    def _extend(self, everything, until):
-        state, room, settings, numbers = everything
-        return (self._compiled.extend(state, room, until, settings, numbers), room, settings, numbers)
+    def _extend(self, served, until):
+        generation, room, settings, numbers, _ = served
+        return served._replace(generation=self._compiled.extend(generation, room, until, settings, numbers))
 
-    def _answer(self, everything, num_rows):
-        state, room, settings, numbers = everything
+    def _answer(self, served):
+        state, room, settings, numbers, num_rows = served
         sampler = with_numbers(self._options.sampler, numbers)
         state, scores = loop.answer(sampler, state, room, settings, self._shape)
         num_tokens = tf.minimum(state.num_tokens[:num_rows], settings.max_new_tokens)
@@ -268,14 +273,26 @@ def _trace(function, *specs, **named_specs):
     return tf.function(function, autograph=False).get_concrete_function(*specs, **named_specs)
 
 
-def _named(tensors) -> dict:
-    """Any structure of tensors as a flat dict, which is all that a signature can give."""
-    return {f"state_{i:03d}": tensor for i, tensor in enumerate(tree.flatten(tensors))}
+def _named(served) -> dict:
+    """A flat dict, which is all that a signature can give, with names from the fields."""
+    return {"state_format": tf.constant(STATE_FORMAT), **dict(_leaves(served, "state"))}
 
 
 def _unnamed(like, named):
     """The structure again."""
-    return tree.pack_sequence_as(like, [named[name] for name in sorted(named)])
+    return tree.pack_sequence_as(like, [named[name] for name, _ in _leaves(like, "state")])
+
+
+def _leaves(structure, name):
+    """The pairs (name, leaf) of nested tuples, lists and dicts, in the order in which they are flattened."""
+    if isinstance(structure, dict):
+        parts = sorted(structure.items())
+    elif isinstance(structure, (tuple, list)):
+        fields = getattr(structure, "_fields", range(len(structure)))
+        parts = zip(fields, structure, strict=True)
+    else:
+        return [(name, structure)]
+    return [leaf for key, part in parts for leaf in _leaves(part, f"{name}_{key}")]
 
 
 def _batches(warmup) -> list[list[str]]:

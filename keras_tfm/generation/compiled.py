@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
@@ -26,7 +27,7 @@ class CompiledGeneration:
         sampler: its structure is compiled in; its numbers are arguments.
         shape: `loop.Shape`.
         is_guided: whether there are negative prompts.
-        goes_on: whether prompts go on from a cache.
+        goes_on: whether prompts go on from what has been read before.
         has_stop_strings: whether rows end at strings.
         jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
 
@@ -39,7 +40,7 @@ class CompiledGeneration:
         mask = tf.TensorSpec([None, None], tf.bool)
         prompts = loop.Prompts(_MATRIX, mask, tf.TensorSpec([None], tf.bool))
         if goes_on:
-            prompts = prompts._replace(history=_MATRIX, cache=cache_spec(model, shape.cache_dtype))
+            prompts = prompts._replace(history=_MATRIX, decoding=state_spec(model, shape.cache_dtype))
         if is_guided:
             prompts = prompts._replace(negative_token_ids=_MATRIX, negative_padding_mask=mask)
         strings = TokenTables(_INTEGERS, _MATRIX) if has_stop_strings else ()
@@ -63,7 +64,7 @@ class CompiledGeneration:
         self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers, jit_compile=jit_compile)
         state = tree.map_structure(_open, self.begin.structured_outputs)
         self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers, jit_compile=jit_compile)
-        self.answer = _trace(answer, state._replace(cache=()), _INTEGERS, settings, numbers, jit_compile=False)
+        self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, settings, numbers, jit_compile=False)
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.lock = threading.Lock()  # held while that is done
 
@@ -93,6 +94,18 @@ def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> d
     }
 
 
+def stop_rules(options) -> StopRules:
+    """What `GenerationOptions` end a row with, filled up to sizes that few calls differ in."""
+    strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
+    longest = max([1, *map(len, options.stop_sequences)])
+    sequences = np.full((_bucket_of(len(options.stop_sequences), 1), _bucket_of(longest, 1)), -1, "int32")
+    for row, sequence in zip(sequences, options.stop_sequences, strict=False):
+        row[-len(sequence) :] = sequence
+    token_ids = np.full(_bucket_of(len(options.stop_token_ids), 2), -1, "int32")
+    token_ids[: len(options.stop_token_ids)] = list(options.stop_token_ids)
+    return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
+
+
 def room_for(max_new_tokens):
     """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only."""
     return tf.zeros([bucket(max_new_tokens, SMALLEST_BUCKET)], tf.int32)
@@ -104,14 +117,19 @@ def bucket(size, smallest: int):
     return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]
 
 
-def cache_spec(model, dtype=None):
-    """Specs of the model's cache: the axes that change with batch size and length are left open."""
+def _bucket_of(number: int, smallest: int) -> int:
+    """`bucket` of a number that is known while traced."""
+    return 1 << (max(number, smallest) - 1).bit_length()
+
+
+def state_spec(model, dtype=None):
+    """Specs of the model's `DecodingState`: the axes that change with batch size and length are left open."""
 
     def spec(small, large):
         shape = [a if a == b else None for a, b in zip(small.shape, large.shape, strict=True)]
         return tf.TensorSpec(shape, small.dtype)
 
-    return tree.map_structure(spec, model.init_cache(1, 1, dtype), model.init_cache(2, 2, dtype))
+    return tree.map_structure(spec, model.init_state(1, 1, dtype), model.init_state(2, 2, dtype))
 
 
 def _trace(function, *specs, jit_compile):

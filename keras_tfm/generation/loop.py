@@ -1,38 +1,40 @@
-"""The one generate loop. It knows token ids, a sampler and four methods of a model; it does not know text.
+"""The one generate loop. It knows token ids, a sampler and three methods of a model; it does not know text.
 
-The model gives `init_cache(batch_size, max_length, dtype)`, `read(token_ids, cache, padding_mask) -> (hidden, cache)`,
-`project(hidden) -> logits` and, for samplers that read ahead, `rewind(cache, num_read, kept) -> cache`.
+The model gives `init_state(batch_size, max_length, dtype) -> DecodingState`,
+`read(token_ids, state, padding_mask) -> (hidden, state)` and `project(hidden) -> logits`.
 
 One round: the sampler proposes tokens (the newest one, mostly), the model reads them, the sampler writes tokens and
-says what becomes of the cache. Every sampler goes through it, with one row or several a prompt, one token or several a
-round.
+says what becomes of what was read. Every sampler goes through it, with one row or several a prompt, one token or
+several a round.
 """
 
 from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from keras_tfm.ops.decoding_state import merge_heads, split_heads
+from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.positions import last_real
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.sizes import size
 from keras_tfm.samplers.processors import StatefulProcessor
-from keras_tfm.samplers.state import Context, GenerationState, LogProbs, take_rows
+from keras_tfm.samplers.state import Context, GenerationState, LogProbs
 
 
 class Prompts(NamedTuple):
     """What a generation begins with, for B prompts.
 
     token_ids: int32 (B, P). padding_mask: bool (B, P), each row has a real token. finished: bool (B,), rows that must
-    not be written at all (they fill up a batch). history: int32 (B, H), tokens that the cache holds, -1 = none; and
-    cache: the model's, that these prompts go on
-    from, with room for all that will be written; or () for a fresh one. negative_token_ids and
-    negative_padding_mask: prompts that guidance leads away from, or ().
+    not be written at all (they fill up a batch). decoding: the `DecodingState` that these prompts
+    go on from, with room for all that will be written, or () for a fresh one; and history: int32 (B, H), the tokens
+    that it has read, -1 = none. negative_token_ids and negative_padding_mask: prompts that guidance leads away from, or
+    ().
     """
 
     token_ids: Any
     padding_mask: Any
     finished: Any
     history: Any = ()
-    cache: Any = ()
+    decoding: Any = ()
     negative_token_ids: Any = ()
     negative_padding_mask: Any = ()
 
@@ -77,16 +79,14 @@ def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Sha
     if is_guided:
         token_ids = ops.concatenate([token_ids, prompts.negative_token_ids])
         mask = ops.concatenate([mask, prompts.negative_padding_mask])
-    num_read = size(token_ids, 1)
-    cache = prompts.cache
-    if not tree.flatten(cache):
-        cache = model.init_cache(size(token_ids, 0), num_read + slots, shape.cache_dtype)
-    hidden, cache = model.read(token_ids, cache, mask)
-    # Padding on the right is read last: its slots are free again.
-    places = ops.arange(1, num_read + 1, dtype="int32")
-    cache = model.rewind(cache, num_read, ops.max(ops.where(mask, places, 0), axis=1))
-    rows = ops.repeat(ops.arange(size(token_ids, 0), dtype="int32"), width)
-    hidden, mask, cache = take_rows((hidden, mask, cache), rows) if width > 1 else (hidden, mask, cache)
+    decoding = prompts.decoding
+    if not tree.flatten(decoding):
+        decoding = model.init_state(size(token_ids, 0), size(token_ids, 1) + slots, shape.cache_dtype)
+    hidden, decoding = model.read(token_ids, decoding, mask)
+    decoding = decoding.keep(decoding.num_tokens)  # padding on the right was read last: its slots are free again
+    if width > 1:
+        rows = ops.repeat(ops.arange(size(token_ids, 0), dtype="int32"), width)
+        hidden, mask, decoding = take_rows(hidden, rows), take_rows(mask, rows), decoding.reorder(rows)
 
     known = ops.where(prompts.padding_mask, prompts.token_ids, -1)
     if not isinstance(prompts.history, tuple):
@@ -96,7 +96,7 @@ def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Sha
         tokens=ops.concatenate([known, ops.full((num_rows, columns), -1, dtype="int32")], axis=1),
         num_tokens=ops.zeros((num_rows,), "int32"),
         finish=ops.repeat(ops.cast(prompts.finished, "int32"), width),
-        cache=cache,
+        decoding=decoding,
         stop_progress=ops.zeros((num_rows,), "int32") if len(settings.stops.strings) else (),
         processor_states=tuple(
             processor.start(num_rows) if isinstance(processor, StatefulProcessor) else ()
@@ -119,33 +119,38 @@ def extend(model, sampler, state: GenerationState, room, until, settings: Settin
         return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
 
     def body(state):
-        token_ids, state = sampler.propose(_in_shapes_of(begun, state), context)
+        token_ids, state = sampler.propose(split_heads(state, like=begun), context)
         mask = ops.logical_and((state.finish == 0)[:, None], ops.ones_like(token_ids, "bool"))
         if not isinstance(settings.guidance_scale, tuple):
             token_ids, mask = ops.tile(token_ids, (2, 1)), ops.tile(mask, (2, 1))
-        hidden, cache = model.read(token_ids, state.cache, mask)
-        return (_merged(_advance(model, sampler, state._replace(cache=cache), hidden, context, settings)),)
+        num_before = state.decoding.num_tokens
+        hidden, decoding = model.read(token_ids, state.decoding, mask)
+        state = state._replace(decoding=decoding)
+        return (merge_heads(_advance(model, sampler, state, hidden, context, settings, num_before)),)
 
     # A tuple around the state: Keras flattens one level of what it is given.
-    return _in_shapes_of(begun, ops.while_loop(goes_on, body, (_merged(state),))[0])
+    return split_heads(ops.while_loop(goes_on, body, (merge_heads(state),))[0], like=begun)
 
 
 def answer(sampler, state: GenerationState, room, settings: Settings, shape: Shape):
     """(state, scores) of the rows to return, `shape.num_return_sequences` for each prompt, with new tokens only."""
     columns, _ = sampler.room(size(state.num_tokens, 0), size(room, 0))
     context = _context(state, columns, settings)
-    state, scores = sampler.answer(state._replace(cache=()), shape.num_return_sequences, context)
+    state, scores = sampler.answer(state._replace(decoding=()), shape.num_return_sequences, context)
     return state._replace(tokens=state.tokens[:, context.num_prompt :]), scores
 
 
-def _advance(model, sampler, state, hidden, context, settings) -> GenerationState:
-    """Lets the sampler write, and does to the cache what the sampler says."""
-    num_rows, num_read = size(state.num_tokens, 0), size(hidden, 1)
+def _advance(model, sampler, state, hidden, context, settings, num_before=None) -> GenerationState:
+    """Lets the sampler write, and does with what was read what the sampler says.
+
+    num_before: int32 (R,), how much each row had read before the sampler's proposal; None for the prompt.
+    """
+    num_rows = size(state.num_tokens, 0)
     logits = ops.cast(model.project(hidden), "float32")
     is_guided = not isinstance(settings.guidance_scale, tuple)
     if is_guided:
         logits, hidden = _guided(logits, num_rows, settings.guidance_scale), hidden[:num_rows]
-    cache, state = state.cache, state._replace(cache=())
+    decoding, state = state.decoding, state._replace(decoding=())
     state, change = sampler.advance(state, logits, hidden, context)
     parents, kept = change
     if is_guided and parents is not None:
@@ -153,28 +158,10 @@ def _advance(model, sampler, state, hidden, context, settings) -> GenerationStat
     if is_guided and kept is not None:
         kept = ops.tile(kept, (2,))
     if parents is not None:
-        cache = take_rows(cache, parents)
+        decoding = decoding.reorder(parents)
     if kept is not None:
-        cache = model.rewind(cache, num_read, kept)
-    return state._replace(cache=cache)
-
-
-def _merged(state):
-    """The state with rows and heads of all caches, (R, K, S, H), as one axis, as attention reads and writes them.
-
-    So a compiled step writes its keys and values in place; with one row it would copy all caches three times, since the
-    axis of 1 is reshaped away between writing and reading. Measured: 1.26 times the tokens per second at batch 1.
-    """
-    return tree.map_structure(lambda x: ops.reshape(x, (-1, size(x, 2), size(x, 3))) if len(x.shape) == 4 else x, state)
-
-
-def _in_shapes_of(state, merged):
-    """What `_merged` made of a state of these shapes, in its own shapes again."""
-
-    def split(x, y):
-        return ops.reshape(y, (batch_size(x), size(x, 1), size(y, 1), size(y, 2))) if len(x.shape) == 4 else y
-
-    return tree.map_structure(split, state, merged)
+        decoding = decoding.keep(num_before + kept)
+    return state._replace(decoding=decoding)
 
 
 def _guided(logits, num_rows, scale):

@@ -15,12 +15,11 @@ import tensorflow as tf
 from keras import tree
 
 from keras_tfm.generation import loop
-from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for
+from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace
 from keras_tfm.samplers.numbers import models_in, split_numbers
-from keras_tfm.samplers.state import take_rows
-from keras_tfm.samplers.stopping import INVALID, REASONS, TIME, StopRules
+from keras_tfm.samplers.stopping import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
 
 # Loops that a model keeps; each is a structure of sampler and options, and takes memory as long as it is kept.
@@ -29,20 +28,29 @@ MOST_LOOPS = 16
 logger = logging.getLogger("keras_tfm")
 
 
-class Memory(NamedTuple):
-    """What a model has read of one text. token_ids: int32 (H,), all in the cache; cache: the model's, one row; version:
-    `GenerationRunner.version` of the model that read them."""
+class Prefix(NamedTuple):
+    """What a model has read of one text. token_ids: int32 (H,), all that was read; state: the model's `DecodingState`,
+    one row; version: `GenerationRunner.version` of the model that read them."""
 
     token_ids: np.ndarray
-    cache: Any
+    state: Any
     version: int
+
+    @classmethod
+    def of(cls, token_ids, state, version: int) -> "Prefix | None":
+        """What a state has read of this text; None if that is nothing, or if it read more and cannot forget it."""
+        num_read = int(state.num_tokens[0])
+        num_kept = min(num_read, len(token_ids))
+        if num_kept == 0 or (num_kept < num_read and not state.can_forget):
+            return None
+        return cls(token_ids[:num_kept], state.keep(np.array([num_kept], "int32")), version)
 
 
 class Progress(NamedTuple):
-    """A `Generation` under way, and the model's cache behind it."""
+    """A `Generation` under way, and the model's `DecodingState` behind it."""
 
     generation: Generation
-    cache: Any
+    state: Any
 
 
 class GenerationRunner:
@@ -72,21 +80,21 @@ class GenerationRunner:
         for progress in self.run(token_ids, options, tokens_per_step):
             yield progress.generation
 
-    def run(self, token_ids, options: GenerationOptions, tokens_per_step, memory: Memory | None = None):
+    def run(self, token_ids, options: GenerationOptions, tokens_per_step, prefix: Prefix | None = None):
         """Yields `Progress` after the first token and as often as `Pace` says.
 
         Args:
             token_ids: prompts in any form that `prompts_of` takes.
             options: of the generation.
             tokens_per_step: int, or None: as `Pace` takes them.
-            memory: what the prompts go on from, all of them; its cache is not modified.
+            prefix: what the prompts go on from, all of them; it is not modified.
         """
         prompts = prompts_of(token_ids, self._model.vocabulary_size)
-        num_remembered = 0 if memory is None else len(memory.token_ids)
+        num_remembered = 0 if prefix is None else len(prefix.token_ids)
         check_fits(self._model, prompts, options.max_new_tokens, num_remembered)
         num_rows = int(prompts.nrows()) * options.num_return_sequences
         if options.max_new_tokens == 0 or num_rows == 0:
-            yield Progress(_nothing(num_rows, options), None if memory is None else memory.cache)
+            yield Progress(_nothing(num_rows, options), None if prefix is None else prefix.state)
             return
         sampler = options.sampler
         pace = Pace(
@@ -100,11 +108,11 @@ class GenerationRunner:
         shape = loop.Shape(
             options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
         )
-        compiled = self.compiled(sampler, shape, options, memory is not None)
+        compiled = self.compiled(sampler, shape, options, prefix is not None)
         numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
         settings = settings_of(options, seed)
         room = room_for(options.max_new_tokens)
-        inputs = self._prompts(prompts, options, memory, room, sampler)
+        inputs = self._prompts(prompts, options, prefix, room, sampler)
         state = self._begin(compiled, inputs, room, settings, numbers)
         has_ended = False
         while pace.until < options.max_new_tokens and not has_ended:
@@ -113,8 +121,8 @@ class GenerationRunner:
                 state = state._replace(finish=tf.where(state.finish == 0, TIME, state.finish))
             has_ended = bool((state.finish.numpy() > 0).all())
             if pace.is_piece() or has_ended:
-                final, scores = compiled.answer(state._replace(cache=()), room, settings, numbers)
-                yield Progress(generation_of(final, scores, num_rows, options), state.cache)
+                final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
+                yield Progress(generation_of(final, scores, num_rows, options), state.decoding)
 
     def compiled(self, sampler, shape, options, goes_on) -> CompiledGeneration:
         """The compiled loop for samplers and options of this structure, for the model as it is."""
@@ -151,8 +159,8 @@ class GenerationRunner:
             compiled.shapes.add(shapes)
             return state
 
-    def _prompts(self, prompts, options, memory, room, sampler) -> loop.Prompts:
-        """The prompts, padded; with negative ones, or with a memory's cache copied for each and made longer."""
+    def _prompts(self, prompts, options, prefix, room, sampler) -> loop.Prompts:
+        """The prompts, padded; with negative ones, or with the state of a prefix copied for each and made longer."""
         if options.guidance_scale is not None:
             negative = self._negative_prompts(prompts, options)
             longest = tf.cast(tf.reduce_max(tf.concat([prompts.row_lengths(), negative.row_lengths()], 0)), tf.int32)
@@ -163,15 +171,14 @@ class GenerationRunner:
                 negative_padding_mask=negative["padding_mask"],
             )
         padded = pad_prompts(prompts, options.start_token_id)
-        if memory is None:
+        if prefix is None:
             return loop.Prompts(**padded)
         num_rows, length = padded["token_ids"].shape
         _, slots = sampler.room(num_rows * sampler.rows_per_prompt(options.num_return_sequences), room.shape[0])
-        history = np.full((num_rows, int(bucket(len(memory.token_ids), SMALLEST_BUCKET))), -1, "int32")
-        history[:, : len(memory.token_ids)] = memory.token_ids
-        cache = take_rows(memory.cache, tf.zeros([num_rows], tf.int32))
-        cache = self._model.extend_cache(cache, length + int(slots))
-        return loop.Prompts(**padded, history=tf.constant(history), cache=cache)
+        history = np.full((num_rows, int(bucket(len(prefix.token_ids), SMALLEST_BUCKET))), -1, "int32")
+        history[:, : len(prefix.token_ids)] = prefix.token_ids
+        decoding = prefix.state.take(tf.zeros([num_rows], tf.int32)).grow(length + int(slots))
+        return loop.Prompts(**padded, history=tf.constant(history), decoding=decoding)
 
     def _negative_prompts(self, prompts, options) -> tf.RaggedTensor:
         if options.negative_token_ids is None:
@@ -187,16 +194,9 @@ class GenerationRunner:
 
 
 def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
-    """The options' numbers as tensors, the lists among them filled up to sizes that few calls differ in."""
-    strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
-    longest = max([1, *map(len, options.stop_sequences)])
-    sequences = np.full((int(bucket(len(options.stop_sequences), 1)), int(bucket(longest, 1))), -1, "int32")
-    for row, sequence in zip(sequences, options.stop_sequences, strict=False):
-        row[-len(sequence) :] = sequence
-    stop_ids = np.full(int(bucket(len(options.stop_token_ids), 2)), -1, "int32")
-    stop_ids[: len(options.stop_token_ids)] = list(options.stop_token_ids)
+    """The options' numbers as tensors."""
     return loop.Settings(
-        stops=StopRules(tf.constant(stop_ids), tf.constant(sequences), strings),
+        stops=stop_rules(options),
         max_new_tokens=tf.constant(options.max_new_tokens),
         seed=tf.constant(np.uint32(seed % 2**32).view(np.int32)),
         guidance_scale=() if options.guidance_scale is None else tf.constant(options.guidance_scale, tf.float32),

@@ -1,11 +1,10 @@
-"""A text that goes on between calls: what has been read stays in the cache."""
+"""A text that goes on between calls: what has been read stays read."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from keras_tfm.generation.runner import Memory
-from keras_tfm.samplers.state import take_rows
+from keras_tfm.generation.runner import Prefix
 
 
 class TextSession:
@@ -15,6 +14,8 @@ class TextSession:
     here, side by side, and the session stays where it is: a shared system prompt is read once for all. If the model is
     changed between calls (an adapter, 8 bits, another part), all is read again; what other values of its weights would
     make of the text so far, the session does not ask: begin a new one after training.
+
+    A stop string is in neither the answer nor what is remembered. `cache_dtype`, once given, holds for later calls too.
 
     Args:
         writer: `TextGenerator`.
@@ -27,9 +28,10 @@ class TextSession:
         >>> chat(["User: Sing!\\nYou:", "User: Cry!\\nYou:"])  # two ways to go on
     """
 
-    def __init__(self, writer, token_ids=(), memory: Memory | None = None):
+    def __init__(self, writer, token_ids=(), prefix: Prefix | None = None, cache_dtype: str | None = None):
         self._writer = writer
-        self._newest_memory = memory
+        self._newest_prefix = prefix
+        self._cache_dtype = cache_dtype
         self.token_ids = np.asarray(token_ids, "int32")
 
     @property
@@ -39,19 +41,20 @@ class TextSession:
 
     @property
     def num_remembered(self) -> int:
-        """Tokens in the cache; the others are read with the next call."""
-        return 0 if self._memory is None else len(self._memory.token_ids)
+        """Tokens that the model has read; the others are read with the next call."""
+        prefix = self._prefix
+        return 0 if prefix is None else len(prefix.token_ids)
 
     @property
-    def _memory(self) -> Memory | None:
+    def _prefix(self) -> Prefix | None:
         """What the model has read; None if it has been changed since, so that all is read again."""
-        memory = self._newest_memory
-        is_valid = memory is not None and memory.version == self._writer.model.generation_runner.version()
-        return memory if is_valid else None
+        prefix = self._newest_prefix
+        is_valid = prefix is not None and prefix.version == self._writer.model.generation_runner.version()
+        return prefix if is_valid else None
 
     def fork(self) -> "TextSession":
         """A session that goes on from here by itself; nothing is read again."""
-        return TextSession(self._writer, self.token_ids, self._memory)
+        return TextSession(self._writer, self.token_ids, self._newest_prefix, self._cache_dtype)
 
     def __call__(self, prompts, max_new_tokens: int = 64, **options):
         """Goes on with a prompt, or with several from the same place.
@@ -64,13 +67,15 @@ class TextSession:
             str for a str, list of str for a list.
         """
         options = self._options(max_new_tokens, options)
-        if not isinstance(prompts, str):
-            self._remember_prefix(options)
-            ids = [self._unread(ids, options) for ids in self._writer.encode(prompts)]
-            *_, last = self._writer.model.generation_runner.run(ids, options, max_new_tokens, self._memory)
-            return list(self._writer.with_texts(last.generation, options).texts)
-        *_, last = self._run(prompts, options, max_new_tokens)
-        return self._writer.with_texts(last, options).texts[0]
+        if isinstance(prompts, str):
+            *_, last = self._run(prompts, options, max_new_tokens)
+            return self._writer.with_texts(last, options).texts[0]
+        self._remember_all(options)
+        new_ids = self._writer.encode(prompts)
+        prefix = self._before(min(map(len, new_ids), default=0))
+        ids = [self._unread(ids, prefix, options) for ids in new_ids]
+        *_, last = self._writer.model.generation_runner.run(ids, options, max_new_tokens, prefix)
+        return list(self._writer.with_texts(last.generation, options).texts)
 
     def stream(
         self, prompt: str, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options
@@ -81,6 +86,8 @@ class TextSession:
             yield piece
 
     def _options(self, max_new_tokens, options):
+        if options.get("cache_dtype") is None:
+            options["cache_dtype"] = self._cache_dtype
         options = self._writer.options(max_new_tokens=max_new_tokens, **options)
         if options.num_return_sequences > 1 or options.guidance_scale is not None:
             raise ValueError(
@@ -88,45 +95,77 @@ class TextSession:
                 f"num_return_sequences={options.num_return_sequences}, guidance_scale={options.guidance_scale}. "
                 "Give a list of prompts, or use `TextGenerator` itself."
             )
+        if options.cache_dtype != self._cache_dtype:  # what was read is read again into the other kind of cache
+            self._cache_dtype, self._newest_prefix = options.cache_dtype, None
         return options
 
-    def _unread(self, new_ids, options):
-        """What the model has to read next: at least one token, or it would not know how to go on."""
-        ids = np.concatenate([self.token_ids[self.num_remembered :], np.asarray(new_ids, "int32")])
+    def _before(self, num_new: int) -> Prefix | None:
+        """What the next call goes on from: a call always reads something, at worst the newest token once more."""
+        prefix = self._prefix
+        if prefix is not None and len(prefix.token_ids) == len(self.token_ids) and num_new == 0:
+            return Prefix.of(self.token_ids[:-1], prefix.state, prefix.version)
+        return prefix
+
+    def _unread(self, new_ids, prefix, options):
+        """The ids that the model has to read next."""
+        num_read = 0 if prefix is None else len(prefix.token_ids)
+        ids = np.concatenate([self.token_ids[num_read:], np.asarray(new_ids, "int32")])
         return ids if len(ids) else np.array([options.start_token_id], "int32")
 
     def _run(self, prompt, options, tokens_per_step):
         """Yields each `Generation`; after the last one the session has gone on."""
-        new_ids = self._unread(self._writer.encode(prompt)[0], options)
-        prompt_ids = np.concatenate([self.token_ids[: self.num_remembered], new_ids])
-        model = self._writer.model
-        for progress in model.generation_runner.run([new_ids], options, tokens_per_step, self._memory):
+        new_ids = self._writer.encode(prompt)[0]
+        prefix = self._before(len(new_ids))
+        unread = self._unread(new_ids, prefix, options)
+        prompt_ids = unread if prefix is None else np.concatenate([prefix.token_ids, unread])
+        for progress in self._writer.model.generation_runner.run([unread], options, tokens_per_step, prefix):
             yield progress.generation
         last = progress.generation
-        self.token_ids = np.concatenate([prompt_ids, last.token_ids[0, : last.num_tokens[0]]])
-        if progress.cache is not None:
+        written = last.token_ids[0, : last.num_tokens[0]]
+        given = self._given(written, options)
+        if progress.state is not None:
             # Several rows a prompt share no more than the prompt; the answer is then read again.
             is_single = options.sampler.rows_per_prompt(1) == 1
-            self._newest_memory = _memory_of(model, progress.cache, self.token_ids if is_single else prompt_ids)
+            num_shared = _num_equal(written, given) if is_single else 0
+            read = np.concatenate([prompt_ids, written[:num_shared]])
+            self._remember(read, progress.state)
+        self.token_ids = np.concatenate([prompt_ids, given])
 
-    def _remember_prefix(self, options) -> None:
-        """Reads all but the last token, so that several prompts can go on from here without reading it each."""
-        unread = self.token_ids[self.num_remembered : -1]
+    def _given(self, written, options):
+        """The ids of what the caller is given of the new tokens: the text before a stop string, anew where it cuts."""
+        if options.stop_strings is None:
+            return written
+        tokenizer = self._writer.tokenizer
+        pieces = [tokenizer.token_bytes(int(i)) for i in written]
+
+        def text(num_tokens):
+            return b"".join(pieces[:num_tokens]).decode("utf-8", errors="replace")
+
+        given = options.stop_strings.cut(text(len(written)))
+        num_whole = next(n for n in range(len(written), -1, -1) if given.startswith(text(n)))
+        rest = given[len(text(num_whole)) :]
+        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest) if rest else [], "int32")])
+
+    def _remember_all(self, options) -> None:
+        """Reads what has not been read, so that several prompts can go on from here without reading it each."""
+        model, prefix = self._writer.model, self._prefix
+        unread = self.token_ids if prefix is None else self.token_ids[len(prefix.token_ids) :]
         if not len(unread):
             return
-        model = self._writer.model
-        if self._memory is None:
-            cache = model.init_cache(1, len(unread), options.cache_dtype)
+        if prefix is None:
+            state = model.init_state(1, len(unread), options.cache_dtype)
         else:
-            cache = model.extend_cache(self._memory.cache, len(unread))
-        _, cache = model.read(unread[None], cache)
-        self._newest_memory = _memory_of(model, cache, self.token_ids)
+            state = prefix.state.grow(len(unread))
+        _, state = model.read(unread[None], state)
+        self._remember(self.token_ids, state)
+
+    def _remember(self, token_ids, state) -> None:
+        """Keeps what a state (its first row) has read of a text."""
+        version = self._writer.model.generation_runner.version()
+        self._newest_prefix = Prefix.of(token_ids, state.take(np.zeros(1, "int32")), version)
 
 
-def _memory_of(model, cache, token_ids) -> Memory | None:
-    """What a cache (its first row) holds of a text, but for its last token: a call always has one to read."""
-    cache = take_rows(cache, np.zeros(1, "int32"))
-    num_read = min(model.num_read(cache), len(token_ids) - 1)
-    if num_read <= 0:
-        return None
-    return Memory(token_ids[:num_read], model.forget(cache, num_read), model.generation_runner.version())
+def _num_equal(one, other) -> int:
+    """How many ids two arrays begin with in common."""
+    length = min(len(one), len(other))
+    return int(np.argmin(np.append(one[:length] == other[:length], False)))

@@ -367,12 +367,35 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
                 f"cache={'None' if cache is None else 'a ContextCache'}."
             )
         memory = self.remember(context, context_mask) if cache is None else cache
-        everywhere = ops.zeros_like(x[..., 0], dtype="int32")  # all queries see all real keys
+        by_prompts = x if cache is None else _by_prompts(x, memory)
+        everywhere = ops.zeros_like(by_prompts[..., 0], dtype="int32")  # all queries see all real keys
         visible = tfm_ops.Visibility(everywhere, memory.positions)
         y, scores = self._attend(
-            x, self._queries(x), memory, visible, None, training, return_attention_scores, self.method
+            by_prompts, self._queries(by_prompts), memory, visible, None, training, return_attention_scores, self.method
         )
+        if by_prompts is not x:
+            y, scores = _by_rows(y, scores, x)
         return (y, scores) if return_attention_scores else y
+
+
+def _by_prompts(x, memory):
+    """Queries (R, T, D) of W = R / B rows a prompt as (B, W * T, D): they know no order, so one context serves all."""
+    num_rows, num_prompts = x.shape[0], memory.positions.shape[0]
+    if num_rows is not None and num_rows == num_prompts:
+        return x
+    return ops.reshape(x, (size(memory.positions, 0), -1, x.shape[2]))
+
+
+def _by_rows(y, scores, x):
+    """The answers (B, W * T, D) and perhaps scores (B, N, W * T, S) for the rows of x (R, T, D) again."""
+    length = size(x, 1)
+    y = ops.reshape(y, (batch_size(x), length, y.shape[2]))
+    if scores is not None:
+        num_heads, num_keys = scores.shape[1], size(scores, 3)
+        scores = ops.reshape(scores, (size(scores, 0), num_heads, -1, length, num_keys))
+        scores = ops.transpose(scores, (0, 2, 1, 3, 4))  # (B, W, N, T, S)
+        scores = ops.reshape(scores, (batch_size(x), num_heads, length, num_keys))
+    return y, scores
 
 
 def _positions_of(x, mask, cache=None, document_ids=None, name="mask"):
@@ -382,7 +405,8 @@ def _positions_of(x, mask, cache=None, document_ids=None, name="mask"):
         mask = ops.ones_like(x[..., 0], dtype="bool")  # not `ones`: sizes may be unknown
     else:
         mask = tfm_ops.padding_mask(mask, x.shape[:2], name)
-    return tfm_ops.next_positions(mask, None if cache is None else cache.positions, document_ids)
+    num_tokens = None if cache is None else ops.max(cache.positions, axis=1) + 1
+    return tfm_ops.next_positions(mask, num_tokens, document_ids)
 
 
 def _check_documents(document_ids, cache) -> None:

@@ -1,10 +1,12 @@
-"""What attention remembers between calls: tuples of tensors, passed in and returned, never modified."""
+"""KV caches, the memories of attention: tuples of tensors, passed in and returned, never modified."""
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops, tree
 
 from keras_tfm.layers.parts import known_value
+from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.sizes import batch_size, size
 from keras_tfm.ops.slice_update import slice_update
 
@@ -49,6 +51,9 @@ class KVCache(NamedTuple):
     positions: Any
     index: Any
 
+    is_shared = False
+    can_forget = True
+
     @classmethod
     def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype) -> "KVCache":
         """A cache of `max_length` free slots. The dtype must be the layer's compute dtype, or each step casts it;
@@ -89,7 +94,7 @@ class KVCache(NamedTuple):
         if known and int(index) + num_new > capacity:
             raise ValueError(
                 f"The cache holds {capacity} positions and {int(index)} are used; {num_new} more do not fit. "
-                "Pass a larger `max_length` to `init_cache`."
+                "Make it with a larger `max_length`."
             )
 
         num_slots = size(self.positions, 1)
@@ -111,16 +116,20 @@ class KVCache(NamedTuple):
         """The pair (keys, values), (B, K, S, H) each, as attention takes them."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
-    def rewind(self, num_read: int, kept) -> "KVCache":
-        """Forgets the newest tokens again: of the last `num_read` slots each row keeps the first `kept`, int32 (B,).
+    def keep(self, num_tokens) -> "KVCache":
+        """Each row keeps its first `num_tokens`, int32 (B,). The slots after the last that any row keeps are free."""
+        positions = _kept(self.positions, num_tokens)
+        slots = ops.arange(1, size(positions, 1) + 1, dtype="int32")
+        return self._replace(positions=positions, index=ops.max(ops.where(positions >= 0, slots, 0), initial=0))
 
-        Slots that no row keeps are free again; slots that only some rows keep are invisible to the others.
-        """
-        kept = ops.convert_to_tensor(kept, "int32")
-        start = self.index - num_read
-        offset = ops.arange(size(self.positions, 1), dtype="int32")[None] - start
-        forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
-        return self._replace(positions=ops.where(forgotten, -1, self.positions), index=start + ops.max(kept, initial=0))
+    def grow(self, num_slots: int) -> "KVCache":
+        """With at least `num_slots` free slots, a power of two in all: a growing chat compiles few loops."""
+        capacity = self.positions.shape[1]
+        return _moved(self, _power_of_two(max(int(self.index) + num_slots, capacity)))
+
+    def take(self, rows) -> "KVCache":
+        """The caches of these rows, int32 (R,)."""
+        return take_rows(self, rows)
 
 
 class RollingKVCache(NamedTuple):
@@ -134,6 +143,9 @@ class RollingKVCache(NamedTuple):
     positions: Any
     index: Any
     window: Any
+
+    is_shared = False
+    can_forget = True
 
     @classmethod
     def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype, window: int) -> "RollingKVCache":
@@ -184,7 +196,7 @@ class RollingKVCache(NamedTuple):
         if index + num_new > num_slots and window - 1 + num_new > num_slots:
             raise ValueError(
                 f"The rolling cache has {num_slots} slots, {window - 1} of which the first new token still sees. "
-                f"Received: {num_new} tokens at once after {index}. Pass a larger `max_length` to `init_cache`, or "
+                f"Received: {num_new} tokens at once after {index}. Make it with a larger `max_length`, or "
                 "append fewer tokens at once."
             )
 
@@ -192,22 +204,50 @@ class RollingKVCache(NamedTuple):
         """The pair (keys, values), (B, K, S, H) each, as attention takes them; their order does not matter."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
-    def rewind(self, num_read: int, kept) -> "RollingKVCache":
-        """As `KVCache.rewind`; what the forgotten tokens took the place of had left the window before them."""
-        kept = ops.convert_to_tensor(kept, "int32")
-        num_slots = size(self.positions, 1)
-        start = self.index - num_read
-        offset = (ops.arange(num_slots, dtype="int32")[None] - start) % num_slots
-        forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
-        return self._replace(positions=ops.where(forgotten, -1, self.positions), index=start + ops.max(kept, initial=0))
+    def keep(self, num_tokens) -> "RollingKVCache":
+        """As `KVCache.keep`; what the forgotten tokens took the place of had left the window before them."""
+        positions = _kept(self.positions, num_tokens)
+        num_slots = size(positions, 1)
+        age = (self.index - 1 - ops.arange(num_slots, dtype="int32")) % num_slots  # 0 = the newest slot
+        num_free = ops.min(ops.where(positions >= 0, age, num_slots), initial=num_slots)
+        return self._replace(positions=positions, index=ops.maximum(self.index - num_free, 0))
+
+    def grow(self, num_slots: int) -> "RollingKVCache":
+        """As `KVCache.grow`, no further than the window needs for any number of tokens."""
+        capacity, enough = self.positions.shape[1], int(self.window) + LONGEST_APPEND
+        if capacity >= enough:
+            return self
+        return _moved(self, min(_power_of_two(max(int(self.index) + num_slots, capacity)), enough))
+
+    def take(self, rows) -> "RollingKVCache":
+        """The caches of these rows, int32 (R,)."""
+        return take_rows(self, rows)
 
 
 class ContextCache(NamedTuple):
-    """The encoder's output as keys and values (B, K, S, H), projected once, and its positions (B, S), -1 = padding."""
+    """The encoder's output as keys and values (B, K, S, H), projected once, and its positions (B, S), -1 = padding.
+
+    It has one row for each prompt, whatever number of texts is written for it.
+    """
 
     key: Any
     value: Any
     positions: Any
+
+    is_shared = True
+    can_forget = True
+
+    def keep(self, num_tokens) -> "ContextCache":
+        """Itself: the text that is written is not in it."""
+        return self
+
+    def grow(self, num_slots: int) -> "ContextCache":
+        """Itself."""
+        return self
+
+    def take(self, rows) -> "ContextCache":
+        """The contexts of these prompts, int32 (R,)."""
+        return take_rows(self, rows)
 
     def read(self, dtype):
         """The pair (keys, values)."""
@@ -224,6 +264,31 @@ class BlockCache(NamedTuple):
 def _stored(x, slots):
     """Keys or values in the form that the slots hold."""
     return Int8Array.of(x) if isinstance(slots, Int8Array) else ops.cast(x, slots.dtype)
+
+
+def _kept(positions, num_tokens):
+    """Positions int32 (B, S) without those of the tokens after the first `num_tokens`, (B,)."""
+    num_tokens = ops.convert_to_tensor(num_tokens, "int32")
+    return ops.where(positions < num_tokens[:, None], positions, -1)
+
+
+def _moved(cache, capacity: int):
+    """The cache in `capacity` slots: what was appended as number i lies in slot i modulo S before and after."""
+    num_slots, index = cache.positions.shape[1], int(cache.index)
+    number = index - 1 - (index - 1 - np.arange(capacity)) % capacity  # of the newest that belongs into each slot
+    is_there = np.logical_and(number >= 0, number >= index - num_slots)
+    source = ops.convert_to_tensor(number % num_slots, "int32")
+
+    def move(slots):
+        return slots if len(slots.shape) == 0 else ops.take(slots, source, axis=2 if len(slots.shape) == 4 else 1)
+
+    moved = tree.map_structure(move, cache)
+    return moved._replace(positions=ops.where(is_there[None], moved.positions, -1))
+
+
+def _power_of_two(number: int) -> int:
+    """The least power of two that is at least `number`."""
+    return 1 << (number - 1).bit_length()
 
 
 def _as_numbers(slots, dtype):

@@ -9,13 +9,13 @@ from keras_tfm.layers.parts import check_positive, check_rank, clone, serialize
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TokenPositions(keras.layers.Layer):
-    """Numbers the real tokens of each row and document: 0, 1, 2, ..., -1 at padding, going on after a cache.
+    """Numbers the real tokens of each row and document: 0, 1, 2, ..., -1 at padding, going on after those already read.
 
     Call arguments:
         token_ids: int32 (B, T).
         padding_mask: bool (B, T), True = a real token. Default: all are.
         document_ids: int32 (B, T): positions start anew where the number changes; or None.
-        remembered_positions: int32 (B, S) of a cache, or None.
+        num_tokens: int32 (B,), real tokens of each row that have been read before, or None.
 
     Returns:
         int32 (B, T).
@@ -28,13 +28,13 @@ class TokenPositions(keras.layers.Layer):
         [[-1, 0, 1]]
     """
 
-    def call(self, token_ids, padding_mask=None, document_ids=None, remembered_positions=None):
+    def call(self, token_ids, padding_mask=None, document_ids=None, num_tokens=None):
         check_rank(token_ids, 2, "token_ids", "(B, T)")
         if padding_mask is None:
             mask = ops.ones_like(token_ids, dtype="bool")
         else:
             mask = tfm_ops.padding_mask(padding_mask, token_ids.shape, "padding_mask")
-        return tfm_ops.next_positions(mask, remembered_positions, document_ids)
+        return tfm_ops.next_positions(mask, num_tokens, document_ids)
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

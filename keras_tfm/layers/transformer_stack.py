@@ -4,7 +4,6 @@ from functools import partial
 
 import keras
 
-from keras_tfm.layers.cache import BlockCache
 from keras_tfm.layers.parts import build_part, revive, serialize
 from keras_tfm.layers.traced_once import traced_once
 
@@ -23,7 +22,7 @@ class TransformerStack(keras.layers.Layer):
         x: float (B, T, D).
         mask, positions, attention_mask, document_ids: as in `MultiHeadSelfAttention`.
         context, context_mask: as in `TransformerBlock`.
-        cache: tuple of `BlockCache`, one a block, as `init_cache` makes it, or None.
+        cache: a tuple of memories, one a block, as `init_cache` makes it, or None.
         training: bool.
 
     Returns:
@@ -65,7 +64,7 @@ class TransformerStack(keras.layers.Layer):
         if self.final_norm is not None:
             build_part(self.final_norm, x_shape)
 
-    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> tuple[BlockCache, ...]:
+    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> tuple:
         """Empty caches of `max_length` slots, one a block; the stack must be built. `dtype`: as in the attention."""
         return tuple(block.init_cache(batch_size, max_length, dtype) for block in self.blocks)
 
@@ -83,7 +82,7 @@ class TransformerStack(keras.layers.Layer):
     ):
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(
-                f"`cache` must hold one BlockCache for each of the {len(self.blocks)} blocks. "
+                f"`cache` must hold one memory for each of the {len(self.blocks)} blocks. "
                 f"Received: {len(cache)}. Make it with `init_cache`."
             )
         bias = None if self.position_bias is None else self.position_bias.rule()

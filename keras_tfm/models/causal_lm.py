@@ -4,15 +4,17 @@ import functools
 from collections.abc import Iterator
 
 import keras
-from keras import ops, tree
+from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
-from keras_tfm.layers.cache import LONGEST_APPEND, BlockCache, Int8Array
+from keras_tfm.layers.cache import LONGEST_APPEND
 from keras_tfm.layers.parts import check_rank, revive, serialize
 from keras_tfm.layers.positions import PositionEmbedding, TokenPositions
 from keras_tfm.models.token_model import TokenModel, token_inputs
+from keras_tfm.ops.decoding_state import DecodingState
+from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.slice_update import slice_update
 
@@ -91,64 +93,71 @@ class CausalLM(TokenModel):
         """Logits (B, T, V)."""
         return self.project(self._read(token_ids, padding_mask, document_ids))
 
-    def _read(self, token_ids, padding_mask=None, document_ids=None, cache=None):
-        """Hidden states (B, T, D); with a cache the pair (states, new cache)."""
-        remembered = None if cache is None else cache[0].self_attention.positions
+    def _read(self, token_ids, padding_mask=None, document_ids=None, state=None):
+        """Hidden states (B, T, D); with a state the pair (hidden states, new state)."""
         positions = self.token_positions(
-            token_ids, padding_mask=padding_mask, document_ids=document_ids, remembered_positions=remembered
+            token_ids,
+            padding_mask=padding_mask,
+            document_ids=document_ids,
+            num_tokens=None if state is None else state.num_tokens,
         )
         x = self.token_embedding(token_ids, positions=positions)
-        return self.stack(x, positions=positions, document_ids=document_ids, cache=cache)
+        if state is None:
+            return self.stack(x, positions=positions, document_ids=document_ids)
+        hidden, memories = self.stack(x, positions=positions, cache=state.memories)
+        return hidden, state.after(positions, memories)
 
-    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> tuple[BlockCache, ...]:
-        """Empty caches, one a block, for `max_length` tokens (prompt, padding included, and new ones).
+    def init_state(self, batch_size, max_length, dtype: str | None = None) -> DecodingState:
+        """What the model remembers before it has read anything, with room for `max_length` tokens.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced.
+            batch_size, max_length: int, or int32 () where traced. The prompt, its padding and new tokens count.
             dtype: "int8" for a quarter of float32's memory and rounded keys and values. Default: the compute dtype.
         """
-        return self.stack.init_cache(batch_size, max_length, dtype)
+        return DecodingState(ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_length, dtype))
 
-    def read(self, token_ids, cache, padding_mask=None):
-        """Reads tokens into the cache, at most `LONGEST_APPEND` at once, so that long prompts need little memory.
+    def read(self, token_ids, state: DecodingState, padding_mask=None):
+        """Reads tokens, at most `LONGEST_APPEND` at once, so that long prompts need little memory.
 
         Args:
-            token_ids: int32 (B, T). Where T is unknown while traced, powers of two (and their sums) are fastest.
-            cache: from `init_cache`, or what an earlier call returned.
+            token_ids: int32 (B, T). Where T is unknown while XLA compiles, pieces are of the greatest power of two that
+                divides T; the generation loop reads buckets, which are powers of two.
+            state: from `init_state`, or what an earlier call returned.
             padding_mask: bool (B, T), True = a real token. Default: all are.
 
         Returns:
-            The pair (hidden states (B, T, D), new cache); `project` makes logits of states.
+            The pair (hidden states (B, T, D), new state); `project` makes logits of hidden states.
         """
         check_rank(token_ids, 2, "token_ids", "(B, T)")
         length = token_ids.shape[1]
         if length is not None and length <= LONGEST_APPEND:
-            return self._read(token_ids, padding_mask, cache=cache)
+            return self._read(token_ids, padding_mask, state=state)
         if padding_mask is None:
             padding_mask = ops.ones_like(token_ids, dtype="bool")
         if length is not None:
             pieces = []
             for start in range(0, length, LONGEST_APPEND):
                 piece = slice(start, start + LONGEST_APPEND)
-                hidden, cache = self._read(token_ids[:, piece], padding_mask[:, piece], cache=cache)
+                hidden, state = self._read(token_ids[:, piece], padding_mask[:, piece], state=state)
                 pieces.append(hidden)
-            return ops.concatenate(pieces, axis=1), cache
+            return ops.concatenate(pieces, axis=1), state
         batch, length = ops.shape(token_ids)[:2]
-        # Pieces are of one size, the greatest power of two that divides T, if it cannot be read at once.
-        size = ops.where(
-            length <= LONGEST_APPEND, length, ops.minimum(ops.bitwise_and(length, -length), LONGEST_APPEND)
-        )
+        longest = ops.minimum(length, LONGEST_APPEND)
+        if is_compiled_by_xla():  # which wants pieces of one size
+            divisor = ops.minimum(ops.bitwise_and(length, -length), LONGEST_APPEND)
+            longest = ops.where(length <= LONGEST_APPEND, length, divisor)
 
-        def read_piece(start, hidden, cache):
-            ids, mask = (ops.slice(x, (0, start), (batch, size)) for x in (token_ids, padding_mask))
-            piece, cache = self._read(ids, mask, cache=cache)
-            return start + size, slice_update(hidden, (0, start, 0), piece), cache
+        def read_piece(start, hidden, state):
+            num_read = longest if is_compiled_by_xla() else ops.minimum(longest, length - start)
+            ids, mask = (ops.slice(x, (0, start), (batch, num_read)) for x in (token_ids, padding_mask))
+            piece, state = self._read(ids, mask, state=state)
+            return start + num_read, slice_update(hidden, (0, start, 0), piece), state
 
         hidden = ops.zeros((batch, length, self.hidden_dim), self.stack.compute_dtype)
-        _, hidden, cache = ops.while_loop(
-            lambda start, hidden, cache: start < length, read_piece, (ops.zeros((), "int32"), hidden, cache)
+        _, hidden, state = ops.while_loop(
+            lambda start, hidden, state: start < length, read_piece, (ops.zeros((), "int32"), hidden, state)
         )
-        return hidden, cache
+        return hidden, state
 
     def project(self, hidden):
         """Logits (B, T, V) of hidden states (B, T, D)."""
@@ -163,70 +172,37 @@ class CausalLM(TokenModel):
             token_ids: int32 (B, T).
         """
         batch, length = ops.shape(token_ids)
-        missing = ops.where(length > LONGEST_APPEND, -length % LONGEST_APPEND, 0)  # to be read in whole pieces
-        mask = ops.pad(ops.ones_like(token_ids, dtype="bool"), ((0, 0), (0, missing)))
-        token_ids = ops.pad(token_ids, ((0, 0), (0, missing)))
-        hidden, _ = self.read(token_ids, self.init_cache(batch, length + missing), mask)
-        return self.project(hidden[:, :length])
+        return self.project(self.read(token_ids, self.init_state(batch, length))[0])
 
-    def rewind(self, cache, num_read: int, kept):
-        """A cache that has forgotten new tokens: of the last `num_read` each row keeps the first `kept`, (B,)."""
-        return tuple(block._replace(self_attention=block.self_attention.rewind(num_read, kept)) for block in cache)
-
-    def num_read(self, cache) -> int:
-        """How many tokens the first row of a cache holds; outside of compiled code."""
-        return int(ops.max(cache[0].self_attention.positions[0])) + 1
-
-    def forget(self, cache, num_kept: int):
-        """A cache that has forgotten each row's tokens after the first `num_kept`; their slots stay in use."""
-
-        def shorter(memory):
-            return memory._replace(positions=ops.where(memory.positions < num_kept, memory.positions, -1))
-
-        return tuple(block._replace(self_attention=shorter(block.self_attention)) for block in cache)
-
-    def extend_cache(self, cache, num_slots: int):
-        """The cache with at least `num_slots` free slots; outside of compiled code.
-
-        Sizes are powers of two, so that a growing chat compiles few loops.
-        """
-        memories = [block.self_attention for block in cache]
-        needed = max(int(memories[0].index) + num_slots, *(memory.positions.shape[1] for memory in memories))
-        dtype = "int8" if isinstance(memories[0].key, Int8Array) else None
-        longer = self.init_cache(memories[0].positions.shape[0], 2 ** (needed - 1).bit_length(), dtype)
-        return tree.map_structure(
-            lambda new, old: slice_update(new, [0] * len(new.shape), old) if len(new.shape) else old, longer, cache
-        )
-
-    def prefill(self, token_ids, cache, padding_mask=None):
+    def prefill(self, token_ids, state: DecodingState, padding_mask=None):
         """Reads a prompt, or one more piece of it.
 
         Args:
-            token_ids, cache, padding_mask: as in `read`; each row has at least one real token.
+            token_ids, state, padding_mask: as in `read`; each row has at least one real token.
 
         Returns:
-            The pair (logits (B, V) after each row's last real token, new cache).
+            The pair (logits (B, V) after each row's last real token, new state).
         """
-        hidden, cache = self.read(token_ids, cache, padding_mask)
+        hidden, state = self.read(token_ids, state, padding_mask)
         if padding_mask is None:
-            return self.project(hidden[:, -1:])[:, 0], cache
-        return self.project(last_real(hidden, padding_mask))[:, 0], cache
+            return self.project(hidden[:, -1:])[:, 0], state
+        return self.project(last_real(hidden, padding_mask))[:, 0], state
 
-    def decode_step(self, token_ids, cache, padding_mask=None):
+    def decode_step(self, token_ids, state: DecodingState, padding_mask=None):
         """Reads one more token for each row.
 
         Args:
             token_ids: int32 (B,).
-            cache: the cache so far.
+            state: what has been read so far.
             padding_mask: bool (B,), False where a row has nothing more to read. Default: all read.
 
         Returns:
-            The pair (logits (B, V), new cache).
+            The pair (logits (B, V), new state).
         """
         if padding_mask is not None:
             padding_mask = padding_mask[:, None]
-        hidden, cache = self.read(token_ids[:, None], cache, padding_mask)
-        return self.project(hidden)[:, 0], cache
+        hidden, state = self.read(token_ids[:, None], state, padding_mask)
+        return self.project(hidden)[:, 0], state
 
     def generate(self, token_ids, max_new_tokens: int = 64, sampler="greedy", **options) -> Generation:
         """Continues prompts with new tokens, in one compiled loop with a KV cache.

@@ -3,7 +3,7 @@
 from keras_tfm.ops.activations import gelu_sigmoid, gelu_tanh
 from keras_tfm.ops.attention import method_up_to, scaled_dot_product_attention
 from keras_tfm.ops.dropout import AttentionDropout
-from keras_tfm.ops.gather import gather_positions
+from keras_tfm.ops.gather import gather_positions, take_rows
 from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
 from keras_tfm.ops.positions import (
     alibi_slopes,
@@ -35,4 +35,5 @@ __all__ = [
     "rotary_inverse_frequencies",
     "scaled_dot_product_attention",
     "sinusoidal_encoding",
+    "take_rows",
 ]

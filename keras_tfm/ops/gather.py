@@ -1,6 +1,6 @@
-"""Picking positions out of sequences."""
+"""Picking positions out of sequences, and rows out of batches."""
 
-from keras import ops
+from keras import ops, tree
 
 from keras_tfm.ops.sizes import size
 
@@ -23,3 +23,20 @@ def gather_positions(x, indices):
     """
     starts = size(x, 1) * ops.arange(size(x, 0), dtype="int32")[:, None]
     return ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.cast(indices, "int32") + starts, axis=0)
+
+
+def take_rows(tensors, rows):
+    """Nested tensors with the rows first, with these rows of them; scalars stay.
+
+    Args:
+        tensors: nested tensors (B, ...).
+        rows: int32 (R,), in [0, B).
+
+    Returns:
+        The same structure of tensors (R, ...).
+
+    Example:
+        >>> take_rows({"x": np.array([[1], [2]])}, np.array([1, 1, 0]))
+        {"x": [[2], [2], [1]]}
+    """
+    return tree.map_structure(lambda x: x if len(x.shape) == 0 else ops.take(x, rows, axis=0), tensors)

@@ -8,12 +8,12 @@ from keras import ops
 from keras_tfm.ops.sizes import batch_size, size
 
 
-def next_positions(mask, remembered_positions=None, document_ids=None):
-    """Numbers the real tokens of each row, going on after what a cache remembers, anew for each document.
+def next_positions(mask, num_tokens=None, document_ids=None):
+    """Numbers the real tokens of each row, going on after those already read, anew for each document.
 
     Args:
         mask: bool (B, T), True = a real token. Padding may be on either side.
-        remembered_positions: int32 (B, S) of a cache, -1 = empty, or None.
+        num_tokens: int32 (B,), real tokens of each row that have been read before, or None.
         document_ids: int32 (B, T): where the number changes, another document begins, at position 0; or None.
 
     Returns:
@@ -26,8 +26,8 @@ def next_positions(mask, remembered_positions=None, document_ids=None):
     # A sum over the mask, not `arange`: the length is unknown while a functional model is traced.
     count = ops.cumsum(ops.cast(mask, "int32"), axis=1)
     positions = count - 1
-    if remembered_positions is not None:
-        positions = positions + ops.max(remembered_positions, axis=1, keepdims=True) + 1
+    if num_tokens is not None:
+        positions = positions + num_tokens[:, None]
     if document_ids is not None:
         positions = positions - _document_starts(count - ops.cast(mask, "int32"), document_ids)
     return ops.where(mask, positions, -1)

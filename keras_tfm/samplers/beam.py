@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.processors import BANNED, require
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, take_rows, write_token
+from keras_tfm.samplers.state import Change, write_token
 from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME
 
 # Lower than any sum of log-probabilities that matters, higher than BANNED.

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.processors import require
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, take_rows, write_token
+from keras_tfm.samplers.state import Change, write_token
 
 
 class ContrastiveMemory(NamedTuple):

@@ -4,10 +4,11 @@ import dataclasses
 
 from keras import ops, tree
 
+from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.beam import BeamSampler
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.processors import require
-from keras_tfm.samplers.state import Change, take_rows
+from keras_tfm.samplers.state import Change
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,34 +88,33 @@ class DraftModel:
     model: Any
 
     def begin(self, state, context, num_drafts):
-        """What is remembered: the draft model's cache after the prompt."""
+        """What is remembered: the draft model's state after the prompt."""
         prompt = state.tokens[:, : context.num_prompt]
         num_rows, length = ops.shape(state.tokens)
         slots = context.num_prompt + slots_needed(num_rows, length - context.num_prompt, num_drafts)
-        cache = self.model.init_cache(num_rows, slots)
-        return self.model.read(ops.maximum(prompt, 0), cache, prompt >= 0)[1]
+        return self.model.read(ops.maximum(prompt, 0), self.model.init_state(num_rows, slots), prompt >= 0)[1]
 
     def draft(self, memory, state, sampler, context, num_drafts):
-        """(`Drafts`, memory). The last guess is read as well, so that the cache has all that may be accepted."""
-        guesses, probabilities, cache = [], [], memory
+        """(`Drafts`, memory). The last guess is read as well, so that all that may be accepted has been."""
+        guesses, probabilities = [], []
         token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
         for _ in range(num_drafts):
-            logits, cache = self._read(token, cache, state)
+            logits, memory = self._read(token, memory)
             shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
             token = ops.cast(sampler.rule.choose(shaped, context.random(state, stream=_DRAFT)), "int32")
             guesses.append(token)
             probabilities.append(sampler.rule.probabilities(shaped))
             state = write_token(state, sampler.processors, token, logits, context)
-        _, cache = self._read(token, cache, state)
-        return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), cache
+        _, memory = self._read(token, memory)
+        return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), memory
 
     def settle(self, memory, num_read, kept):
         """The memory after `kept` (R,) of the `num_read` newest tokens have turned out to be right."""
-        return self.model.rewind(memory, num_read, kept)
+        return memory.keep(memory.num_tokens - num_read + kept)
 
-    def _read(self, token, cache, state):
-        hidden, cache = self.model.read(token[:, None], cache)
-        return ops.cast(self.model.project(hidden)[:, 0], "float32"), cache
+    def _read(self, token, memory):
+        hidden, memory = self.model.read(token[:, None], memory)
+        return ops.cast(self.model.project(hidden)[:, 0], "float32"), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +163,14 @@ class SpeculativeSampler(Sampler):
                 f"{self.drafter.model.vocabulary_size} tokens for a model of {model.vocabulary_size}. Draft with a "
                 "model of the same tokenizer."
             )
+        drafters = [self.drafter.model] if isinstance(self.drafter, DraftModel) else []
+        for reader in (model, *drafters):
+            if not reader.init_state(1, 1).can_forget:
+                raise ValueError(
+                    "Speculation takes back the guesses that were wrong, and each memory of the model must be able to "
+                    f"forget them. Received: {reader!r}, with a memory of which `can_forget` is False. Use another "
+                    "sampler, or drafts of another model."
+                )
 
     def room(self, num_rows, max_new_tokens):
         return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)

@@ -14,9 +14,10 @@ class GenerationState(NamedTuple):
     """The same tensors in and out of every piece of a generation; R rows, each a text being written.
 
     tokens: int32 (R, L), prompt, then new tokens, -1 where there is none. num_tokens: int32 (R,), new tokens so far.
-    finish: int32 (R,), 0 while a row is being written, then why it ended (`stopping.REASONS`). cache: the model's.
-    stop_progress: int32 (R,), how much of a stop string a row has written, or (). processor_states: one tree for each
-    processor. memory: what the sampler itself remembers. log_probs: `LogProbs`, or () unless they were asked for.
+    finish: int32 (R,), 0 while a row is being written, then why it ended (`stopping.REASONS`). decoding: the model's
+    `DecodingState`. stop_progress: int32 (R,), how much of a stop string a row has written, or (). processor_states:
+    one tree for each processor. memory: what the sampler itself remembers. log_probs: `LogProbs`, or () unless they
+    were asked for.
 
     Every tensor but the scalars has the rows first, so that rows can be copied and reordered without knowing more.
     """
@@ -24,7 +25,7 @@ class GenerationState(NamedTuple):
     tokens: Any
     num_tokens: Any
     finish: Any
-    cache: Any
+    decoding: Any
     stop_progress: Any = ()
     processor_states: Any = ()
     memory: Any = ()
@@ -62,19 +63,14 @@ class Context(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a step means for the model's cache, which samplers do not touch.
+    """What a step means for the model's `DecodingState`, which samplers do not touch.
 
-    parents: int32 (R,), the row whose cache each row goes on with, or None (its own). kept: int32 (R,), how many of
-    the tokens that the model has just read stay in its cache, or None (all).
+    parents: int32 (R,), the row of the same prompt that each row goes on from, or None (itself). kept: int32 (R,), how
+    many of the tokens that the model has just read stay read, or None (all).
     """
 
     parents: Any = None
     kept: Any = None
-
-
-def take_rows(tree_of_tensors, rows):
-    """Every tensor with the rows first, with its rows taken anew; scalars stay."""
-    return tree.map_structure(lambda x: x if len(x.shape) == 0 else ops.take(x, rows, axis=0), tree_of_tensors)
 
 
 def newest_tokens(state: GenerationState, num_prompt):

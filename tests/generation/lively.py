@@ -1,9 +1,13 @@
 """A tiny model whose texts are lively: weights large enough that greedy text is not one token for ever."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from keras import ops
 
 import keras_tfm as ktfm
+from keras_tfm.ops import take_rows
+from keras_tfm.ops.decoding_state import DecodingState
 
 VOCABULARY_SIZE = 29
 # Texts are compared by ids. Two orders of float32 sums move logits of size 10 by some 1e-5 at most, so ids are equal on
@@ -50,26 +54,40 @@ class Uncached:
         self.max_sequence_length = model.max_sequence_length
         self.project = model.project
 
-    def init_cache(self, batch_size, max_length, dtype=None):
-        return {
-            "ids": ops.zeros((batch_size, max_length), "int32"),
-            "mask": ops.zeros((batch_size, max_length), "bool"),
-            "index": ops.zeros((), "int32"),
-        }
+    def init_state(self, batch_size, max_length, dtype=None):
+        tokens = Tokens(
+            ops.zeros((batch_size, max_length), "int32"),
+            ops.full((batch_size, max_length), -1, dtype="int32"),
+            ops.zeros((), "int32"),
+        )
+        return DecodingState(ops.zeros((batch_size,), "int32"), tokens)
 
-    def read(self, token_ids, cache, padding_mask=None):
+    def read(self, token_ids, state, padding_mask=None):
         if padding_mask is None:
             padding_mask = ops.ones_like(token_ids, dtype="bool")
-        ids = ops.slice_update(cache["ids"], (0, cache["index"]), token_ids)
-        mask = ops.slice_update(cache["mask"], (0, cache["index"]), padding_mask)
-        positions = self.model.token_positions(ids, padding_mask=mask)
+        new_positions, memory = state.next_positions(padding_mask), state.memories
+        index, length = memory.index, ops.shape(token_ids)[1]
+        ids = ops.slice_update(memory.ids, (0, index), token_ids)
+        positions = ops.slice_update(memory.positions, (0, index), new_positions)
         hidden = self.model.stack(self.model.token_embedding(ids, positions=positions), positions=positions)
-        length = ops.shape(token_ids)[1]
-        hidden = ops.slice(hidden, (0, cache["index"], 0), (ops.shape(ids)[0], length, hidden.shape[-1]))
-        return hidden, {"ids": ids, "mask": mask, "index": cache["index"] + length}
+        hidden = ops.slice(hidden, (0, index, 0), (ops.shape(ids)[0], length, hidden.shape[-1]))
+        return hidden, state.after(new_positions, Tokens(ids, positions, index + length))
 
-    def rewind(self, cache, num_read, kept):
-        start = cache["index"] - num_read
-        offset = ops.arange(ops.shape(cache["ids"])[1], dtype="int32")[None] - start
-        forgotten = ops.logical_and(offset >= kept[:, None], offset < num_read)
-        return {**cache, "mask": ops.logical_and(cache["mask"], ~forgotten), "index": start + ops.max(kept)}
+
+class Tokens(NamedTuple):
+    """A memory of the tokens themselves: ids and positions int32 (R, S), -1 = none, and the first free place."""
+
+    ids: Any
+    positions: Any
+    index: Any
+
+    is_shared = False
+    can_forget = True
+
+    def keep(self, num_tokens):
+        positions = ops.where(self.positions < num_tokens[:, None], self.positions, -1)
+        places = ops.arange(1, ops.shape(positions)[1] + 1, dtype="int32")
+        return self._replace(positions=positions, index=ops.max(ops.where(positions >= 0, places, 0)))
+
+    def take(self, rows):
+        return take_rows(self, rows)

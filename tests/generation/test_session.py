@@ -48,7 +48,7 @@ def test_a_list_goes_on_from_one_place_and_leaves_the_session_there(writer):
 def test_a_prefix_is_read_once_for_a_list(writer):
     session = writer.session("It is the east, and Juliet is the sun")
     session([" a", " b"], max_new_tokens=2)
-    assert session.num_remembered == len(session.token_ids) - 1
+    assert session.num_remembered == len(session.token_ids)
 
 
 def test_a_fork_goes_its_own_way(writer):
@@ -78,3 +78,31 @@ def test_a_stream_that_is_closed_leaves_the_session_as_it_was(writer):
 def test_what_a_session_cannot_do_raises(writer):
     with pytest.raises(ValueError, match="num_return_sequences=2"):
         writer.session("a")("b", num_return_sequences=2)
+
+
+def test_a_stop_string_is_neither_given_nor_remembered(writer):
+    prompt = writer.tokenizer.encode("ROMEO:")
+    ids = writer.model.generate([prompt], max_new_tokens=8).token_ids[0]
+    whole = writer.tokenizer.decode(ids)
+    for start in range(len(whole) - 1):  # wherever it begins, in the middle of a token too
+        stop = whole[start : start + 2]
+        if not stop.isascii():
+            continue
+        session = writer.session("ROMEO:")
+        answer = session("", max_new_tokens=8, stop_strings=[stop])
+        assert answer == whole[: whole.index(stop)]
+        assert session.text == "ROMEO:" + answer
+        expected = writer.model.generate([session.token_ids.tolist()], max_new_tokens=3).token_ids
+        session("", max_new_tokens=3)
+        assert session.token_ids[-3:].tolist() == expected[0].tolist()
+
+
+def test_a_session_stays_in_its_own_cache_dtype(writer):
+    session, other = writer.session("ROMEO:"), writer.session("ROMEO:")
+    first = session(" But", max_new_tokens=3, cache_dtype="int8")
+    assert first == other(" But", max_new_tokens=3, cache_dtype="int8")
+    assert session(" soft", max_new_tokens=3) == other(" soft", max_new_tokens=3, cache_dtype="int8")
+    plain = writer.session("ROMEO:")
+    plain(" But", max_new_tokens=3)
+    plain(" soft", max_new_tokens=3, cache_dtype="int8")  # reads again, into 8 bits
+    assert plain.num_remembered > 0

@@ -12,12 +12,11 @@ from tests import reference
 POSITIONS = np.array([[-1, -1, 0, 1, 2], [0, 1, 2, 3, 4]], "int32")
 
 
-def test_token_positions_count_real_tokens_and_go_on_after_the_cache():
+def test_token_positions_count_real_tokens_and_go_on_after_those_already_read():
     layer, ids = layers.TokenPositions(), np.array([[7, 8, 9]])
     np.testing.assert_array_equal(layer(ids), [[0, 1, 2]])
     np.testing.assert_array_equal(layer(ids, padding_mask=np.array([[False, True, True]])), [[-1, 0, 1]])
-    remembered = np.array([[-1, 0, 1, -1]], "int32")
-    np.testing.assert_array_equal(layer(ids, remembered_positions=remembered), [[2, 3, 4]])
+    np.testing.assert_array_equal(layer(ids, num_tokens=np.array([2], "int32")), [[2, 3, 4]])
 
 
 def test_learned_positions_are_rows_of_the_table():

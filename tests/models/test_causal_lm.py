@@ -46,8 +46,8 @@ def test_any_split_of_a_padded_prompt_gives_the_same_logits(models, name, sizes,
 @pytest.mark.parametrize("name", TINY)
 def test_a_longer_cache_than_needed_changes_nothing(models, name):
     token_ids = batch(2, 6)[0]
-    roomy, _ = models[name].prefill(token_ids, models[name].init_cache(2, 30))
-    exact, _ = models[name].prefill(token_ids, models[name].init_cache(2, 6))
+    roomy, _ = models[name].prefill(token_ids, models[name].init_state(2, 30))
+    exact, _ = models[name].prefill(token_ids, models[name].init_state(2, 6))
     # As in `check_decoding`: sums over 6 and over 30 slots, of which 24 add 0, are taken in another order.
     np.testing.assert_allclose(float32(roomy), float32(exact), atol=2e-5)
 
@@ -55,9 +55,9 @@ def test_a_longer_cache_than_needed_changes_nothing(models, name):
 def test_a_row_with_nothing_to_read_keeps_its_place(models):
     model = models["gpt_learned"]
     token_ids = batch(2, 5)[0]
-    _, cache = model.prefill(token_ids[:, :3], model.init_cache(2, 6))
-    _, cache = model.decode_step(token_ids[:, 3], cache, np.array([True, False]))
-    logits, _ = model.decode_step(np.stack([token_ids[0, 4], token_ids[1, 3]]), cache)
+    _, state = model.prefill(token_ids[:, :3], model.init_state(2, 6))
+    _, state = model.decode_step(token_ids[:, 3], state, np.array([True, False]))
+    logits, _ = model.decode_step(np.stack([token_ids[0, 4], token_ids[1, 3]]), state)
     np.testing.assert_allclose(logits[0], float32(model(token_ids))[0, 4], atol=2e-5)
     np.testing.assert_allclose(logits[1], float32(model(token_ids))[1, 3], atol=2e-5)
 
@@ -66,10 +66,10 @@ def test_decoding_runs_compiled_and_without_retracing(models):
     model = models["llama"]
     token_ids = batch(2, 6)[0]
     full = float32(model(token_ids))
-    _, cache = model.prefill(token_ids[:, :3], model.init_cache(2, 6))
+    _, state = model.prefill(token_ids[:, :3], model.init_state(2, 6))
     step = tf.function(model.decode_step, jit_compile=True)
     for t in range(3, 6):
-        logits, cache = step(tf.constant(token_ids[:, t]), cache)
+        logits, state = step(tf.constant(token_ids[:, t]), state)
         np.testing.assert_allclose(float32(logits), full[:, t], atol=2e-5)
     assert step.experimental_get_tracing_count() == 1
 
@@ -113,7 +113,7 @@ def test_mixed_precision_trains_to_a_lower_finite_loss(name, dtype):
 @pytest.mark.parametrize("name", ["gpt_alibi", "llama"])
 def test_decoding_in_mixed_precision_stays_close_to_the_full_pass(name, dtype):
     model = make(name, dtype=dtype)
-    assert model.init_cache(1, 4)[0].self_attention.key.dtype == model.compute_dtype
+    assert model.init_state(1, 4).memories[0].self_attention.key.dtype == model.compute_dtype
     # Logits of size 5 in bfloat16's 8 bits, rounded at another place in each order of computing.
     check_decoding(model, batch(2, 6)[0], atol={"mixed_bfloat16": 0.15, "mixed_float16": 0.02}[dtype])
 
@@ -163,7 +163,7 @@ for name in names:
     with np.load(f"{folder}/{name}.npz") as arrays:
         arrays = dict(arrays)
     np.testing.assert_allclose(model(arrays["x"]), arrays["logits"], atol=2e-5, err_msg=name)  # other threads sum
-    _, cache = model.prefill(arrays["x"], model.init_cache(len(arrays["x"]), 12))
+    _, state = model.prefill(arrays["x"], model.init_state(len(arrays["x"]), 12))
     if "loss" in arrays:
         loss = model.evaluate(arrays["x"], arrays["y"], verbose=0)
         np.testing.assert_allclose(loss, arrays["loss"], rtol=1e-5)
@@ -217,7 +217,7 @@ def test_ids_outside_the_vocabulary_are_refused(models, ids):
         with pytest.raises(ValueError, match=message):
             models[name](np.array(ids, "int32"))
         with pytest.raises(ValueError, match=message):
-            models[name].prefill(np.array(ids, "int32"), models[name].init_cache(1, 4))
+            models[name].prefill(np.array(ids, "int32"), models[name].init_state(1, 4))
 
 
 def test_fit_refuses_ids_outside_the_vocabulary():
@@ -234,14 +234,14 @@ def test_token_ids_of_another_rank_are_refused(models, shape):
     with pytest.raises(ValueError, match=rf"{', '.join(map(str, shape))}"):
         models["gpt_learned"](ids)
     with pytest.raises(ValueError, match=rf"`token_ids` must have shape \(B, T\). Received: shape=\({shape[0]},"):
-        models["gpt_learned"].prefill(ids, models["gpt_learned"].init_cache(2, 4))
+        models["gpt_learned"].prefill(ids, models["gpt_learned"].init_state(2, 4))
 
 
 def test_float_padding_masks_are_refused(models):
     x = batch()[0]
     for model in (models["gpt_learned"], models["llama"]):
         with pytest.raises(TypeError, match=r"`padding_mask` must be boolean.*dtype=float32, shape=\(4, 8\)"):
-            model.prefill(x, model.init_cache(4, 8), np.ones(x.shape, "float32"))
+            model.prefill(x, model.init_state(4, 8), np.ones(x.shape, "float32"))
         with pytest.raises(TypeError, match="`padding_mask` must be boolean"):
             model({"token_ids": x, "padding_mask": np.ones(x.shape, "float32")})
 
@@ -264,17 +264,19 @@ def test_sequences_longer_than_the_learned_positions_are_refused(models):
 
 def test_a_full_cache_is_refused(models):
     model, x = models["llama"], batch()[0]
-    _, cache = model.prefill(x, model.init_cache(4, 8))
-    with pytest.raises(ValueError, match="The cache holds 8 positions and 8 are used; 1 more do not fit.*`init_cache`"):
-        model.decode_step(x[:, 0], cache)
+    _, state = model.prefill(x, model.init_state(4, 8))
+    with pytest.raises(ValueError, match="The cache holds 8 positions and 8 are used; 1 more do not fit.*`max_length`"):
+        model.decode_step(x[:, 0], state)
     with pytest.raises(ValueError, match="The cache holds 5 positions and 0 are used; 8 more do not fit"):
-        model.prefill(x, model.init_cache(4, 5))
+        model.prefill(x, model.init_state(4, 5))
 
 
 def test_a_cache_of_another_depth_is_refused(models):
     model, x = models["llama"], batch()[0]
+    state = model.init_state(4, 8)
+    shallow = state._replace(memories=state.memories[:1])
     with pytest.raises(ValueError, match="each of the 2 blocks. Received: 1"):
-        model.prefill(x, model.init_cache(4, 8)[:1])
+        model.prefill(x, shallow)
 
 
 @pytest.mark.parametrize("name", ["gpt_learned", "llama_multi_query_tied"])

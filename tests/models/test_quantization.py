@@ -47,7 +47,7 @@ def test_8_bit_caches_and_weights_cost_less_than_1_percent_of_perplexity(trained
     inputs, targets = rows[:, :-1], rows[:, 1:]
     whole = perplexity(model(inputs), targets)
     assert whole < 100  # of 300: it has learned something
-    hidden, _ = model.read(inputs, model.init_cache(len(inputs), 64, "int8"))
+    hidden, _ = model.read(inputs, model.init_state(len(inputs), 64, "int8"))
     assert perplexity(model.project(hidden), targets) == pytest.approx(whole, rel=0.01)
     num_bytes = sum(np.asarray(weight).nbytes for weight in model.weights)
     quantized = ktfm.models.CausalLM.from_config(model.get_config())

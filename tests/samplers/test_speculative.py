@@ -58,9 +58,9 @@ class CountingModel(ScriptedModel):
 
     num_reads = 0
 
-    def read(self, token_ids, cache, padding_mask=None):
+    def read(self, token_ids, state, padding_mask=None):
         self.num_reads += 1
-        return super().read(token_ids, cache, padding_mask)
+        return super().read(token_ids, state, padding_mask)
 
 
 def test_right_guesses_save_readings():
@@ -83,11 +83,8 @@ def test_repeated_text_is_guessed_by_lookup():
 class NextByLast(ScriptedModel):
     """A Markov chain: the logits of the next token belong to the last one."""
 
-    def read(self, token_ids, cache, padding_mask=None):
-        return ops.take(self.script, ops.convert_to_tensor(token_ids), axis=0), cache
-
-    def rewind(self, cache, num_read, kept):
-        return cache
+    def read(self, token_ids, state, padding_mask=None):
+        return ops.take(self.script, ops.convert_to_tensor(token_ids), axis=0), state
 
 
 NUM_DRAWS = 20_000
