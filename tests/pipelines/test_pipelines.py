@@ -159,7 +159,7 @@ def test_models_and_tokenizers_of_another_type_are_refused(kind, needed, classif
         with pytest.raises(TypeError, match=message):
             kind(wrong, tokenizer)
     if kind is TextClassification:
-        with pytest.raises(TypeError, match="`tokenizer` must be a WordPieceTokenizer. Received: None"):
+        with pytest.raises(TypeError, match="`tokenizer` must be a WordPieceTokenizer, .* Received: None"):
             kind(classification.model, None)
     else:
         with pytest.raises(TypeError, match="of type TextClassifier"):
