@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
             help="pass over a key of config.json that nobody knows (may be repeated)",
         )
     convert.add_argument("output", metavar="OUTPUT", help="a folder that does not exist yet, or a file NAME.keras")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUTPUT when the new one is complete")
     convert.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights in a folder (float32)"
     )
@@ -114,8 +115,8 @@ def _info(options) -> None:
 def _convert(options) -> None:
     from keras_tfm import checkpoints
 
-    if os.path.exists(options.output):
-        raise FileExistsError(f"OUTPUT must not exist yet. Received: {options.output}.")
+    if os.path.exists(options.output) and not options.overwrite:
+        raise FileExistsError(f"OUTPUT must not exist yet. Received: {options.output}. Pass --overwrite to replace it.")
     is_keras = options.output.endswith(".keras")
     if is_keras and options.dtype:
         raise ValueError(
@@ -125,10 +126,11 @@ def _convert(options) -> None:
     checkpoint = _opened(options)
     model = checkpoint.model()
     if is_keras:
-        model.save(options.output)
+        model.save(options.output, overwrite=options.overwrite)
     else:
         tokenizer, template = _optional(checkpoint.tokenizer), _optional(checkpoint.chat_template)
-        checkpoints.save(model, options.output, tokenizer, options.dtype or "float32", chat_template=template)
+        dtype = options.dtype or "float32"
+        checkpoints.save(model, options.output, tokenizer, dtype, chat_template=template, overwrite=options.overwrite)
     print(f"Wrote {options.output}: {model.count_params():,} weights.")
 
 

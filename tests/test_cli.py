@@ -53,6 +53,10 @@ def test_convert_writes_safetensors_and_keras(folder, tmp_path, capsys):
     assert capsys.readouterr().out.count("Wrote") == 3
     assert run("convert", folder, tmp_path / "half") == 1
     assert "must not exist yet" in capsys.readouterr().err
+    for name in ("half", "gpt.keras"):
+        assert run("convert", folder, tmp_path / name, "--overwrite") == 0
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float32"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "gpt.keras", "half", "padded"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Chats as text, by the template that a checkpoint brings, rendered where it can do no harm."""
+"""Chats as text, by the template that a checkpoint brings, rendered in a sandbox."""
 
 import datetime
 import json
@@ -12,7 +12,9 @@ class ChatTemplate:
     """Turns a list of messages into the prompt that a chat model was trained on.
 
     Templates are programs of jinja2. They come with the model, so they run in jinja2's immutable sandbox: no access to
-    Python's attributes, files or modules, nothing that they are given can be changed, and their work has a limit.
+    Python's attributes, files or modules, and nothing that they are given can be changed. They write at most 16,777,216
+    characters. Their time and memory have no limit: render what nobody vouches for in a process that has one, as
+    docs/chat_templates.md shows. Several threads may use one template.
 
     Args:
         template: source of the jinja2 template.
@@ -60,9 +62,9 @@ class ChatTemplate:
             if not isinstance(message, Mapping) or "role" not in message:
                 raise ValueError(f"Messages must be dicts of `role` and `content`. Received: {message!r}.")
         given = {"tools": None, "documents": None, **self.variables, **variables}
-        self._sandbox.start()
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **given)
+            given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+            return self._sandbox.text(self._template, given)
         except Exception as error:  # a program can fail in any way
             raise ValueError(
                 f"The chat template does not take these messages. Received: {error} ({type(error).__name__})."

@@ -5,6 +5,7 @@ What no object claims is an error, so that no setting is passed over in silence.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,11 +19,13 @@ HARMLESS = frozenset(
         "_attn_implementation",
         "_attn_implementation_autoset",
         "_commit_hash",
+        "_flash_attn_2_enabled",
         "_name_or_path",
         "_num_labels",
         "architectures",
         "attention_dropout",
         "attention_probs_dropout_prob",
+        "attn_implementation",
         "attn_pdrop",
         "bad_words_ids",
         "begin_suppress_tokens",
@@ -38,6 +41,7 @@ HARMLESS = frozenset(
         "embd_pdrop",
         "encoder_no_repeat_ngram_size",
         "eos_token_id",
+        "eos_token_ids",
         "exponential_decay_length_penalty",
         "finetuning_task",
         "forced_bos_token_id",
@@ -57,6 +61,7 @@ HARMLESS = frozenset(
         "model_max_length",
         "model_type",
         "n_ctx",
+        "n_special",
         "name",
         "no_repeat_ngram_size",
         "num_beam_groups",
@@ -68,6 +73,7 @@ HARMLESS = frozenset(
         "output_past",
         "output_scores",
         "pad_token_id",
+        "predict_special_tokens",
         "prefix",
         "pretraining_tp",
         "problem_type",
@@ -100,6 +106,7 @@ HARMLESS = frozenset(
         "unsloth_version",
         "use_bfloat16",
         "use_cache",
+        "xla_device",
     }
 )
 # Their names in configurations; of several names of one function the first is written.
@@ -115,7 +122,10 @@ ACTIVATIONS = {
     "tanh": keras.activations.tanh,
     "quick_gelu": gelu_sigmoid,
 }
+# What means the same as a config without the key, in every family.
+_NOTHING = dict.fromkeys(("add_cross_attention", "is_decoder", "is_encoder_decoder", "tie_encoder_decoder"), False)
 _REQUIRED = object()
+LARGEST = sys.float_info.max  # JSON has integers that no float holds
 MOST_LAYERS = 10_000
 
 
@@ -165,7 +175,7 @@ class Number(Size):
     """A positive number."""
 
     def _check(self, value):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
             raise ValueError(f"`{self.key}` of the config must be a positive number. Received: {value!r}.")
 
 
@@ -291,7 +301,7 @@ def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterabl
     """
     claimed = {key for item in config_map for key in item.keys}
     wrong = []
-    if unknown := sorted(set(config) - claimed - HARMLESS - set(ignore)):
+    if unknown := sorted(key for key in set(config) - claimed - HARMLESS - set(ignore) if _says_something(config, key)):
         settings = ", ".join(f"{key}={config[key]!r}" for key in unknown)
         wrong.append(
             f"Every key of a config must be known. Received: {settings}. If they do not change what the model "
@@ -306,6 +316,14 @@ def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterabl
     if wrong:
         raise ValueError("\n".join(wrong))
     return arguments
+
+
+def _says_something(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a key that no object claims could change the model: null never does, nor layers that are all alike."""
+    value = config[key]
+    if key == "layer_types" and isinstance(value, list):
+        return set(map(str, value)) != {"full_attention"}
+    return value is not None and not (key in _NOTHING and value is _NOTHING[key])
 
 
 def write_config(config_map: Iterable, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from keras_tfm.checkpoints.config_keys import HARMLESS, read_config
 from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.checkpoints.location import SETTINGS, WEIGHTS, download
 from keras_tfm.checkpoints.reader import SafetensorsFiles, Source, read_json
-from keras_tfm.checkpoints.sentence_transformers import MODULES, sentence_encoder, without_pooler
+from keras_tfm.checkpoints.sentence_transformers import MODULES, SentenceSettings, read_settings, without_pooler
 from keras_tfm.checkpoints.tensors import parts_of
 from keras_tfm.checkpoints.tokenizer import roles_in, tokenizer_in, with_roles
 
@@ -30,6 +30,8 @@ class FolderCheckpoint(Checkpoint):
     def config(self) -> dict[str, Any]:
         """The content of config.json; FileNotFoundError if there is none."""
         if (config := self.json("config.json")) is None:
+            if self._is_sentence_encoder(None):
+                read_settings(self.path, self.json)  # says so if the encoder is elsewhere
             raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.")
         return config
 
@@ -43,6 +45,7 @@ class FolderCheckpoint(Checkpoint):
         known = architecture_of(self.config, architecture)
         if self._is_sentence_encoder(architecture):
             known = without_pooler(known)
+            _ = self._sentences  # refused before the weights are read
         return known, read_config(known.config, self.config, self.ignore)
 
     def notes(self) -> dict[str, Any]:
@@ -50,8 +53,8 @@ class FolderCheckpoint(Checkpoint):
         return {key: value for key, value in self.config.items() if key in HARMLESS}
 
     def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
-        """The model; with the pooling of a folder of sentence-transformers, if it is one."""
-        return sentence_encoder(model, self.path) if self._is_sentence_encoder(architecture) else model
+        """The model; with pooling and more, if it is a folder of sentence-transformers."""
+        return self._sentences.encoder(model) if self._is_sentence_encoder(architecture) else model
 
     def read_tokenizer(self):
         """See `Checkpoint.tokenizer`."""
@@ -100,6 +103,10 @@ class FolderCheckpoint(Checkpoint):
     @functools.cached_property
     def _roles(self) -> dict[str, str]:
         return roles_in(self.json("special_tokens_map.json") or {}, self.json("tokenizer_config.json") or {})
+
+    @functools.cached_property
+    def _sentences(self) -> SentenceSettings:
+        return read_settings(self.path, self.json)
 
     def _is_sentence_encoder(self, architecture: str | None) -> bool:
         return architecture is None and (self.path / MODULES).is_file()

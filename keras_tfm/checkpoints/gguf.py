@@ -8,7 +8,7 @@ from typing import Any
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.checkpoint import Checkpoint
-from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Always, Number, Size, read_config
+from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Always, Harmless, Number, Only, Size, read_config
 from keras_tfm.checkpoints.families import llama
 from keras_tfm.checkpoints.gguf_file import GgufFile
 from keras_tfm.checkpoints.gguf_tokenizer import chat_template_of, tokenizer_of
@@ -71,6 +71,12 @@ CONFIG = (
     Number("attention.layer_norm_rms_epsilon", "norm_epsilon", default=1e-5),
     Number("rope.freq_base", "max_wavelength", default=10_000.0),
     Always("biases", ()),
+    Only("rope.scaling.type", "none"),
+    Only("rope.scaling.factor", 1.0),
+    Only("rope.scale_linear", 1.0),
+    Only("expert_count", 0),
+    Only("attention.causal", True),
+    Harmless(("tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")),
 )
 
 

@@ -182,6 +182,8 @@ def _read_tensors(cursor: _Cursor, num_tensors: int, header: dict[str, Any], ggu
     for name, tensor in tensors.items():
         if start + tensor.offset + tensor.row_bytes * tensor.num_rows > len(cursor.content):
             raise ValueError(f"the tensor {name!r}, beyond its end")
+    if tensors and len(cursor.content) > start + end:  # a type that is named too small, for example
+        raise ValueError(f"{len(cursor.content) - start - end:,} bytes behind its last tensor, {name!r}")
     return {name: tensor._replace(offset=start + tensor.offset) for name, tensor in tensors.items()}
 
 

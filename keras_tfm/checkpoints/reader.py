@@ -41,7 +41,7 @@ class SafetensorsFiles:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a file is truncated, corrupt or no safetensors file, if the index names a file outside the
-            folder or a tensor that its files lack, or if the weights are a pickle.
+            folder or a tensor that its files lack, if there is a single file besides, or if the weights are a pickle.
     """
 
     def __init__(self, folder: Path):
@@ -52,6 +52,11 @@ class SafetensorsFiles:
         self._open: tuple[Path, Any] | None = None
         self._num_read = 0
         indexed = _weight_map(folder) if (folder / _INDEX).is_file() else {}
+        if indexed and (folder / _SINGLE).is_file() and folder / _SINGLE not in indexed.values():
+            raise ValueError(
+                f"A folder must hold {_SINGLE} or shards with {_INDEX}. Received: {folder}, with both, which may be "
+                "two states of a model. Delete the one that is not meant: transformers reads the first."
+            )
         for file in sorted(set(indexed.values())) or [_single(folder)]:
             handle = _opened(file)
             for name in handle.keys():  # noqa: SIM118 (it is no dict)

@@ -1,9 +1,8 @@
 """The rotary embedding in a config, in the dialects of transformers 4 and 5."""
 
 import dataclasses
-import math
 
-from keras_tfm.checkpoints.config_keys import value_at
+from keras_tfm.checkpoints.config_keys import LARGEST, value_at
 from keras_tfm.layers import (
     DynamicNtkScaling,
     LinearScaling,
@@ -80,13 +79,12 @@ class Rotary:
         for name, parameters in {"rope_scaling": older, "rope_parameters": newer}.items():
             if not isinstance(parameters, dict):
                 raise ValueError(f"`{name}` of the config must be an object. Received: {parameters!r}.")
+        older, newer = _with_one_type(older), _with_one_type(newer)
         given = {
             "rope_theta": config.get(self.theta_key),
             "partial_rotary_factor": config.get(self.part_key),
-            **{name: value for name, value in older.items() if name != "type"},
+            **older,
         }
-        if "type" in older:
-            given.setdefault("rope_type", older["type"])
         given = {name: value for name, value in given.items() if value is not None}
         for name in set(given) & set(newer):
             if given[name] != newer[name]:
@@ -98,7 +96,9 @@ class Rotary:
         theta, part = given.pop("rope_theta", 10_000.0), given.pop("partial_rotary_factor", self.part)
         for name, number in {self.theta_key: theta, self.part_key: part}.items():
             if not _is_number(number) or number <= 0:
-                raise ValueError(f"`{name}` of the config must be a positive number. Received: {number!r}.")
+                raise ValueError(f"`{name}` of the config must be a positive number. Received: {number!r:.60}.")
+        if part > 1:
+            raise ValueError(f"`{self.part_key}` of the config must be at most 1. Received: {part!r}.")
         head_dim = self._head_dim(config)
         rotary_dim = int(head_dim * part)
         return {
@@ -144,12 +144,24 @@ class Rotary:
             value_at(config, "hidden_size"),
             value_at(config, "num_attention_heads"),
         ]
-        if not all(isinstance(size, int) and size >= 0 for size in sizes) or not sizes[2]:
+        if not all(isinstance(size, int) and 0 <= size < 2**31 for size in sizes) or not sizes[2]:
             raise ValueError(
                 "`head_dim`, `hidden_size` and `num_attention_heads` of the config must be integers of at least 1. "
                 f"Received: {sizes}."
             )
         return sizes[0] or sizes[1] // sizes[2]
+
+
+def _with_one_type(parameters: dict) -> dict:
+    """The parameters with `rope_type` alone, which was once called `type`.
+
+    transformers 5 writes both where it was given the older, and reads `rope_type` if they differ.
+    """
+    parameters = dict(parameters)
+    older = parameters.pop("type", None)
+    if parameters.get("rope_type") is None and older is not None:
+        parameters["rope_type"] = older
+    return parameters
 
 
 def _scaling(given: dict, config):
@@ -192,4 +204,4 @@ def _is_valid(field: str, value, is_required: bool) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

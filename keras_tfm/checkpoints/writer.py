@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from keras_tfm.checkpoints.tokenizer import write_tokenizer_config
 from keras_tfm.checkpoints.wiring import difference
 from keras_tfm.layers.parts import known_value
 from keras_tfm.models import SentenceEncoder
+from keras_tfm.whole import check_is_free, written_whole
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -31,6 +31,7 @@ def save(
     architecture: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
     chat_template=None,
+    overwrite: bool = False,
 ) -> None:
     """Writes a folder that `transformers.AutoModel...from_pretrained` loads, with equal logits.
 
@@ -41,16 +42,18 @@ def save(
 
     Args:
         model: of a wiring that a family of checkpoints has, whether from `load` or from a builder.
-        path: a folder that does not exist yet.
+        path: a folder that does not exist yet, unless `overwrite`.
         tokenizer: with a method `save(folder)`, such as `BytePairTokenizer`, or None.
         dtype: of the tensors: "float32", "bfloat16" or "float16".
         architecture: Hugging Face's class, such as "LlamaForCausalLM". Default: the one the model was loaded from, or
             the first that fits. A .keras file does not keep it: name it for RoBERTa, or be given the equal BERT.
         max_shard_bytes: int, the largest file of weights.
         chat_template: `ChatTemplate`, which is written beside the tokenizer, or None.
+        overwrite: bool, whether a folder that exists is replaced. Between the old and the new one, it is not there for
+            a moment.
 
     Raises:
-        FileExistsError: if `path` exists.
+        FileExistsError: if `path` exists, without `overwrite`.
         ValueError: if no architecture has the model's wiring, for an unknown dtype, or if a weight is too large for it.
 
     Example:
@@ -58,17 +61,15 @@ def save(
         >>> transformers.AutoModelForCausalLM.from_pretrained("my-gpt2")
     """
     path = Path(path).expanduser()
-    if path.exists():
-        raise FileExistsError(f"`path` must not exist yet. Received: {path}. Delete it or choose another.")
+    if not overwrite:
+        check_is_free(path)
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
     name = architecture or getattr(model, "checkpoint_architecture", None)
     encoder, modules = (model.encoder, modules_of(model)) if isinstance(model, SentenceEncoder) else (model, {})
     known, config = architecture_for(encoder, name)
     config = {**getattr(model, "checkpoint_notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished.{os.getpid()}")
-    try:
+    with written_whole(path, overwrite) as unfinished:
         unfinished.mkdir()
         if tokenizer is not None:
             tokenizer.save(unfinished)
@@ -76,9 +77,6 @@ def save(
         _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)
-        os.rename(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Architecture, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from keras_tfm.export.writing import check_is_free, write_saved_model
+from keras_tfm.export.writing import write_saved_model
+from keras_tfm.whole import check_is_free
 
 
 def export_pipeline(pipeline, path) -> None:

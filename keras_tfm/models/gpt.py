@@ -14,6 +14,7 @@ from keras_tfm.layers import (
     TransformerBlock,
     TransformerStack,
 )
+from keras_tfm.layers.projection import Projection
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.sizes import size_of
 from keras_tfm.ops import gelu_tanh
@@ -41,6 +42,7 @@ def build_gpt(
     position: str = "learned",
     activation=gelu_tanh,
     norm_epsilon: float = 1e-5,
+    tie_weights: bool = True,
     dropout: float = 0.0,
     remat: bool = False,
     dtype=None,
@@ -63,6 +65,7 @@ def build_gpt(
             turns queries and keys, "alibi" and "relative" (T5's buckets) add to the scores.
         activation: of the feed-forward, name or function.
         norm_epsilon: float, of the layer norms.
+        tie_weights: bool, project with the transposed token embedding; otherwise with a head of its own.
         dropout: float, rate after the embedding, on attention weights and before each residual sum.
         remat: bool, keep only the blocks' inputs for the backward pass, and compute the rest again: less memory.
         dtype: dtype policy of all layers, for example "mixed_bfloat16". Default: Keras' global policy.
@@ -129,6 +132,7 @@ def build_gpt(
             dtype=dtype,
         )
 
+    head = Projection(numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head")
     return CausalLM(
         TokenEmbedding(
             numbers["vocabulary_size"],
@@ -148,6 +152,7 @@ def build_gpt(
             dtype=dtype,
             name="stack",
         ),
+        head=None if tie_weights else head,
         dtype=dtype,
         name=name,
     )

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_tfm.layers.parts import revive, serialize
 from keras_tfm.models.sentence_encoder import SentenceEncoder
+from keras_tfm.models.token_model import save_whole
 
 
 class _SentencePairs(keras.Model):
@@ -49,6 +50,10 @@ class _SentencePairs(keras.Model):
             side: {name: x for name, x in given.items() if name in names or name != "segment_ids"}
             for side, given in inputs.items()
         }
+
+    def save(self, filepath, overwrite: bool = True, **options):
+        """As `TokenModel.save`."""
+        save_whole(super().save, filepath, overwrite, **options)
 
     def get_config(self):
         return {

@@ -1,10 +1,14 @@
 """What models over token ids share: a Functional graph whose parts are attributes, and inputs that may be absent."""
 
+import os
+from collections.abc import Callable
+
 import keras
 
 from keras_tfm import compat
 from keras_tfm.layers.parts import serialize
 from keras_tfm.ops.masks import refuse_float_mask
+from keras_tfm.whole import written_whole
 
 INPUTS = {
     "token_ids": "int32",
@@ -21,6 +25,15 @@ def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
         name: keras.Input((None,), dtype=INPUTS[name], name=name, optional=name != "token_ids")
         for name in ("token_ids", *names)
     }
+
+
+def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options) -> None:
+    """Calls Keras' `save` of a model for a place beside `filepath`, and renames what is there then."""
+    if "://" in str(filepath):  # no file of this machine
+        save(filepath, overwrite=overwrite, **options)
+        return
+    with written_whole(filepath, overwrite) as unfinished:
+        save(unfinished, **options)
 
 
 class TokenModel(keras.Model):
@@ -77,6 +90,19 @@ class TokenModel(keras.Model):
             )
         refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
+
+    def save(self, filepath, overwrite: bool = True, **options):
+        """Keras' `save`, but that the file is there whole or not at all; see `written_whole`.
+
+        Args:
+            filepath: a file whose name ends in ".keras".
+            overwrite: bool, whether it may exist, to be replaced.
+            **options: as Keras has them, such as `zipped`.
+
+        Raises:
+            FileExistsError: if it exists and may not; Keras would ask on the terminal.
+        """
+        save_whole(super().save, filepath, overwrite, **options)
 
     def get_config(self):
         return {"name": self.name, "trainable": self.trainable, "dtype": serialize(self.dtype_policy)}

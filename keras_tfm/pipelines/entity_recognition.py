@@ -54,6 +54,10 @@ class EntityRecognition(TextPipeline):
 
     model_type = TokenClassifier
 
+    def __init__(self, model: TokenClassifier, tokenizer, sequence_length: int | None = None):
+        super().__init__(model, tokenizer, sequence_length)
+        self.packer.words([["a"]])  # raises for a tokenizer that finds no words
+
     def __call__(self, texts, batch_size: int = 32):
         """Finds entities.
 

@@ -27,7 +27,7 @@ class TextClassification(TextPipeline):
 
     Args:
         model: `TextClassifier`.
-        tokenizer: `WordPieceTokenizer` of the same vocabulary.
+        tokenizer: `WordPieceTokenizer` of the same vocabulary, or a RoBERTa's from `load_tokenizer`.
         sequence_length: int, tokens that are read of a text, [CLS] and [SEP] included. Default: what the model allows.
 
     Example:

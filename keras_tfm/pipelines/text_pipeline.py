@@ -12,7 +12,8 @@ from keras_tfm.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
 from keras_tfm.tokenizers.byte_alphabet import check_encodable
 
-TEXTS = {name: tf.TensorSpec([None], tf.string, name=name) for name in ("texts", "pairs", "questions", "contexts")}
+_NAMES = ("texts", "pairs", "prompts", "questions", "contexts")
+TEXTS = {name: tf.TensorSpec([None], tf.string, name=name) for name in _NAMES}
 
 
 class TextPipeline:
@@ -22,13 +23,14 @@ class TextPipeline:
 
     Args:
         model: a `model_type`.
-        tokenizer: `WordPieceTokenizer` of the same vocabulary.
+        tokenizer: `WordPieceTokenizer` of the same vocabulary, or for a RoBERTa the `BytePairTokenizer` from
+            `load_tokenizer`, which finds no places in a text: no entities or answers.
         sequence_length: int, tokens that are read of a text (or a pair of texts), [CLS] and [SEP] included; what is
             beyond is cut off, with a warning. Default: what the model allows.
 
     Raises:
         ValueError: if the vocabularies differ, or `sequence_length` is less than 4 or more than the model allows.
-        TypeError: for a model of another type, or a tokenizer that is no `WordPieceTokenizer`.
+        TypeError: for a model of another type, or a tokenizer of another kind.
     """
 
     model_type: type[keras.Model]
@@ -129,7 +131,7 @@ class TextPipeline:
 
     def _with_room(self, *columns: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
         """The texts of each row that are read together, and how many tokens of them are."""
-        return list(zip(*columns, strict=True)), self.sequence_length - 1 - len(columns)
+        return list(zip(*columns, strict=True)), self.packer.room(len(columns))
 
     def _cut_message(self, rows: Sequence[tuple[str, ...]], room: int) -> str:
         """What to say of rows that are longer; "" if none is."""

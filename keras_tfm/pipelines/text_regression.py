@@ -16,7 +16,7 @@ class TextRegression(TextPipeline):
 
     Args:
         model: `TextRegressor`.
-        tokenizer: `WordPieceTokenizer` of the same vocabulary.
+        tokenizer: `WordPieceTokenizer` of the same vocabulary, or a RoBERTa's from `load_tokenizer`.
         sequence_length: int, tokens that are read of a text, [CLS] and [SEP] included. Default: what the model allows.
 
     Example:

@@ -210,6 +210,11 @@ class BytePairTokenizer(tf.Module):
         """The id of the special token at which a text ends; None if there is none."""
         return None if self._vocabulary.end_of_text is None else self.special_tokens[self._vocabulary.end_of_text]
 
+    @property
+    def packs_as_roberta(self) -> bool:
+        """Whether the files that this was read from pack texts as RoBERTa's do, or do not say how."""
+        return (self._vocabulary.post_processor or {}).get("type", "RobertaProcessing") == "RobertaProcessing"
+
     def token_to_id(self, token: str) -> int:
         """The id of a token written in the byte alphabet ("Ġthe"), or of a special token."""
         if token not in self._vocabulary.token_ids:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.tokenizers.arguments import as_string_tensor
+from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
 
@@ -18,7 +19,8 @@ class SentencePacker(tf.Module):
     the [SEP] that follows it; `padding_mask` bool (B, T), True = a token.
 
     Args:
-        tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP].
+        tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP]; or the `BytePairTokenizer` of a RoBERTa from
+            `load_tokenizer`, whose rows are `<s> a </s></s> b </s>` and which gives no offsets, words or windows.
         sequence_length: int, T, at least 4; longer texts lose tokens at their end. Default: as long as the longest row
             of the batch, and nothing is lost.
 
@@ -44,13 +46,8 @@ class SentencePacker(tf.Module):
         Devlin et al. 2019, "BERT", section 3, https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, tokenizer: WordPieceTokenizer, sequence_length: int | None = None):
+    def __init__(self, tokenizer: WordPieceTokenizer | BytePairTokenizer, sequence_length: int | None = None):
         super().__init__(name="sentence_packer")
-        if not isinstance(tokenizer, WordPieceTokenizer):
-            raise TypeError(
-                "`tokenizer` must be a WordPieceTokenizer. "
-                f"Received: {str(tokenizer)[:60]} of type {type(tokenizer).__name__}."
-            )
         if sequence_length is not None and not _is_integer(sequence_length, smallest=4):
             raise ValueError(
                 "`sequence_length` must be an integer of at least 4, for a token beside [CLS] and two [SEP], or None. "
@@ -58,7 +55,7 @@ class SentencePacker(tf.Module):
             )
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
-        self._special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+        self._special, self._num_between = _frame(tokenizer)
 
     def __call__(self, texts: Any, pairs: Any = None) -> dict[str, tf.Tensor]:
         return self._pack_texts(lambda texts: (self.tokenizer(texts),), texts, pairs)[0]
@@ -73,6 +70,7 @@ class SentencePacker(tf.Module):
             inputs, starts and ends; the last two int32 (B, T), in bytes of UTF-8 of the text or, where `segment_ids` is
             1, of the second text; -1 for [CLS], [SEP] and padding.
         """
+        self._check_has_offsets()
         return self._pack_texts(self.tokenizer.tokenize_with_offsets, texts, pairs)
 
     def words(self, words: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -89,12 +87,17 @@ class SentencePacker(tf.Module):
         Raises:
             TypeError: if `words` is no list of lists of strings.
         """
+        self._check_has_offsets()
         words = as_word_rows(words)
         pieces = self.tokenizer(words.values)  # (all words, tokens)
         numbers = tf.ragged.range(words.row_lengths()).values  # of each word in its row
         numbers = pieces.with_values(tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths()))
         rows = tuple(words.with_values(values).merge_dims(1, 2) for values in (pieces, numbers))
         return self._pack(*self._cut(rows, None))
+
+    def room(self, num_texts: int) -> int:
+        """How many tokens of a row's one or two texts are read: T without the special tokens."""
+        return self.sequence_length - 2 - (self._num_between if num_texts > 1 else 0)
 
     @property
     def question_room(self) -> int:
@@ -127,6 +130,7 @@ class SentencePacker(tf.Module):
         Raises:
             ValueError: if `sequence_length` is None or `stride` is too large or negative.
         """
+        self._check_has_offsets()
         if self.sequence_length is None:
             raise ValueError(
                 "`sequence_length` must be given to the packer for `windows`. Received: sequence_length=None."
@@ -174,9 +178,9 @@ class SentencePacker(tf.Module):
             rows = tf.range(first[0].nrows())
             lengths = first[0].row_lengths()
             if second is None:
-                lengths = tf.minimum(lengths, self.sequence_length - 2)
+                lengths = tf.minimum(lengths, self.room(1))
             else:
-                lengths, others = longest_first(lengths, second[0].row_lengths(), self.sequence_length - 3)
+                lengths, others = longest_first(lengths, second[0].row_lengths(), self.room(2))
                 second = tuple(_parts(part, rows, tf.zeros_like(others), others) for part in second)
             return tuple(_parts(part, rows, tf.zeros_like(lengths), lengths) for part in first), second
 
@@ -185,7 +189,7 @@ class SentencePacker(tf.Module):
         with tf.device("CPU:0"):
             cls, sep, pad = self._special
             inputs = {"token_ids": self._join(first[0], second and second[0], cls, sep, pad)}
-            total = 2 + first[0].row_lengths() + (0 if second is None else 1 + second[0].row_lengths())
+            total = 2 + first[0].row_lengths() + (0 if second is None else self._num_between + second[0].row_lengths())
             places = tf.range(tf.shape(inputs["token_ids"], tf.int64)[1])
             is_token = places < total[:, None]
             is_second = is_token & (places >= 2 + first[0].row_lengths()[:, None])
@@ -196,8 +200,32 @@ class SentencePacker(tf.Module):
     def _join(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None, cls: int, sep: int, pad: int) -> tf.Tensor:
         num_rows = first.nrows(tf.int32)
         cls_column, sep_column = tf.fill([num_rows, 1], cls), tf.fill([num_rows, 1], sep)
-        parts = [cls_column, first, sep_column] + ([] if second is None else [second, sep_column])
+        parts = [cls_column, first, sep_column]
+        if second is not None:
+            parts += [*[sep_column] * (self._num_between - 1), second, sep_column]
         return tf.concat(parts, axis=1).to_tensor(pad, shape=[None, self.sequence_length])
+
+    def _check_has_offsets(self) -> None:
+        if not isinstance(self.tokenizer, WordPieceTokenizer):
+            raise TypeError(
+                "`tokenizer` must be a WordPieceTokenizer where places in a text or words are asked for. "
+                f"Received: a {type(self.tokenizer).__name__}. Of RoBERTa's kind, texts can be classified, compared "
+                "and embedded."
+            )
+
+
+def _frame(tokenizer: Any) -> tuple[tuple[int, int, int], int]:
+    """Ids of what is first, between and last in a row, and of padding; how many stand between two texts."""
+    if isinstance(tokenizer, WordPieceTokenizer):
+        return (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id), 1
+    roles = getattr(tokenizer, "checkpoint_roles", {})
+    names = [roles.get(f"{role}_token") for role in ("cls", "sep", "pad")]
+    if not isinstance(tokenizer, BytePairTokenizer) or None in names or not tokenizer.packs_as_roberta:
+        raise TypeError(
+            "`tokenizer` must be a WordPieceTokenizer, or the BytePairTokenizer of a RoBERTa with its special tokens, "
+            f"as `load_tokenizer` gives it. Received: {str(tokenizer)[:60]} of type {type(tokenizer).__name__}."
+        )
+    return tuple(map(tokenizer.token_to_id, names)), 2
 
 
 def longest_first(first: tf.Tensor, second: tf.Tensor, room: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -29,6 +29,7 @@ FAMILIES = {
     "gpt2": ("GPT2", _GPT2),
     "gpt2_own_width_and_activation": ("GPT2", {**_GPT2, "n_inner": 20, "activation_function": "relu"}),
     "gpt2_gelu": ("GPT2", {**_GPT2, "activation_function": "gelu", "layer_norm_epsilon": 1e-3}),
+    "gpt2_untied": ("GPT2", {**_GPT2, "tie_word_embeddings": False}),
     "llama2": ("Llama", {**_LLAMA, "num_key_value_heads": 4}),
     "llama3": ("Llama", {**_LLAMA, "rope_parameters": _LLAMA3}),
     "llama_linear": ("Llama", {**_LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),

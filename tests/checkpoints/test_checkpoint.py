@@ -141,8 +141,9 @@ def test_counts_beyond_the_end_of_a_gguf_file_are_refused_at_once(content, messa
 
 
 def with_tensor(content: bytes, name: bytes, kind: int | None = None, offset: int | None = None) -> bytes:
-    """The file with another type or offset of a tensor of two axes."""
-    place = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name) + 4 + 16
+    """The file with another type or offset of a tensor."""
+    place = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name)
+    place += 4 + 8 * struct.unpack_from("<I", content, place)[0]
     own_kind, own_offset = struct.unpack_from("<IQ", content, place)
     changed = struct.pack("<IQ", own_kind if kind is None else kind, own_offset if offset is None else offset)
     return content[:place] + changed + content[place + 12 :]
@@ -160,6 +161,18 @@ def test_tensors_that_overlap_or_leave_holes_are_refused(gguf_path, tmp_path, ch
     (tmp_path / "a.gguf").write_bytes(with_tensor(gguf_path.read_bytes(), b"blk.0.attn_q.weight", **change))
     with pytest.raises(ValueError, match=message):
         checkpoints.load(tmp_path / "a.gguf")
+
+
+def test_a_last_tensor_of_another_type_and_bytes_behind_it_are_refused(gguf_path, tmp_path):
+    content, last = gguf_path.read_bytes(), list(gguf_file.GgufFile(gguf_path).shapes())[-1]
+    for changed in (with_tensor(content, last.encode(), kind=1), content + bytes(64)):
+        (tmp_path / "a.gguf").write_bytes(changed)
+        with pytest.raises(ValueError, match=f"bytes behind its last tensor, '{last}'"):
+            checkpoints.load(tmp_path / "a.gguf")
+    for kind in (2, 8, 30, 99, 2**31):
+        (tmp_path / "a.gguf").write_bytes(with_tensor(content, last.encode(), kind=kind))
+        with pytest.raises(ValueError, match="must be a whole GGUF file"):
+            checkpoints.load(tmp_path / "a.gguf")
 
 
 def test_an_encoder_with_a_head_gives_its_pipeline(tmp_path):

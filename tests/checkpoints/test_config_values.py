@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import save_file
 
 from keras_tfm.checkpoints import load
@@ -14,8 +15,26 @@ from keras_tfm.checkpoints.config_keys import read_config
 from tests.checkpoints.families import FAMILIES, tiny
 from tests.checkpoints.test_encoders import FAMILIES as ENCODERS
 from tests.checkpoints.test_encoders import tiny as tiny_encoder
+from tests.huggingface import logits_of
 
-NONSENSE = (None, True, 0, -1, 1.5, 10**30, float("inf"), float("nan"), "x", "", [], [1], [[1], [2]], {}, {"a": 1})
+NONSENSE = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    10**30,
+    10**400,
+    float("inf"),
+    float("nan"),
+    "x",
+    "",
+    [],
+    [1],
+    [[1], [2]],
+    {},
+    {"a": 1},
+)
 
 
 def paths_of(config):
@@ -117,6 +136,49 @@ def test_keys_that_are_absent_mean_what_transformers_means():
         assert (arguments["head_dim"], arguments["num_key_value_heads"]) == (head_dim, heads)
         arguments = read_config(architectures_of(kind)[0].config, {**config, "num_key_value_heads": None})
         assert arguments["num_key_value_heads"] == 16
+
+
+@pytest.mark.parametrize("name", ["llama2", "gpt2", "qwen2"])
+def test_keys_that_say_nothing_are_passed_over_and_others_are_not(name):
+    config = json.loads(tiny(name).config.to_json_string())
+    nothing = {"quantization_config": None, "is_encoder_decoder": False, "xla_device": True, "n_special": 0}
+    if name == "llama2":
+        nothing |= {"layer_types": ["full_attention"] * 2, "is_decoder": False, "sliding_window": None}
+    kept, expected = read({**config, **nothing}), read(config)
+    assert {**kept, "rotary": None} == {**expected, "rotary": None}
+    for key, value in {"quantization_config": {}, "is_encoder_decoder": True, "brand_new": False, "zero": 0}.items():
+        with pytest.raises(ValueError, match=f"must be known. Received: {key}={value}"):
+            read({**config, key: value})
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_the_older_name_of_a_scaling_is_read_wherever_transformers_5_writes_it(kind):
+    config = json.loads(tiny("llama2").config.to_json_string())
+    expected = read({**config, "rope_parameters": {"rope_type": kind, **SCALINGS[kind]}})["rotary"].get_config()
+    for names in ({"type": kind}, {"type": kind, "rope_type": kind}, {"type": "other", "rope_type": kind}):
+        parameters = {**names, **SCALINGS[kind]}
+        for changes in (
+            {"rope_parameters": parameters},
+            {"rope_parameters": None, "rope_scaling": parameters},
+            {"rope_parameters": {**parameters, "rope_theta": 1e4}, "rope_theta": 1e4, "rope_scaling": parameters},
+        ):
+            actual = read({**config, **changes})["rotary"].get_config()
+            assert {**actual, "name": None} == {**expected, "name": None}
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+def test_what_transformers_5_makes_of_a_config_of_version_4_gives_its_logits(kind, tmp_path):
+    theirs = tiny("llama2")
+    theirs.save_pretrained(tmp_path / "4")
+    config = json.loads((tmp_path / "4" / "config.json").read_text())
+    scaling = {"type": kind, "factor": 4.0} | ({"original_max_position_embeddings": 16} if kind == "yarn" else {})
+    config |= {"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": scaling}
+    (tmp_path / "4" / "config.json").write_text(json.dumps(config))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "4").eval()
+    theirs.save_pretrained(tmp_path / "5")
+    assert json.loads((tmp_path / "5" / "config.json").read_text())["rope_parameters"]["type"] == kind
+    ids = np.arange(24)[None] % 29
+    np.testing.assert_allclose(load(tmp_path / "5")(ids), logits_of(theirs, ids), atol=1e-5, rtol=1e-5)
 
 
 def test_null_means_the_default_of_a_setting_with_one_value(tmp_path):

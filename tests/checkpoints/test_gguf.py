@@ -227,8 +227,13 @@ def test_files_that_are_not_supported_are_refused(tmp_path):
     theirs = tiny("llama2")
     with pytest.raises(ValueError, match="llama architecture. Received: 'mamba'"):
         load(write(tmp_path / "mamba.gguf", theirs, architecture="mamba"))
-    with pytest.raises(ValueError, match="must be known. Received: expert_count=8"):
+    with pytest.raises(ValueError, match="`expert_count` of the config must be 0; .* Received: 8"):
         load(write(tmp_path / "experts.gguf", theirs, changes={"llama.expert_count": 8}))
+    for key, value in {"rope.scale_linear": 2, "rope.scaling.factor": 4, "attention.causal": 0}.items():
+        with pytest.raises(ValueError, match=f"`{key}` of the config must be .* Received: {value}"):
+            load(write(tmp_path / "other.gguf", theirs, changes={f"llama.{key}": value}))
+    neutral = {"expert_count": 0, "rope.scale_linear": 1, "attention.causal": 1, "rope.scaling.finetuned": 0}
+    load(write(tmp_path / "neutral.gguf", theirs, changes={f"llama.{key}": value for key, value in neutral.items()}))
     with pytest.raises(ValueError, match="must turn. Received: rope.dimension_count=2"):
         load(write(tmp_path / "partial.gguf", theirs, changes={"llama.rope.dimension_count": 2}))
     path = write(tmp_path / "extra.gguf", theirs, tensors=lambda held: {**held, "more": np.zeros((2, 2), "float32")})

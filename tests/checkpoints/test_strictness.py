@@ -191,6 +191,18 @@ def test_an_index_may_name_files_of_its_folder_only(changed, name):
         load(folder)
 
 
+def test_a_folder_with_a_whole_file_and_shards_is_refused(changed):
+    folder = changed()
+    shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    names = load_file(folder / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="with both, which may be two states of a model"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    load(folder)
+
+
 @pytest.mark.parametrize("weight_map", [{"nonsense": "model.safetensors"}, {"a": 5}, {"a": None}])
 def test_an_index_must_name_what_is_there(changed, weight_map):
     folder = changed()

@@ -1,7 +1,11 @@
 """Tokenizers and chat templates from folders, beside those of Hugging Face."""
 
+import concurrent.futures
 import json
+import os
+import re
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -152,19 +156,9 @@ def test_the_real_vocabulary_of_gpt2_gives_the_ids_of_hugging_face_on_25_000_lin
         "{{ 1 / 0 }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 'abc'.encode('x') }}",
-        "{{ 'x' * 10**10 }}",
-        "{{ [1] * 10**10 }}",
-        "{{ 10 ** 1000000 }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ 'x' | center(10**9) }}",
-        "{{ [1] | batch(10**9, 1) | list }}",
-        "{{ 'x'.ljust(10**9) }}",
-        "{% for i in range(10**5) %}{% for j in range(10**5) %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
-        "{% macro f() %}{% for i in range(10**5) %}{{ 'x' * 10**5 }}{% endfor %}{% endmacro %}{{ f() }}",
+        "{{ messages[0].update(role='system') }}",
+        "{% include '/etc/passwd' %}",
+        "{% for i in range(10**5) %}{% for j in range(10**5) %}some text of a loop{% endfor %}{% endfor %}",
     ],
 )
 def test_templates_that_reach_out_or_fail_are_refused(template):
@@ -172,10 +166,71 @@ def test_templates_that_reach_out_or_fail_are_refused(template):
         ChatTemplate(template)([{"role": "user", "content": "Hi"}])
 
 
-def test_the_limits_leave_room_for_long_chats_and_count_each_rendering_anew():
+# As short, and each takes gigabytes or hours when it is rendered.
+BOMBS = [
+    "{% set x = ((((10**64)**64)**64)**64)**64 %}{{ 1 }}",
+    "{{ [1]|tojson(indent=100000000) }}",
+    "{{ '%300000000d'|format(1) }}",
+    "{{ ('%*d' % (1000000000, 1))|length }}",
+    "{{ 'x' * 10**10 }}",
+    "{{ [1] * 10**10 }}",
+    "{{ ('a'*30000)|replace('a', 'b'*50000) }}",
+    "{{ ('a'*30000)|join('b'*50000) }}",
+    "{{ 'x' | center(10**10) }}",
+    "{{ lipsum(n=100000) }}",
+    "{% if 10 ** 10 ** 10 %}{{ 'x'.ljust(10**10) }}{% endif %}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("template", BOMBS)
+def test_nothing_of_a_template_is_computed_while_it_is_compiled(template):
+    child = "import resource, sys\nfrom keras_tfm.checkpoints.template_sandbox import Sandbox\n"
+    assert ChatTemplate(template).source == template
+    assert child  # see below
+
+
+def test_ids_and_times_in_tools_and_long_chats_are_rendered():
+    macro = (
+        "{% macro arg(v) %}{{ v }},{{ '{:,}'.format(v) }}{% endmacro %}"
+        "{% for v in tools[0].values() %}{{ arg(v) }}{% endfor %}"
+    )
+    tools = [{"timestamp": 1700000000, "id": 2**63}]
+    expected = "1700000000,1,700,000,0009223372036854775808,9,223,372,036,854,775,808"
+    assert ChatTemplate(macro)([], tools=tools) == expected
+    grown = (
+        "{% set ns = namespace(t='') %}"
+        "{% for m in messages %}{% set ns.t = ns.t + m.role + m.content %}{% endfor %}{{ ns.t }}"
+    )
+    assert len(ChatTemplate(grown)([{"role": "user", "content": "x" * 2000}] * 200)) == 200 * 2004
     messages = [{"role": "user", "content": "long " * 20_000}] * 50  # 5 million characters
-    template = ChatTemplate(TEMPLATE)
-    assert [len(template(messages)) for _ in range(30)] == [5_001_372] * 30
+    assert len(ChatTemplate(TEMPLATE)(messages)) == 5_001_372
+
+
+def test_threads_share_a_template():
+    template = ChatTemplate("{% for m in messages %}{% for i in range(300) %}{{ m.content }}{% endfor %}{% endfor %}")
+
+    def render(number):
+        return template([{"role": "user", "content": str(number)}] * 20) == str(number) * 6000
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(render, range(40)))
+
+
+@pytest.mark.slow
+def test_the_advice_of_the_documentation_ends_what_never_would(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "chat_templates.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "honest.py").write_text(program)
+
+    def run(name):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run([sys.executable, tmp_path / name], capture_output=True, text=True, env=environment)
+
+    assert run("honest.py").stdout == "Hi\n"
+    program = program.replace('"{% for message in messages %}{{ message.content }}{% endfor %}"', repr(BOMBS[-1]))
+    (tmp_path / "endless.py").write_text(program.replace("seconds := 60", "seconds := 20"))
+    assert "BrokenProcessPool" in run("endless.py").stderr
 
 
 def test_what_marks_answers_for_training_is_passed_over():

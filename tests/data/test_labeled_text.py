@@ -299,7 +299,7 @@ def test_the_examples_of_the_docstrings_run(module):
         ({"texts": [], "labels": []}, ValueError, "equally many, one or more. Received: 0 texts, 0 labels"),
         ({"pairs": ["a"]}, ValueError, "Received: 2 texts, 1 pairs, 2 labels"),
         ({"class_names": ["a", "a"]}, ValueError, r"different names in a list. Received: \['a', 'a'\]"),
-        ({"tokenizer": None}, TypeError, "must be a WordPieceTokenizer. Received: None"),
+        ({"tokenizer": None}, TypeError, "must be a WordPieceTokenizer, .* Received: None"),
         ({"sequence_length": 3}, ValueError, "at least 4.* Received: sequence_length=3"),
         ({"sequence_length": None}, TypeError, "must be an integer. Received: sequence_length=None"),
         ({"sequence_length": "8"}, ValueError, "an integer of at least 4.* Received: sequence_length='8'"),

@@ -143,7 +143,7 @@ def test_data_pipelines_may_pack(uncased, texts):
 
 def test_bad_arguments_are_refused(uncased):
     packer = SentencePacker(uncased, 13)
-    with pytest.raises(TypeError, match="must be a WordPieceTokenizer. Received: bert of type str"):
+    with pytest.raises(TypeError, match="must be a WordPieceTokenizer, .* Received: bert of type str"):
         SentencePacker("bert")
     for length in (3, 8.5, True):
         with pytest.raises(ValueError, match=f"an integer of at least 4.* Received: sequence_length={length}"):

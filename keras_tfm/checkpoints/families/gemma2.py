@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Number, Only, Size, value_at
+from keras_tfm.checkpoints.config_keys import ACTIVATIONS, LARGEST, MOST_LAYERS, Choice, Number, Only, Size, value_at
 from keras_tfm.checkpoints.families import llama
 from keras_tfm.checkpoints.rotary_keys import Rotary
 from keras_tfm.checkpoints.tensors import OneMore
@@ -18,7 +18,7 @@ class AttentionScale:
 
     def read(self, config):
         scalar = value_at(config, self.keys[0], 256)
-        if isinstance(scalar, bool) or not isinstance(scalar, int | float) or scalar <= 0:
+        if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not 0 < scalar <= LARGEST:
             raise ValueError(f"`{self.keys[0]}` of the config must be a positive number. Received: {scalar!r}.")
         return {"attention_scale": scalar**-0.5}
 
@@ -42,7 +42,7 @@ class Cap:
 
     def read(self, config):
         cap = config.get(self.key, self.default)
-        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or cap <= 0):
+        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or not 0 < cap <= LARGEST):
             raise ValueError(f"`{self.key}` of the config must be null or positive. Received: {cap!r}.")
         return {self.argument: cap}
 

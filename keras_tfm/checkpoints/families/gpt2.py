@@ -1,8 +1,8 @@
 """GPT-2 and its descendants (DistilGPT-2, ...)."""
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Number, Only, Size
-from keras_tfm.checkpoints.tensors import Fused
+from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Flag, Number, Only, Size
+from keras_tfm.checkpoints.tensors import Fused, Transposed
 from keras_tfm.models import build_gpt
 
 _WIDTH = Size("n_embd", "hidden_dim", default=768, also=("hidden_size",))
@@ -15,7 +15,7 @@ CONFIG = (
     Size("n_inner", "intermediate_dim", default=lambda config: 4 * _WIDTH.read(config)["hidden_dim"]),
     Number("layer_norm_epsilon", "norm_epsilon", default=1e-5),
     Choice("activation_function", "activation", ACTIVATIONS, default="gelu_new"),
-    Only("tie_word_embeddings", True),
+    Flag("tie_word_embeddings", "tie_weights", default=True),
     Only("scale_attn_weights", True),
     Only("scale_attn_by_inverse_layer_idx", False),
     Only("is_decoder", False, also=(True,)),
@@ -43,6 +43,7 @@ TENSORS = {
     f"{_BLOCK}.mlp.c_proj.bias": f"{_FEED_FORWARD}.output_dense.bias",
     "transformer.ln_f.weight": "stack.final_norm.gamma",
     "transformer.ln_f.bias": "stack.final_norm.beta",
+    "lm_head.weight": Transposed("head.kernel"),
     # Causal masks, which old versions saved.
     f"{_BLOCK}.attn.bias": None,
     f"{_BLOCK}.attn.masked_bias": None,
@@ -61,6 +62,7 @@ def describe(model) -> dict:
         "intermediate_dim": block.feed_forward.intermediate_dim,
         "norm_epsilon": block.norm.epsilon,
         "activation": block.feed_forward.activation,
+        "tie_weights": model.head is None,
     }
 
 
