@@ -6,7 +6,11 @@ where there is none) and `step` (int32 (B, 1): how many new tokens each row has)
 """
 
 import dataclasses
+import math
+import operator
+from collections.abc import Iterable
 
+import numpy as np
 from keras import ops, tree
 
 # Lower than any logit; finite, so that differences of two banned logits are 0 and not NaN.
@@ -71,11 +75,34 @@ def require(holds, statement: str, **received) -> None:
         raise ValueError(f"{statement}. Received: {listed}.")
 
 
-def token_ids_of(name: str, token_ids) -> tuple[int, ...]:
-    """The ids as a tuple of at least one integer >= 0; raises a ValueError for anything else."""
-    token_ids = tuple(int(token_id) for token_id in token_ids)
-    require(len(token_ids) > 0 and min(token_ids) >= 0, f"`{name}` must hold ids >= 0", **{name: token_ids})
-    return token_ids
+def integer_of(name: str, value, least: int, note: str = "") -> int:
+    """The value as an int, for anything that `operator.index` takes; raises a ValueError that names the argument."""
+    try:
+        number = least - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    require(number >= least, f"`{name}` must be an integer of at least {least}{note}", **{name: value})
+    return number
+
+
+def number_of(name: str, value) -> float:
+    """The value as a finite float; raises a ValueError that names the argument."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    require(math.isfinite(number), f"`{name}` must be a finite number", **{name: value})
+    return number
+
+
+def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
+    """The ids as a tuple of at least so many integers >= 0; raises a ValueError for anything else, one id alone too."""
+    is_several = isinstance(token_ids, Iterable) and not isinstance(token_ids, str | bytes)
+    require(is_several, f"`{name}` must hold ids, as in (5, 7)", **{name: token_ids})
+    token_ids = tuple(token_ids)
+    numbers = [integer_of(name, token_id, 0) for token_id in token_ids]
+    require(len(numbers) >= least, f"`{name}` must hold ids >= 0", **{name: token_ids})
+    return tuple(numbers)
 
 
 def one_of(token_ids, logits):
