@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from keras import ops, tree
 
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, require
+from keras_tfm.samplers.processors import BANNED, integer_of, number_of, require
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, take_rows, write_token
 from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME
@@ -62,17 +62,13 @@ class BeamSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            isinstance(self.num_beams, int) and self.num_beams >= 1,
-            "`num_beams` must be an integer of at least 1",
-            num_beams=self.num_beams,
-        )
+        object.__setattr__(self, "num_beams", integer_of("num_beams", self.num_beams, 1))
         require(
             self.early_stopping in (True, False, "never"),
             '`early_stopping` must be True, False or "never"',
             early_stopping=self.early_stopping,
         )
-        object.__setattr__(self, "length_penalty", float(self.length_penalty))
+        object.__setattr__(self, "length_penalty", number_of("length_penalty", self.length_penalty))
 
     @property
     def group_size(self) -> int:

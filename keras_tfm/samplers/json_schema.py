@@ -95,7 +95,7 @@ def expression_of_schema(schema: dict | bool | str):
         # Through text and back, so that what is no JSON is found here, and nobody else's dicts are held.
         root = json.loads(schema if isinstance(schema, str) else json.dumps(schema))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"`schema` must be a JSON schema. Received: {schema!r:.500} ({error}).") from error
+        raise ValueError(f"`schema` must be a JSON schema. Received: {str(schema):.500} ({error}).") from error
     if not isinstance(root, dict | bool):
         raise ValueError(f"`schema` must be a JSON schema: an object or a boolean. Received: {schema!r:.500}.")
     return _Reader(root).texts(root, "#", ())

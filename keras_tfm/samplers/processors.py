@@ -15,6 +15,7 @@ from keras import ops, tree
 
 # Lower than any logit; finite, so that differences of two banned logits are 0 and not NaN.
 BANNED = -1e30
+_HARDLY_ALLOWED = 1e-3 * BANNED
 
 
 class Processor:
@@ -41,6 +42,10 @@ class StatefulProcessor(Processor):
         """The state after each row has been given a token, int32 (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define `advance(state, token)`.")
 
+    def ending_at(self, token_ids) -> "StatefulProcessor":
+        """The processor for a generation that ends at these tokens, a tuple of ids. Default: itself."""
+        return self
+
     def is_complete(self, state):
         """bool (B,): rows that end here, since nothing may follow. Default: none."""
         return ops.zeros(ops.shape(tree.flatten(state)[0])[:1], "bool")
@@ -57,7 +62,7 @@ class Temperature(Processor):
     value: float = 1.0
 
     def __post_init__(self):
-        require(self.value >= 0, "`value` must be at least 0 (0 = greedy)", value=self.value)
+        require(number_of("value", self.value) >= 0, "`value` must be at least 0 (0 = greedy)", value=self.value)
         object.__setattr__(self, "value", float(self.value))
 
     def __call__(self, logits, tokens, step):
@@ -66,6 +71,11 @@ class Temperature(Processor):
         is_best = ops.arange(logits.shape[-1], dtype="int32")[None] == ops.cast(best, "int32")
         greedy = ops.where(is_best, logits, BANNED)
         return ops.where(value > 0, logits / ops.where(value > 0, value, 1.0), greedy)
+
+
+def is_banned(logits):
+    """bool: which logits mean that a token must not come, whatever was added to `BANNED` or taken from it."""
+    return logits < _HARDLY_ALLOWED
 
 
 def require(holds, statement: str, **received) -> None:

@@ -54,12 +54,14 @@ class _Reader:
         starts = next((i for i, item in enumerate(items) if not _is_anchor(item, _STARTS)), len(items))
         ends = next((i for i, item in enumerate(reversed(items)) if not _is_anchor(item, _ENDS)), len(items))
         inner = items[starts : len(items) - ends]
-        if not starts and not ends and len(inner) == 1:
+        if len(inner) == 1 and inner[0][0] in ("BRANCH", "SUBPATTERN"):  # each option may have anchors of its own
             name, arguments = inner[0]
-            if name == "BRANCH":
-                return Choice(tuple(self.found(option, flags) for option in arguments[1]))
-            if name == "SUBPATTERN":
-                return self.found(arguments[3], (flags | arguments[1]) & ~arguments[2])
+            options = arguments[1] if name == "BRANCH" else [arguments[3]]
+            added, removed = (0, 0) if name == "BRANCH" else arguments[1:3]
+            around = items[:starts], items[len(items) - ends :]
+            return Choice(
+                tuple(self.found([*around[0], *option, *around[1]], (flags | added) & ~removed) for option in options)
+            )
         part = self.sequence(inner, flags, first=starts > 0, last=ends > 0)
         before, after = () if starts else (self.anything,), () if ends else (self.anything,)
         return Sequence((*before, part, *after))
