@@ -268,10 +268,15 @@ class _Places:
 
 def _deterministic(places: _Places, start: int, end: int, budget: Budget) -> Automaton:
     """By the subset construction."""
-    borders = sorted({0, *(border for ranges in places.ranges for low, high, _ in ranges for border in (low, high + 1))})
+    borders = sorted(
+        {0, *(border for ranges in places.ranges for low, high, _ in ranges for border in (low, high + 1))}
+    )
     borders = [border for border in borders if border < 256]
     ranges = [
-        [(bisect.bisect_right(borders, low) - 1, bisect.bisect_right(borders, high), target) for low, high, target in row]
+        [
+            (bisect.bisect_right(borders, low) - 1, bisect.bisect_right(borders, high), target)
+            for low, high, target in row
+        ]
         for row in places.ranges
     ]
     reached: dict[int, frozenset] = {}

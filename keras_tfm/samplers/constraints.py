@@ -7,7 +7,16 @@ from keras import ops
 
 from keras_tfm.samplers.numbers import as_arrays, bucketed
 from keras_tfm.samplers.penalties import compact
-from keras_tfm.samplers.processors import BANNED, Processor, integer_of, number_of, one_of, require, token_ids_of
+from keras_tfm.samplers.processors import (
+    BANNED,
+    Processor,
+    integer_of,
+    number_of,
+    one_of,
+    require,
+    sequences_of,
+    token_ids_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,7 @@ class BanSequences(Processor):
     sequences: tuple[tuple[int, ...], ...] = bucketed()
 
     def __post_init__(self):
-        sequences = tuple(token_ids_of("sequences", sequence) for sequence in self.sequences)
+        sequences = sequences_of("sequences", self.sequences)
         require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=self.sequences)
         object.__setattr__(self, "sequences", sequences)
 

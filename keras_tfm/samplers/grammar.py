@@ -8,7 +8,7 @@ from keras import ops
 from keras_tfm.samplers.automata import Automaton, automaton_of
 from keras_tfm.samplers.json_schema import expression_of_schema
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, StatefulProcessor, integer_of, require, token_ids_of
+from keras_tfm.samplers.processors import BANNED, StatefulProcessor, integer_of, require, sequences_of, token_ids_of
 from keras_tfm.samplers.regular_expressions import expression_of
 from keras_tfm.samplers.token_tables import TokenTables, empty_transitions
 
@@ -109,8 +109,8 @@ def match_json_schema(schema: dict | bool | str, tokenizer, end_token_ids=None) 
       control characters other than \\b \\f \\n \\r \\t do not come.
     - A `pattern` is found anywhere in a string unless it has `^` and `$`. Of \\d, \\s and \\w those characters come
       that Python and ECMAScript agree on.
-    - Without `type`, a schema is about the types that its keywords are about. Where it says nothing, values nest at most
-      3 deep. Numbers with bounds have no exponent; hosts in e-mail addresses and URIs are short.
+    - Without `type`, a schema is about the types that its keywords are about. Where it says nothing, values nest 3 deep
+      at most. Numbers with bounds have no exponent; hosts in e-mail addresses and URIs are short.
 
     Args:
         schema: a JSON schema (draft 2020-12), as a dict, a bool or as text. Strings without `maxLength` and arrays
@@ -152,7 +152,7 @@ def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
         >>> match_one_of([tokenizer.encode(name) for name in ("Romeo", "Juliet")], tokenizer.vocabulary_size)
     """
     vocabulary_size = integer_of("vocabulary_size", vocabulary_size, 1)
-    sequences = [token_ids_of("sequences", sequence) for sequence in sequences]
+    sequences = sequences_of("sequences", sequences)
     require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=sequences)
     most = max(max(sequence) for sequence in sequences)
     require(most < vocabulary_size, "`sequences` must hold ids below `vocabulary_size`", greatest=most)

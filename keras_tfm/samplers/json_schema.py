@@ -35,8 +35,25 @@ _CERTAIN_DIGITS = 15
 _MOST_DIGITS = 40
 
 _ANNOTATIONS = frozenset(
-    """$comment $defs $id $schema contentEncoding contentMediaType contentSchema default definitions deprecated
-    description discriminator example examples readOnly title writeOnly""".split()
+    {
+        "$comment",
+        "$defs",
+        "$id",
+        "$schema",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "default",
+        "definitions",
+        "deprecated",
+        "description",
+        "discriminator",
+        "example",
+        "examples",
+        "readOnly",
+        "title",
+        "writeOnly",
+    }
 )
 _KEYWORDS = {
     "string": ("minLength", "maxLength", "pattern", "format"),
@@ -95,7 +112,7 @@ def expression_of_schema(schema: dict | bool | str):
         # Through text and back, so that what is no JSON is found here, and nobody else's dicts are held.
         root = json.loads(schema if isinstance(schema, str) else json.dumps(schema))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"`schema` must be a JSON schema. Received: {str(schema):.500} ({error}).") from error
+        raise ValueError(f"`schema` must be a JSON schema. Received: {schema!s:.500} ({error}).") from error
     if not isinstance(root, dict | bool):
         raise ValueError(f"`schema` must be a JSON schema: an object or a boolean. Received: {schema!r:.500}.")
     return _Reader(root).texts(root, "#", ())
@@ -171,8 +188,7 @@ class _Reader:
     def _any_of(self, name, schema, path, references):
         rest = {key: value for key, value in schema.items() if key != name}
         options = [
-            self._flat(option, f"{path}/{name}/{i}", references)
-            for i, option in enumerate(_list(name, schema, path))
+            self._flat(option, f"{path}/{name}/{i}", references) for i, option in enumerate(_list(name, schema, path))
         ]
         if name == "oneOf":
             for i, (one, *_) in enumerate(options):
@@ -372,7 +388,9 @@ def _pattern(pattern, path):
     try:
         return expression_of(pattern, json=True)
     except ValueError as error:
-        raise _refused(f"{path}/pattern", f"`pattern` must be a regular expression that can be followed ({error})", pattern) from error
+        raise _refused(
+            f"{path}/pattern", f"`pattern` must be a regular expression that can be followed ({error})", pattern
+        ) from error
 
 
 def _number(kind, schema, path):
@@ -388,7 +406,9 @@ def _number(kind, schema, path):
     multiple = schema.get("multipleOf")
     if multiple is not None:
         if not _is_number(multiple) or multiple != int(multiple) or multiple < 1:
-            raise _refused(f"{path}/multipleOf", "`multipleOf` can be guaranteed of an integer of at least 1 only", multiple)
+            raise _refused(
+                f"{path}/multipleOf", "`multipleOf` can be guaranteed of an integer of at least 1 only", multiple
+            )
         kind = "integer"
     if kind == "integer":
         patterns = [_INTEGER]
@@ -525,7 +545,9 @@ def _text_of(value, path):
         inner = [part for item in inner for part in (Text(b","), _SPACE, item)][2:]
         return _bracketed(b"[", Sequence(tuple(inner)), b"]", False) if inner else Text(b"[]")
     if isinstance(value, dict):
-        inner = [Sequence((_text_of(key, path), Text(b":"), _SPACE, _text_of(item, path))) for key, item in value.items()]
+        inner = [
+            Sequence((_text_of(key, path), Text(b":"), _SPACE, _text_of(item, path))) for key, item in value.items()
+        ]
         inner = [part for item in inner for part in (Text(b","), _SPACE, item)][2:]
         return _bracketed(b"{", Sequence(tuple(inner)), b"}", False) if inner else Text(b"{}")
     try:
@@ -540,7 +562,8 @@ def _merged(one: dict, other: dict, path: str) -> dict:
     closed = [
         (a, b)
         for a, b in ((one, other), (other, one))
-        if a.get("additionalProperties", True) is not True and set(b.get("properties", ())) - set(a.get("properties", ()))
+        if a.get("additionalProperties", True) is not True
+        and set(b.get("properties", ())) - set(a.get("properties", ()))
     ]
     if closed:
         raise _refused(
@@ -632,7 +655,11 @@ def _is_of_type(value, kind) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or math.isfinite(value))
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+    )
 
 
 def _counts(least_name, most_name, schema, path) -> tuple[int, int | None]:

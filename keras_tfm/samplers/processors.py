@@ -110,9 +110,20 @@ def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
     is_several = isinstance(token_ids, Iterable) and not isinstance(token_ids, str | bytes)
     require(is_several, f"`{name}` must hold ids, as in (5, 7)", **{name: token_ids})
     token_ids = tuple(token_ids)
-    numbers = [integer_of(name, token_id, 0) for token_id in token_ids]
-    require(len(numbers) >= least, f"`{name}` must hold ids >= 0", **{name: token_ids})
-    return tuple(numbers)
+    try:
+        numbers = tuple(operator.index(token_id) for token_id in token_ids)
+    except TypeError:
+        numbers = (-1,)
+    holds = len(numbers) >= least and min(numbers, default=0) >= 0
+    require(holds, f"`{name}` must hold {'ids' if not least else 'at least one id, all'} >= 0", **{name: token_ids})
+    return numbers
+
+
+def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
+    """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
+    is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)
+    require(is_several, f"`{name}` must hold sequences of ids, as in ((5, 7),)", **{name: sequences})
+    return tuple(token_ids_of(name, sequence) for sequence in sequences)
 
 
 def one_of(token_ids, logits):

@@ -6,7 +6,6 @@ from keras import ops
 
 from keras_tfm.samplers.processors import BANNED, Processor, integer_of, require
 
-
 # Sums of probabilities in float32 are off by less.
 _ROUNDING = 1e-6
 
