@@ -247,8 +247,8 @@ def parsed_regex(pattern: str, flags: int = 0) -> tuple[list, int]:
             return None
         return str(value) if isinstance(value, _constants._NamedIntConstant) else value
 
-    tree = _parser.parse(pattern, flags)
-    return plain(tree), tree.state.flags
+    parsed = _parser.parse(pattern, flags)
+    return plain(parsed), parsed.state.flags
 
 
 # --- TensorFlow --------------------------------------------------------------------------------------------------

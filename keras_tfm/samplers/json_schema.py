@@ -399,7 +399,7 @@ def _number(kind, schema, path):
         if name in schema:
             if not _is_number(schema[name]):
                 raise _refused(f"{path}/{name}", f"`{name}` must be a number", schema[name])
-            bounds[name] = Decimal(repr(schema[name]))
+            bounds[name] = Decimal(repr(schema[name] or 0))  # -0.0 is 0
             most = _CERTAIN_DIGITS if name.startswith("exclusive") and kind == "number" else _MOST_DIGITS
             if len(format(bounds[name], "f").strip("-").replace(".", "")) > most:
                 raise _refused(f"{path}/{name}", f"`{name}` may have {most} digits", schema[name])
