@@ -7,8 +7,8 @@ from keras import ops
 
 # A table of so many numbers takes 128 MB, here and in each call of the compiled loop.
 MOST_ENTRIES = 2**25
-# What is looked at side by side while tables are made.
-_BLOCK = 2**21
+# What is looked at side by side while tables are made: it stays in a processor's cache.
+_BLOCK = 2**17
 # Columns are told apart by so many sums with random weights: two that differ have the same sum with a chance of at most
 # 2^-20 each. States are below 2^24, so that sums of less than 2^9 of them stay exact in float64.
 _NUM_SUMS = 6
@@ -126,7 +126,7 @@ class _Walk:
         """Yields (slice of states, numbers of spellings, states (spellings, states) that these lead to)."""
         levels = _levels(spellings)
         widest = max(len(classes) for _, classes, _, _ in levels) if levels else 1
-        height = max(1, _BLOCK // widest)
+        height = max(8, _BLOCK // widest)
         empty = np.array([i for i, spelling in enumerate(spellings) if not spelling], "int64")
         for start in range(0, self._num_states, height):
             rows = slice(start, min(start + height, self._num_states))
