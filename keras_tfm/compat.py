@@ -1,4 +1,4 @@
-"""What is used of Keras and TensorFlow that they do not promise to keep: each thing once, behind a function.
+"""What is used of Keras, TensorFlow and Python that they do not promise to keep: each thing once, behind a function.
 
 Private and experimental APIs may change with any release. Each function says what it is needed for and what to do when
 it breaks; `tests/test_compat.py` tries each by itself and says what it was that broke. No other file of the package may
@@ -208,6 +208,47 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
         int, the place among the variables that `optimizer.build` was given.
     """
     return optimizer._get_variable_index(variable)
+
+
+# --- Python ------------------------------------------------------------------------------------------------------
+
+
+def parsed_regex(pattern: str, flags: int = 0) -> tuple[list, int]:
+    """A regular expression as Python's own `re` reads it.
+
+    Why: a grammar writes what `re` matches, so it must read a pattern as `re` does, and nothing public tells how.
+    Uses `re._parser`, which was the module `sre_parse` for twenty years. If it breaks: read `re/_parser.py`.
+
+    Args:
+        pattern: str.
+        flags: of `re`.
+
+    Returns:
+        (items, flags): pairs of an operation's name ("LITERAL", "IN", "MAX_REPEAT", ...) and its arguments, sequences
+        in them as such lists; and the flags with those that the pattern itself sets.
+
+    Raises:
+        re.error: as `re.compile`.
+
+    Example:
+        >>> parsed_regex("a|b")[0]
+        [('IN', [('LITERAL', 97), ('LITERAL', 98)])]
+    """
+    from re import _constants, _parser
+
+    def plain(value):
+        if isinstance(value, _parser.SubPattern):
+            return [plain(item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(plain(item) for item in value)
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        if value is _constants.MAXREPEAT:
+            return None
+        return str(value) if isinstance(value, _constants._NamedIntConstant) else value
+
+    parsed = _parser.parse(pattern, flags)
+    return plain(parsed), parsed.state.flags
 
 
 # --- TensorFlow --------------------------------------------------------------------------------------------------

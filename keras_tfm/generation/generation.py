@@ -80,7 +80,7 @@ class GenerationOptions:
         _require_integer("max_new_tokens", self.max_new_tokens, 0)
         _require_integer("num_return_sequences", self.num_return_sequences, 1)
         _require_integer("alternatives", self.alternatives, 0)
-        object.__setattr__(self, "sampler", get_sampler(self.sampler))
+        object.__setattr__(self, "sampler", get_sampler(self.sampler).ending_at(tuple(self.stop_token_ids)))
         if any(len(sequence) == 0 for sequence in self.stop_sequences):
             raise ValueError(f"A stop sequence must not be empty. Received: stop_sequences={self.stop_sequences}.")
         if self.negative_token_ids is not None and self.guidance_scale is None:

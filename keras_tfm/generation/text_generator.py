@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from keras_tfm.generation.generation import Generation, GenerationOptions
 from keras_tfm.samplers.registry import get_sampler
-from keras_tfm.samplers.stop_strings import StopStrings
+from keras_tfm.samplers.stop_strings import StopStrings, strings_of
 
 
 class TextGenerator:
@@ -83,7 +83,7 @@ class TextGenerator:
             prompts: str, or list of str.
             max_new_tokens: int.
             **options: those of `GenerationOptions`, and
-                stop_strings: str each; a text ends before the first of them, wherever token borders fall.
+                stop_strings: str, or list of str; a text ends before the first of them, wherever token borders fall.
                 negative_prompts: str, or one for each prompt, for classifier-free guidance; with `guidance_scale`.
                 Stop tokens are added to the tokenizer's end-of-text token.
 
@@ -122,7 +122,7 @@ class TextGenerator:
     def options(self, stop_strings=(), negative_prompts=None, stop_token_ids=(), **options) -> GenerationOptions:
         """The options of a call, with what strings among them mean for the tokenizer."""
         if stop_strings:
-            options["stop_strings"] = self.stop_strings(tuple(stop_strings))
+            options["stop_strings"] = self.stop_strings(strings_of(stop_strings))
         if negative_prompts is not None:
             options["negative_token_ids"] = self.encode(negative_prompts)
         return GenerationOptions(

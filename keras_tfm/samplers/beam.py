@@ -7,14 +7,15 @@ from keras import ops, tree
 
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, require
+from keras_tfm.samplers.processors import BANNED, integer_of, is_banned, number_of, require
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, write_token
 from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME
 
 # Lower than any sum of log-probabilities that matters, higher than BANNED.
 NOT_YET = -1e9
-_HARDLY_ALLOWED = 1e-3 * BANNED
+# Texts that score less are none: of a beam that was never there, or with a token that is banned.
+_NO_TEXT = 0.5 * NOT_YET
 
 
 class BeamMemory(NamedTuple):
@@ -38,7 +39,8 @@ class BeamSampler(Sampler):
     """The likeliest texts as a whole: at each step the best `num_beams` beginnings of each prompt go on.
 
     A text that ends is set aside with its score, the sum of its log-probabilities / (number of tokens, the stop token
-    counted)^length_penalty; the best are returned, best first. Sequences and scores equal those of Hugging Face's
+    counted)^length_penalty; the best are returned, best first. Where fewer texts exist than are asked for, the rest is
+    empty, with the finish reason "impossible" and a score of -1e9. Sequences and scores equal those of Hugging Face's
     `generate(num_beams=...)`. Processors see log-probabilities, as there.
 
     Args:
@@ -63,17 +65,13 @@ class BeamSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            isinstance(self.num_beams, int) and self.num_beams >= 1,
-            "`num_beams` must be an integer of at least 1",
-            num_beams=self.num_beams,
-        )
+        object.__setattr__(self, "num_beams", integer_of("num_beams", self.num_beams, 1))
         require(
             self.early_stopping in (True, False, "never"),
             '`early_stopping` must be True, False or "never"',
             early_stopping=self.early_stopping,
         )
-        object.__setattr__(self, "length_penalty", float(self.length_penalty))
+        object.__setattr__(self, "length_penalty", number_of("length_penalty", self.length_penalty))
 
     @property
     def group_size(self) -> int:
@@ -147,7 +145,7 @@ class BeamSampler(Sampler):
         length = ops.take(state.num_tokens, first_rows) + 1  # (B, 1)
         memory_after = self._set_aside(memory, ended, best_scores, length, context)
         memory_after, is_over = self._compare(memory_after._replace(scores=scores), length, context)
-        is_hopeless = ops.repeat(ops.max(ops.reshape(scores, (-1, width)), axis=1), width) < _HARDLY_ALLOWED
+        is_hopeless = is_banned(ops.repeat(ops.max(ops.reshape(scores, (-1, width)), axis=1), width))
         finish = ops.where(is_over, COMPLETE, ops.where(is_hopeless, IMPOSSIBLE, 0))
         finish = ops.where(after.finish == INVALID, INVALID, finish)
         after = after._replace(finish=finish, memory=memory_after)
@@ -184,7 +182,8 @@ class BeamSampler(Sampler):
         # Where time ran out, the beams count as they are.
         is_late = state.finish == TIME
         length = ops.cast(ops.maximum(state.num_tokens, 1), "float32")
-        running = ops.where(is_late, memory.scores / ops.power(length, self.length_penalty), 2 * NOT_YET)
+        is_text = ops.logical_and(is_late, memory.scores > _NO_TEXT)
+        running = ops.where(is_text, memory.scores / ops.power(length, self.length_penalty), 2 * NOT_YET)
         scores = ops.concatenate([_by_prompt(memory.done_scores, width), _by_prompt(running, width)], axis=1)
         scores, best = ops.top_k(scores, num_return_sequences)
 
@@ -193,11 +192,15 @@ class BeamSampler(Sampler):
 
         finish = pick(memory.done_finish, state.finish)
         is_broken = ops.repeat(ops.max(_by_prompt(state.finish, width), axis=1), num_return_sequences)
+        # A place without a text when the search is over stays empty for good.
+        is_empty = ops.logical_and(finish == 0, is_broken == COMPLETE)
+        finish = ops.where(is_empty, IMPOSSIBLE, finish)
         state = state._replace(
             tokens=pick(memory.done_tokens, state.tokens),
             num_tokens=pick(memory.done_num_tokens, state.num_tokens),
             finish=ops.where(ops.logical_or(is_broken >= IMPOSSIBLE, finish == 0), is_broken, finish),
         )
+        scores = ops.where(scores > _NO_TEXT, scores, NOT_YET)
         return state, ops.reshape(scores, (-1,))
 
     def _set_aside(self, memory, ended, scores, length, context):
@@ -209,18 +212,23 @@ class BeamSampler(Sampler):
             is_open = ops.logical_and(is_open, ops.logical_not(is_full))
         has_ended, scores = self.endings(ended, scores, context)
         counts = ops.logical_and(has_ended, is_open)
-        counts = ops.logical_and(counts, scores > _HARDLY_ALLOWED)
-        new_scores = ops.where(
-            counts, scores / ops.power(ops.cast(length, "float32"), self.length_penalty), 2 * NOT_YET
-        )
+        counts = ops.logical_and(counts, ops.logical_not(is_banned(scores)))
+        new_scores = scores / ops.power(ops.cast(length, "float32"), self.length_penalty)
+        # Those of beams that were never there end the search, as they do elsewhere, but are no texts.
+        is_text = ops.reshape(scores > _NO_TEXT, (-1,))
+        new_scores = ops.where(scores > _NO_TEXT, new_scores, 0.9 * NOT_YET)
+        new_scores = ops.where(counts, new_scores, 2 * NOT_YET)
         merged = ops.concatenate([_by_prompt(memory.done_scores, width), new_scores], axis=1)
         best_scores, best = ops.top_k(merged, width)
         return memory._replace(
-            done_tokens=_pick(memory.done_tokens, ended.tokens, best, width),
-            done_num_tokens=_pick(memory.done_num_tokens, ended.num_tokens, best, width),
+            done_tokens=_pick(memory.done_tokens, ops.where(is_text[:, None], ended.tokens, -1), best, width),
+            done_num_tokens=_pick(memory.done_num_tokens, ops.where(is_text, ended.num_tokens, 0), best, width),
             done_scores=ops.reshape(best_scores, (-1,)),
             done_finish=_pick(
-                memory.done_finish, ended.finish * ops.cast(ops.reshape(counts, (-1,)), "int32"), best, width
+                memory.done_finish,
+                ops.where(ops.reshape(counts, (-1,)), ops.where(is_text, ended.finish, IMPOSSIBLE), 0),
+                best,
+                width,
             ),
         )
 

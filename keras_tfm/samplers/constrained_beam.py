@@ -5,7 +5,7 @@ import dataclasses
 from keras import ops
 
 from keras_tfm.samplers.beam import NOT_YET, BeamSampler
-from keras_tfm.samplers.processors import require, token_ids_of
+from keras_tfm.samplers.processors import require, sequences_of
 from keras_tfm.samplers.stopping import LENGTH
 
 
@@ -34,7 +34,7 @@ class ConstrainedBeamSampler(BeamSampler):
 
     def __post_init__(self):
         super().__post_init__()
-        phrases = tuple(token_ids_of("phrases", phrase) for phrase in self.phrases)
+        phrases = sequences_of("phrases", self.phrases)
         require(len(phrases) > 0, "`phrases` must hold at least one phrase", phrases=self.phrases)
         object.__setattr__(self, "phrases", phrases)
 

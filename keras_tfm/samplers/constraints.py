@@ -7,7 +7,16 @@ from keras import ops
 
 from keras_tfm.samplers.numbers import as_arrays, bucketed
 from keras_tfm.samplers.penalties import compact
-from keras_tfm.samplers.processors import BANNED, Processor, one_of, require, token_ids_of
+from keras_tfm.samplers.processors import (
+    BANNED,
+    Processor,
+    integer_of,
+    number_of,
+    one_of,
+    require,
+    sequences_of,
+    token_ids_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +65,7 @@ class SequenceBias(Processor):
 
     def __post_init__(self):
         pairs = self.biases.items() if isinstance(self.biases, Mapping) else self.biases
-        pairs = tuple((token_ids_of("biases", sequence), float(bias)) for sequence, bias in pairs)
+        pairs = tuple((token_ids_of("biases", sequence), number_of("biases", bias)) for sequence, bias in pairs)
         require(len(pairs) > 0, "`biases` must hold at least one sequence", biases=self.biases)
         object.__setattr__(self, "biases", pairs)
 
@@ -76,7 +85,7 @@ class BanSequences(Processor):
     sequences: tuple[tuple[int, ...], ...] = bucketed()
 
     def __post_init__(self):
-        sequences = tuple(token_ids_of("sequences", sequence) for sequence in self.sequences)
+        sequences = sequences_of("sequences", self.sequences)
         require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=self.sequences)
         object.__setattr__(self, "sequences", sequences)
 
@@ -97,7 +106,7 @@ class ForceFirstToken(Processor):
     token_id: int
 
     def __post_init__(self):
-        require(self.token_id >= 0, "`token_id` must be at least 0", token_id=self.token_id)
+        object.__setattr__(self, "token_id", integer_of("token_id", self.token_id, 0))
 
     def __call__(self, logits, tokens, step):
         return ops.where(ops.equal(step, 0), _only(self.token_id, logits), logits)
@@ -116,8 +125,8 @@ class ForceLastToken(Processor):
     max_new_tokens: int
 
     def __post_init__(self):
-        require(self.token_id >= 0, "`token_id` must be at least 0", token_id=self.token_id)
-        require(self.max_new_tokens >= 1, "`max_new_tokens` must be at least 1", max_new_tokens=self.max_new_tokens)
+        object.__setattr__(self, "token_id", integer_of("token_id", self.token_id, 0))
+        object.__setattr__(self, "max_new_tokens", integer_of("max_new_tokens", self.max_new_tokens, 1))
 
     def __call__(self, logits, tokens, step):
         return ops.where(ops.equal(step, self.max_new_tokens - 1), _only(self.token_id, logits), logits)
@@ -136,7 +145,7 @@ class MinNewTokens(Processor):
     end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        require(self.count >= 0, "`count` must be at least 0", count=self.count)
+        object.__setattr__(self, "count", integer_of("count", self.count, 0))
         object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
 
     def __call__(self, logits, tokens, step):
@@ -158,7 +167,7 @@ class MinLength(Processor):
     end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        require(self.length >= 0, "`length` must be at least 0", length=self.length)
+        object.__setattr__(self, "length", integer_of("length", self.length, 0))
         object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
 
     def __call__(self, logits, tokens, step):

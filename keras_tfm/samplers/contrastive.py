@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import require
+from keras_tfm.samplers.processors import integer_of, is_banned, require
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, write_token
 
@@ -51,13 +52,17 @@ class ContrastiveSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            isinstance(self.top_k, int) and self.top_k >= 1,
-            "`top_k` must be an integer of at least 1",
-            top_k=self.top_k,
-        )
+        object.__setattr__(self, "top_k", integer_of("top_k", self.top_k, 1))
         require(0 <= self.alpha <= 1, "`alpha` must be at least 0 and at most 1", alpha=self.alpha)
         object.__setattr__(self, "alpha", float(self.alpha))
+
+    def check_model(self, model):
+        require(
+            self.top_k <= model.vocabulary_size,
+            "`top_k` must be at most the size of the model's vocabulary",
+            top_k=self.top_k,
+            vocabulary_size=model.vocabulary_size,
+        )
 
     def rows_per_prompt(self, num_return_sequences):
         require(
@@ -101,6 +106,10 @@ class ContrastiveSampler(Sampler):
         is_real = ops.any(memory.history != 0, axis=-1)  # (R, L)
         likeness = ops.where(is_real, ops.einsum("rd,rld->rl", unit, memory.history), -1.0)
         score = (1.0 - self.alpha) * probability - self.alpha * ops.max(likeness, axis=1)
+        # Where fewer tokens are allowed than there are candidates, some of these are banned: none of them is chosen
+        # before an allowed one.
+        shaped = ops.take_along_axis(memory.shaped, memory.candidates[:, None], axis=1)[:, 0]
+        score = ops.where(is_banned(shaped), -np.inf, score)
         best = ops.cast(ops.argmax(ops.reshape(score, (-1, width)), axis=1), "int32")
         first_rows = ops.arange(ops.shape(best)[0], dtype="int32") * width
         parents = ops.repeat(first_rows + best, width)

@@ -7,7 +7,7 @@ from keras import ops, tree
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.beam import BeamSampler
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import require
+from keras_tfm.samplers.processors import integer_of, number_of, require
 from keras_tfm.samplers.state import Change
 
 
@@ -36,14 +36,15 @@ class DiverseBeamSampler(BeamSampler):
 
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, "num_groups", integer_of("num_groups", self.num_groups, 1))
         require(
-            isinstance(self.num_groups, int) and self.num_groups >= 1 and self.num_beams % self.num_groups == 0,
+            self.num_beams % self.num_groups == 0,
             "`num_beams` must be a multiple of `num_groups`",
             num_beams=self.num_beams,
             num_groups=self.num_groups,
         )
         require(
-            self.diversity_penalty >= 0,
+            number_of("diversity_penalty", self.diversity_penalty) >= 0,
             "`diversity_penalty` must be at least 0",
             diversity_penalty=self.diversity_penalty,
         )

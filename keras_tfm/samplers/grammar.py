@@ -1,13 +1,20 @@
 """Grammars: texts that match a regular expression, a JSON schema, or one of several strings."""
 
 import dataclasses
-import json
 
 import numpy as np
 from keras import ops
 
-from keras_tfm.samplers.processors import BANNED, StatefulProcessor, require, token_ids_of
-from keras_tfm.samplers.token_tables import TokenTables
+from keras_tfm.samplers.automata import Automaton, automaton_of
+from keras_tfm.samplers.json_schema import expression_of_schema
+from keras_tfm.samplers.numbers import static
+from keras_tfm.samplers.processors import BANNED, StatefulProcessor, integer_of, require, sequences_of, token_ids_of
+from keras_tfm.samplers.regular_expressions import expression_of
+from keras_tfm.samplers.token_tables import TokenTables, empty_transitions
+
+# Kinds of tokens in the tables made here: what may end a text where it is whole, and what never comes.
+_END, _NEVER = 0, 1
+_NUM_SPARE_KINDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +25,12 @@ class Grammar(StatefulProcessor):
 
     Args:
         kinds, transitions: arrays of `TokenTables`; state 0 is the start.
+        end_kind: int, the kind of tokens that end a text where it may end; None if there is none.
     """
 
     kinds: np.ndarray
     transitions: np.ndarray
+    end_kind: int | None = static(None)
 
     # Arrays have no one truth value, so equality and hash go by identity.
     __eq__, __hash__ = object.__eq__, object.__hash__
@@ -38,6 +47,15 @@ class Grammar(StatefulProcessor):
     def is_complete(self, state):
         return ops.logical_not(ops.any(ops.take(self.transitions, ops.maximum(state, 0), axis=0) >= 0, axis=-1))
 
+    def ending_at(self, token_ids) -> "Grammar":
+        """The grammar under which these tokens, too, come only where a text may end: a writer's stop tokens."""
+        token_ids = [token_id for token_id in token_ids if 0 <= token_id < len(self.kinds)]
+        if self.end_kind is None or not token_ids:
+            return self
+        kinds = self.kinds.copy()
+        kinds[token_ids] = self.end_kind
+        return dataclasses.replace(self, kinds=kinds)
+
     def _tables(self):
         return TokenTables(self.kinds, self.transitions)
 
@@ -46,17 +64,19 @@ def match_regex(pattern: str, tokenizer, end_token_ids=None) -> Grammar:
     """A processor that lets a text be what a regular expression matches, as a whole.
 
     Args:
-        pattern: str, a regular expression without look-around and back-references.
-        tokenizer: with `vocabulary_size`, `token_bytes(id)` and perhaps `end_of_text_id`.
+        pattern: str, as Python's `re` reads it, without look-around, back-references, atomic groups, possessive repeats
+            and word borders. `^` and `$` may stand at the ends, where they change nothing.
+        tokenizer: with `vocabulary_size`, `token_bytes(id)` and perhaps `end_of_text_id` and `special_tokens`, a
+            mapping to ids: these are no text, and never come but to end it.
         end_token_ids: ids that may come once the text matches; where nothing else may, it ends by itself. Default:
-            the tokenizer's end-of-text token.
+            the tokenizer's end-of-text token. The stop tokens of `generate` join them.
 
     Returns:
         `Grammar`, for the `processors` of any sampler.
 
     Raises:
-        ValueError: for a pattern that cannot be read, or that no sequence of tokens matches.
-        ImportError: without `outlines-core` (`pip install keras-tfm[grammar]`).
+        ValueError: for a pattern that cannot be read, that no sequence of tokens matches, or whose automaton is larger
+            than `automata.MOST_STATES` states or `token_tables.MOST_ENTRIES` table entries; that takes seconds at most.
 
     Example:
         >>> date = match_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", tokenizer)
@@ -65,63 +85,56 @@ def match_regex(pattern: str, tokenizer, end_token_ids=None) -> Grammar:
     Reference: Willard and Louf 2023, "Efficient Guided Generation for Large Language Models",
     https://arxiv.org/abs/2307.09702
     """
-    outlines_core = _outlines_core()
-    size = tokenizer.vocabulary_size
-    ends = _end_token_ids(tokenizer, end_token_ids)
-    by_bytes: dict[bytes, list[int]] = {}
-    for token_id in range(size):
-        piece = tokenizer.token_bytes(token_id)
-        if piece and token_id not in ends:
-            by_bytes.setdefault(piece, []).append(token_id)
-    # Its end token must not be a token of the vocabulary's bytes; ours are put in below.
-    vocabulary = outlines_core.Vocabulary(size, by_bytes)
     try:
-        index = outlines_core.Index(pattern, vocabulary)
-    except Exception as error:  # the library raises its own types
+        return _grammar(automaton_of(expression_of(pattern)), tokenizer, end_token_ids)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"`pattern` must be a regular expression that tokens of the vocabulary can match. Received: {pattern!r} "
-            f"({error})."
+            "`pattern` must be a regular expression that tokens of the vocabulary can match. Received: "
+            f"{pattern!r:.500} ({error})."
         ) from error
-    transitions = index.get_transitions()
-    numbers = {index.get_initial_state(): 0}
-    for state in transitions:
-        numbers.setdefault(state, len(numbers))
-    for state in index.get_final_states():
-        numbers.setdefault(state, len(numbers))
-    table = np.full((len(numbers) + 1, size), -1, "int32")  # the last state is the end
-    for state, following in transitions.items():
-        for token_id, target in following.items():
-            if token_id < size:
-                table[numbers[state], token_id] = numbers[target]
-    for state in index.get_final_states():
-        if (table[numbers[state]] >= 0).any():  # else the text is complete
-            table[numbers[state], list(ends)] = len(numbers)
-    return Grammar(*TokenTables.of(table))
 
 
-def match_json_schema(schema: dict | str, tokenizer, end_token_ids=None) -> Grammar:
-    """A processor that lets a text be JSON of a schema.
+def match_json_schema(schema: dict | bool | str, tokenizer, end_token_ids=None) -> Grammar:
+    """A processor that lets a text be JSON of a schema: every text that ends is valid JSON, and valid under the schema.
+
+    What that cannot be promised for is refused, with its place in the schema: recursive or remote references,
+    `uniqueItems`, `contains`, `patternProperties`, `propertyNames`, `not`, `if`, `dependent...`, `unevaluated...`,
+    `multipleOf` of fractions, options of `oneOf` that may overlap, other formats than date, date-time, email, hostname,
+    ipv4, time, uri and uuid, and keywords that JSON Schema does not know. Take out what texts need not obey.
+
+    Of the texts of a schema, these are written:
+    - Properties stand in the order of the schema; there are others only if `additionalProperties` says so, or if the
+      schema has no `properties`. Names that come by `additionalProperties` may repeat.
+    - At most one space stands after brackets, commas and colons. Characters stand for themselves where JSON lets them;
+      control characters other than \\b \\f \\n \\r \\t do not come.
+    - A `pattern` is found anywhere in a string unless it has `^` and `$`. Of \\d, \\s and \\w those characters come
+      that Python and ECMAScript agree on.
+    - Without `type`, a schema is about the types that its keywords are about. Where it says nothing, values nest 3 deep
+      at most. Numbers with bounds have no exponent; hosts in e-mail addresses and URIs are short.
 
     Args:
-        schema: a JSON schema, as a dict or as text. Strings without `maxLength` and arrays without `maxItems` may go on
-            until `max_new_tokens`.
+        schema: a JSON schema (draft 2020-12), as a dict, a bool or as text. Strings without `maxLength` and arrays
+            without `maxItems` may go on until `max_new_tokens`.
         tokenizer, end_token_ids: as in `match_regex`.
 
     Raises:
-        ValueError, ImportError: as in `match_regex`.
+        ValueError: as in `match_regex`, and for what cannot be promised.
 
     Example:
         >>> person = match_json_schema({"type": "object", "properties": {"age": {"type": "integer"}}}, tokenizer)
     """
-    _outlines_core()
-    from outlines_core.json_schema import build_regex_from_schema
-
-    text = schema if isinstance(schema, str) else json.dumps(schema)
     try:
-        pattern = build_regex_from_schema(text)
-    except Exception as error:  # the library raises its own types
-        raise ValueError(f"`schema` must be a JSON schema. Received: {text} ({error}).") from error
-    return match_regex(pattern, tokenizer, end_token_ids)
+        automaton = automaton_of(expression_of_schema(schema))
+        return _grammar(automaton, tokenizer, end_token_ids)
+    except RecursionError as error:
+        raise ValueError(f"`schema` must not be nested so deep. Received: {schema!r:.500}.") from error
+    except ValueError as error:
+        if "`schema`" in str(error):
+            raise
+        raise ValueError(
+            "`schema` must be a JSON schema that tokens of the vocabulary can follow. Received: "
+            f"{schema!r:.500} ({error})."
+        ) from error
 
 
 def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
@@ -132,10 +145,14 @@ def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
         vocabulary_size: int.
         end_token_ids: ids that may come where a sequence is whole but longer ones go on.
 
+    Raises:
+        ValueError: for ids out of the vocabulary, or for more sequences than the tables may hold.
+
     Example:
         >>> match_one_of([tokenizer.encode(name) for name in ("Romeo", "Juliet")], tokenizer.vocabulary_size)
     """
-    sequences = [token_ids_of("sequences", sequence) for sequence in sequences]
+    vocabulary_size = integer_of("vocabulary_size", vocabulary_size, 1)
+    sequences = sequences_of("sequences", sequences)
     require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=sequences)
     most = max(max(sequence) for sequence in sequences)
     require(most < vocabulary_size, "`sequences` must hold ids below `vocabulary_size`", greatest=most)
@@ -143,28 +160,67 @@ def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
     for sequence in sequences:
         for length in range(1, len(sequence) + 1):
             prefixes.setdefault(sequence[:length], len(prefixes))
-    table = np.full((len(prefixes) + 1, vocabulary_size), -1, "int32")
+    used = sorted({token_id for sequence in sequences for token_id in sequence})
+    own_kind = {token_id: kind for kind, token_id in enumerate(used, start=_NUM_SPARE_KINDS)}
+    kinds = np.full(vocabulary_size, _NEVER, "int32")
+    kinds[used] = list(own_kind.values())
+    transitions = empty_transitions(len(prefixes) + 1, _NUM_SPARE_KINDS + len(used))
     for prefix, number in prefixes.items():
         if prefix:
-            table[prefixes[prefix[:-1]], prefix[-1]] = number
-    for sequence in sequences:
-        if (table[prefixes[sequence]] >= 0).any():
-            table[prefixes[sequence], list(end_token_ids)] = len(prefixes)
-    return Grammar(*TokenTables.of(table))
+            transitions[prefixes[prefix[:-1]], own_kind[prefix[-1]]] = number
+    ends = np.zeros(len(transitions), "bool")
+    ends[[prefixes[sequence] for sequence in sequences]] = True
+    return _with_ends(TokenTables(kinds, transitions), ends, len(prefixes), end_token_ids)
+
+
+def _grammar(automaton: Automaton, tokenizer, end_token_ids) -> Grammar:
+    """The grammar of an automaton over bytes."""
+    if not automaton.num_states:
+        raise ValueError("there is no text that it allows")
+    size = tokenizer.vocabulary_size
+    special = set(getattr(tokenizer, "special_tokens", {}).values())
+    pieces = [b"" if i in special else tokenizer.token_bytes(i) for i in range(size)]
+    written = [i for i, piece in enumerate(pieces) if piece]
+    final = automaton.num_states  # where a text has ended
+    table = np.concatenate([automaton.table, np.full((1, automaton.table.shape[1]), -1, "int32")])
+    tables = TokenTables.of_bytes(table, automaton.classes, [pieces[i] for i in written], _NUM_SPARE_KINDS)
+    kinds = np.full(size, _NEVER, "int32")
+    kinds[written] = tables.kinds
+    ends = np.pad(automaton.ends, (0, len(tables.transitions) - final))
+    alive = _on_a_way_to(ends, tables.transitions)
+    if not alive[0]:
+        raise ValueError("there is no sequence of tokens that it allows")
+    tables.transitions[~np.append(alive, True)[tables.transitions]] = -1
+    return _with_ends(TokenTables(kinds, tables.transitions), ends, final, _end_token_ids(tokenizer, end_token_ids))
+
+
+def _with_ends(tables: TokenTables, ends, final: int, end_token_ids) -> Grammar:
+    """The grammar in which the end tokens lead from the states of `ends` to the final one, where others do, too."""
+    goes_on = (tables.transitions >= 0).any(axis=1)
+    tables.transitions[:, _END] = np.where(ends & goes_on, final, -1)
+    grammar = Grammar(tables.kinds, tables.transitions, _END)
+    return grammar.ending_at([integer_of("end_token_ids", token_id, 0) for token_id in end_token_ids])
+
+
+def _on_a_way_to(ends, transitions):
+    """bool (states,): from which states tokens lead to one of `ends`."""
+    before: list[list[int]] = [[] for _ in transitions]
+    for state, row in enumerate(transitions):
+        for target in np.unique(row):
+            if target >= 0:
+                before[target].append(state)
+    alive = ends.copy()
+    stack = np.flatnonzero(ends).tolist()
+    while stack:
+        for state in before[stack.pop()]:
+            if not alive[state]:
+                alive[state] = True
+                stack.append(state)
+    return alive
 
 
 def _end_token_ids(tokenizer, end_token_ids) -> tuple[int, ...]:
     if end_token_ids is not None:
-        return tuple(end_token_ids)
+        return token_ids_of("end_token_ids", end_token_ids, least=0)
     end = getattr(tokenizer, "end_of_text_id", None)
     return () if end is None else (end,)
-
-
-def _outlines_core():
-    try:
-        import outlines_core
-    except ImportError as error:
-        raise ImportError(
-            "Regular expressions and JSON schemas need the package outlines-core: pip install keras-tfm[grammar]."
-        ) from error
-    return outlines_core

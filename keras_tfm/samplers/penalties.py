@@ -5,7 +5,7 @@ import dataclasses
 from keras import ops
 
 from keras_tfm.samplers.numbers import bucketed
-from keras_tfm.samplers.processors import BANNED, Processor, one_of, require, token_ids_of
+from keras_tfm.samplers.processors import BANNED, Processor, integer_of, number_of, one_of, require, token_ids_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RepetitionPenalty(Processor):
     penalty: float = 1.1
 
     def __post_init__(self):
-        require(self.penalty > 0, "`penalty` must be greater than 0", penalty=self.penalty)
+        require(number_of("penalty", self.penalty) > 0, "`penalty` must be greater than 0", penalty=self.penalty)
         object.__setattr__(self, "penalty", float(self.penalty))
 
     def __call__(self, logits, tokens, step):
@@ -40,7 +40,7 @@ class PresencePenalty(Processor):
     penalty: float = 0.5
 
     def __post_init__(self):
-        object.__setattr__(self, "penalty", float(self.penalty))
+        object.__setattr__(self, "penalty", number_of("penalty", self.penalty))
 
     def __call__(self, logits, tokens, step):
         return logits - self.penalty * ops.cast(_counts(tokens, logits) > 0, "float32")
@@ -57,7 +57,7 @@ class FrequencyPenalty(Processor):
     penalty: float = 0.5
 
     def __post_init__(self):
-        object.__setattr__(self, "penalty", float(self.penalty))
+        object.__setattr__(self, "penalty", number_of("penalty", self.penalty))
 
     def __call__(self, logits, tokens, step):
         return logits - self.penalty * ops.cast(_counts(tokens, logits), "float32")
@@ -77,7 +77,7 @@ class NoRepeatNgram(Processor):
     n: int = 3
 
     def __post_init__(self):
-        require(self.n >= 1 and int(self.n) == self.n, "`n` must be an integer of at least 1", n=self.n)
+        object.__setattr__(self, "n", integer_of("n", self.n, 1))
 
     def __call__(self, logits, tokens, step):
         history, lengths = compact(tokens)
@@ -112,8 +112,8 @@ class ExponentialLengthDecay(Processor):
     end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        require(self.start >= 0, "`start` must be at least 0", start=self.start)
-        require(self.factor >= 1, "`factor` must be at least 1", factor=self.factor)
+        object.__setattr__(self, "start", integer_of("start", self.start, 0))
+        require(number_of("factor", self.factor) >= 1, "`factor` must be at least 1", factor=self.factor)
         object.__setattr__(self, "factor", float(self.factor))
         object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
 

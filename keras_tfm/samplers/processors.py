@@ -6,11 +6,16 @@ where there is none) and `step` (int32 (B, 1): how many new tokens each row has)
 """
 
 import dataclasses
+import math
+import operator
+from collections.abc import Iterable
 
+import numpy as np
 from keras import ops, tree
 
 # Lower than any logit; finite, so that differences of two banned logits are 0 and not NaN.
 BANNED = -1e30
+_HARDLY_ALLOWED = 1e-3 * BANNED
 
 
 class Processor:
@@ -37,6 +42,10 @@ class StatefulProcessor(Processor):
         """The state after each row has been given a token, int32 (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define `advance(state, token)`.")
 
+    def ending_at(self, token_ids) -> "StatefulProcessor":
+        """The processor for a generation that ends at these tokens, a tuple of ids. Default: itself."""
+        return self
+
     def is_complete(self, state):
         """bool (B,): rows that end here, since nothing may follow. Default: none."""
         return ops.zeros(ops.shape(tree.flatten(state)[0])[:1], "bool")
@@ -53,7 +62,7 @@ class Temperature(Processor):
     value: float = 1.0
 
     def __post_init__(self):
-        require(self.value >= 0, "`value` must be at least 0 (0 = greedy)", value=self.value)
+        require(number_of("value", self.value) >= 0, "`value` must be at least 0 (0 = greedy)", value=self.value)
         object.__setattr__(self, "value", float(self.value))
 
     def __call__(self, logits, tokens, step):
@@ -64,6 +73,11 @@ class Temperature(Processor):
         return ops.where(value > 0, logits / ops.where(value > 0, value, 1.0), greedy)
 
 
+def is_banned(logits):
+    """bool: which logits mean that a token must not come, whatever was added to `BANNED` or taken from it."""
+    return logits < _HARDLY_ALLOWED
+
+
 def require(holds, statement: str, **received) -> None:
     """Raises a ValueError that says what must hold and what was received, unless it holds."""
     if not holds:
@@ -71,11 +85,45 @@ def require(holds, statement: str, **received) -> None:
         raise ValueError(f"{statement}. Received: {listed}.")
 
 
-def token_ids_of(name: str, token_ids) -> tuple[int, ...]:
-    """The ids as a tuple of at least one integer >= 0; raises a ValueError for anything else."""
-    token_ids = tuple(int(token_id) for token_id in token_ids)
-    require(len(token_ids) > 0 and min(token_ids) >= 0, f"`{name}` must hold ids >= 0", **{name: token_ids})
-    return token_ids
+def integer_of(name: str, value, least: int, note: str = "") -> int:
+    """The value as an int, for anything that `operator.index` takes; raises a ValueError that names the argument."""
+    try:
+        number = least - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    require(number >= least, f"`{name}` must be an integer of at least {least}{note}", **{name: value})
+    return number
+
+
+def number_of(name: str, value) -> float:
+    """The value as a finite float; raises a ValueError that names the argument."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    require(math.isfinite(number), f"`{name}` must be a finite number", **{name: value})
+    return number
+
+
+def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
+    """The ids as a tuple of at least so many integers >= 0; raises a ValueError for anything else, one id alone too."""
+    is_several = isinstance(token_ids, Iterable) and not isinstance(token_ids, str | bytes)
+    require(is_several, f"`{name}` must hold ids, as in (5, 7)", **{name: token_ids})
+    token_ids = tuple(token_ids)
+    try:
+        numbers = tuple(operator.index(token_id) for token_id in token_ids)
+    except TypeError:
+        numbers = (-1,)
+    holds = len(numbers) >= least and min(numbers, default=0) >= 0
+    require(holds, f"`{name}` must hold {'ids' if not least else 'at least one id, all'} >= 0", **{name: token_ids})
+    return numbers
+
+
+def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
+    """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
+    is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)
+    require(is_several, f"`{name}` must hold sequences of ids, as in ((5, 7),)", **{name: sequences})
+    return tuple(token_ids_of(name, sequence) for sequence in sequences)
 
 
 def one_of(token_ids, logits):

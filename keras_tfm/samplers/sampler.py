@@ -4,7 +4,7 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.samplers.processors import Processor, StatefulProcessor
+from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, integer_of, is_banned
 from keras_tfm.samplers.state import Change, Context, GenerationState, newest_tokens, write_token
 
 
@@ -33,6 +33,8 @@ class Sampler:
 
     def __post_init__(self):
         processors = self.processors
+        if self.seed is not None:
+            object.__setattr__(self, "seed", integer_of("seed", self.seed, -(2**31)))
         object.__setattr__(self, "processors", (processors,) if callable(processors) else tuple(processors))
         strangers = [p for p in self.processors if not isinstance(p, Processor) or not dataclasses.is_dataclass(p)]
         if strangers:
@@ -42,13 +44,24 @@ class Sampler:
         """Raises ValueError if it cannot write with this `CausalLM`; asked before any work."""
 
     def process(self, logits, tokens, step, states=None):
-        """The logits after all processors; arguments as in `Processor`, `states` one for each (those without: ())."""
+        """The logits after all processors; arguments as in `Processor`, `states` one for each (those without: ()).
+
+        What one processor bans no later one brings back.
+        """
+        banned = is_banned(logits)
         for i, processor in enumerate(self.processors):
             if isinstance(processor, StatefulProcessor):
                 logits = processor(logits, tokens, step, states[i])
             else:
                 logits = processor(logits, tokens, step)
+            banned = ops.logical_or(banned, is_banned(logits))
+            logits = ops.where(banned, BANNED, logits)
         return logits
+
+    def ending_at(self, token_ids) -> "Sampler":
+        """The sampler for a generation that ends at these tokens: grammars let them come only where a text may end."""
+        processors = tuple(p.ending_at(token_ids) if isinstance(p, StatefulProcessor) else p for p in self.processors)
+        return self if processors == self.processors else dataclasses.replace(self, processors=processors)
 
     def choose(self, logits, random):
         """The next token of each row.
@@ -106,12 +119,20 @@ class Sampler:
         """
         logits = logits[:, -1]
         shaped = self.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
-        token = self.choose(shaped, context.random(state))
+        token = allowed_choice(self.choose(shaped, context.random(state)), shaped)
         return write_token(state, self.processors, token, logits, context, shaped), Change()
 
     def answer(self, state: GenerationState, num_return_sequences: int, context: Context):
         """(state, scores float32 (R,)) of the rows to return, `num_return_sequences` a prompt, best first."""
         return state, ops.zeros(ops.shape(state.num_tokens), "float32")
+
+
+def allowed_choice(token, shaped):
+    """int32 (R,): the tokens chosen, and the likeliest where a sampler of somebody's own chose one that is banned."""
+    token = ops.cast(token, "int32")
+    places = ops.clip(token, 0, shaped.shape[-1] - 1)[:, None]
+    chosen = ops.take_along_axis(shaped, places, axis=1)[:, 0]
+    return ops.where(is_banned(chosen), ops.cast(ops.argmax(shaped, axis=-1), "int32"), token)
 
 
 @dataclasses.dataclass(frozen=True)

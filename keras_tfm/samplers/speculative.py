@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, require
-from keras_tfm.samplers.sampler import GreedySampler, Sampler
+from keras_tfm.samplers.processors import BANNED, integer_of, is_banned, require
+from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
 from keras_tfm.samplers.state import Change, newest_tokens, write_token
 
 # Independent draws: what a draft model writes, whether a guess stands, what comes in the place of one that does not.
@@ -43,8 +43,7 @@ class PromptLookup:
     max_ngram: int = static(3)
 
     def __post_init__(self):
-        is_valid = isinstance(self.max_ngram, int) and self.max_ngram >= 1
-        require(is_valid, "`max_ngram` must be at least 1", max_ngram=self.max_ngram)
+        object.__setattr__(self, "max_ngram", integer_of("max_ngram", self.max_ngram, 1))
 
     def begin(self, state, context, num_drafts):
         """What is remembered: nothing."""
@@ -101,9 +100,9 @@ class DraftModel:
         for _ in range(num_drafts):
             logits, memory = self._read(token, memory)
             shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
-            token = ops.cast(sampler.rule.choose(shaped, context.random(state, stream=_DRAFT)), "int32")
+            token = allowed_choice(sampler.rule.choose(shaped, context.random(state, stream=_DRAFT)), shaped)
             guesses.append(token)
-            probabilities.append(sampler.rule.probabilities(shaped))
+            probabilities.append(_allowed_probabilities(sampler.rule, shaped))
             state = write_token(state, sampler.processors, token, logits, context)
         _, memory = self._read(token, memory)
         return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), memory
@@ -145,11 +144,7 @@ class SpeculativeSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            isinstance(self.num_drafts, int) and self.num_drafts >= 1,
-            "`num_drafts` must be an integer of at least 1",
-            num_drafts=self.num_drafts,
-        )
+        object.__setattr__(self, "num_drafts", integer_of("num_drafts", self.num_drafts, 1))
         require(
             isinstance(self.rule, Sampler) and type(self.rule).advance is Sampler.advance and not self.rule.processors,
             "`rule` must choose token by token and have no processors; give those to the `SpeculativeSampler`",
@@ -192,7 +187,7 @@ class SpeculativeSampler(Sampler):
         kept = ops.cast(goes_on, "int32")
         for i in range(num_drafts + 1):
             shaped = self.process(logits[:, i], state.tokens, state.num_tokens[:, None], state.processor_states)
-            target = self.rule.probabilities(shaped)  # (R, V)
+            target = _allowed_probabilities(self.rule, shaped)  # (R, V)
             if i < num_drafts:
                 guess = drafts.token_ids[:, i]
                 token, stands = self._check(guess, target, _proposal(drafts, i, target), state, context)
@@ -232,6 +227,14 @@ def slots_needed(num_rows, max_new_tokens, num_drafts):
     else:
         used = ops.minimum(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
     return used + num_drafts + 1
+
+
+def _allowed_probabilities(rule, shaped):
+    """float32 (R, V): the rule's probabilities as far as tokens are allowed; of what a rule of somebody's own leaves
+    nothing, the likeliest token."""
+    probabilities = ops.where(is_banned(shaped), 0.0, rule.probabilities(shaped))
+    best = ops.one_hot(ops.argmax(shaped, axis=-1), shaped.shape[-1], dtype="float32")
+    return ops.where(ops.sum(probabilities, axis=-1, keepdims=True) > 0, probabilities, best)
 
 
 def _proposal(drafts, i, target):

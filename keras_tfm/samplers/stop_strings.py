@@ -1,27 +1,34 @@
 """Stop strings as an automaton over tokens: they are found wherever token borders fall."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from keras_tfm.samplers.token_tables import TokenTables
+
+# All stop strings of a call together: each byte is a row of the tables that the compiled loop reads.
+MOST_BYTES = 1024
 
 
 class StopStrings:
     """Strings that end a text, and the tables that find them in the compiled loop.
 
     Args:
-        strings: str each.
+        strings: str each, or one str; of 1,024 bytes together in UTF-8.
         token_bytes: the bytes of each token of the vocabulary, in order.
 
     Raises:
-        ValueError: for an empty string, or one with bytes that no token has.
+        ValueError: for an empty string, one with bytes that no token has, or too many bytes. TypeError: for anything
+            but str.
 
     Example:
         >>> StopStrings(["\\n\\n", "User:"], [tokenizer.token_bytes(i) for i in range(tokenizer.vocabulary_size)])
     """
 
     def __init__(self, strings, token_bytes):
-        self.strings = tuple(strings)
-        self.tables = TokenTables.of(stop_string_table(self.strings, list(token_bytes)))
+        self.strings = strings_of(strings)
+        token_bytes = list(token_bytes)
+        self.tables = TokenTables.of_bytes(*stop_string_automaton(self.strings, token_bytes), token_bytes)
 
     def cut(self, text: str) -> str:
         """The text up to the first of the strings."""
@@ -39,24 +46,37 @@ class StopStrings:
         return len(text) - max([0, *held])
 
 
-def stop_string_table(stop_strings, token_bytes) -> np.ndarray:
-    """The automaton of Aho and Corasick over bytes, lifted to tokens.
+def strings_of(strings) -> tuple[str, ...]:
+    """Stop strings as a tuple: one str is one string."""
+    if isinstance(strings, str):
+        return (strings,)
+    if isinstance(strings, bytes) or not isinstance(strings, Iterable):
+        raise TypeError(f"`stop_strings` must be a str, or a list of str. Received: {strings!r}.")
+    return tuple(strings)
+
+
+def stop_string_automaton(stop_strings, token_bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The automaton of Aho and Corasick over bytes.
 
     Args:
         stop_strings: str each, not empty.
         token_bytes: the bytes of each token of the vocabulary, in order.
 
     Returns:
-        int32 (states, V): state 0 has seen nothing, state 1 a whole stop string (and stays).
+        (table int32 (states, classes), classes uint8 (256,) of bytes): state 0 has seen nothing, state 1 a whole stop
+        string (and stays).
 
     Raises:
-        ValueError: for an empty stop string, or one with bytes that no token has.
+        ValueError: as `StopStrings`.
 
     Reference: Aho and Corasick 1975, "Efficient string matching: an aid to bibliographic search".
     """
-    patterns = [text.encode("utf-8") for text in stop_strings]
-    if not all(patterns):
-        raise ValueError(f"A stop string must not be empty. Received: stop_strings={list(stop_strings)}.")
+    patterns = [_encoded(text) for text in stop_strings]
+    if (size := sum(map(len, patterns))) > MOST_BYTES:
+        raise ValueError(
+            f"Stop strings may have {MOST_BYTES} bytes together. Received: {size} bytes in {len(patterns)} strings. "
+            "Stop at their beginnings."
+        )
     writable = set(b"".join(token_bytes))
     for text, pattern in zip(stop_strings, patterns, strict=True):
         if missing := bytes(set(pattern) - writable):
@@ -64,26 +84,47 @@ def stop_string_table(stop_strings, token_bytes) -> np.ndarray:
                 f"A stop string must be made of bytes that the vocabulary's tokens have. Received: {text!r}, of which "
                 f"no token has {missing!r}; it would never come."
             )
-    prefixes = [b"", None, *sorted({p[:i] for p in patterns for i in range(1, len(p))}, key=lambda p: (len(p), p))]
-    numbers = {prefix: number for number, prefix in enumerate(prefixes)}
+    letters = sorted(set(b"".join(patterns)))
+    classes = np.zeros(256, "uint8")  # all other bytes are of class 0
+    classes[letters] = np.arange(1, len(letters) + 1)
 
-    def follow(prefix, byte):
-        text = prefix + bytes([byte])
-        if any(text.endswith(pattern) for pattern in patterns):
-            return 1
-        return next(numbers[text[i:]] for i in range(len(text) + 1) if text[i:] in numbers)
+    # The tree of the strings' beginnings; a whole string is state 1, beyond which nothing matters.
+    children: list[dict[int, int]] = [{}, {}]
+    for pattern in patterns:
+        state = 0
+        for i, letter in enumerate(classes[list(pattern)].tolist()):
+            if i == len(pattern) - 1:
+                children[state][letter] = 1
+            elif letter not in children[state]:
+                children.append({})
+                children[state][letter] = len(children) - 1
+            if (state := children[state][letter]) == 1:
+                break
 
-    by_byte = np.ones((len(prefixes), 257), "int32")  # state 1 stays; byte 256 stands for the end of a shorter token
-    by_byte[:, 256] = np.arange(len(prefixes))
-    for number, prefix in enumerate(prefixes):
-        if prefix is not None:
-            by_byte[number, :256] = [follow(prefix, byte) for byte in range(256)]
+    # Level by level: where a state has no child, it goes where the longest ending of it that is a beginning goes.
+    table = np.zeros((len(children), len(letters) + 1), "int32")
+    table[1] = 1
+    level = [(0, 0)]  # (state, that ending's state)
+    while level:
+        following = []
+        for state, ending in level:
+            going = table[ending].copy() if state else table[0]
+            for letter, child in children[state].items():
+                if going[letter] != 1 and child != 1:
+                    following.append((child, int(going[letter])))
+                going[letter] = 1 if going[letter] == 1 else child
+            table[state] = going
+        level = following
+    return table, classes
 
-    longest = max(1, *map(len, token_bytes))
-    padded = np.full((len(token_bytes), longest), 256, "int32")
-    for row, piece in zip(padded, token_bytes, strict=True):
-        row[: len(piece)] = list(piece)
-    table = np.repeat(np.arange(len(prefixes), dtype="int32")[:, None], len(token_bytes), axis=1)
-    for column in padded.T:
-        table = by_byte[table, column[None]]
-    return table
+
+def _encoded(text) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"`stop_strings` must be a str, or a list of str. Received: {text!r} in it.")
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"A stop string must not hold half a surrogate pair. Received: {text!r}.") from error
+    if not encoded:
+        raise ValueError(f"A stop string must not be empty. Received: stop_strings={[text]}.")
+    return encoded

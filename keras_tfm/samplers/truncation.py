@@ -4,7 +4,10 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.samplers.processors import BANNED, Processor, require
+from keras_tfm.samplers.processors import BANNED, Processor, integer_of, require
+
+# Sums of probabilities in float32 are off by less.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class TopK(Processor):
     k: int = 50
 
     def __post_init__(self):
-        require(self.k >= 0 and int(self.k) == self.k, "`k` must be an integer of at least 0 (0 = off)", k=self.k)
+        object.__setattr__(self, "k", integer_of("k", self.k, 0, " (0 = off)"))
 
     def __call__(self, logits, tokens, step):
         def enough(kept):
@@ -32,6 +35,9 @@ class TopK(Processor):
 @dataclasses.dataclass(frozen=True)
 class TopP(Processor):
     """Nucleus: keeps the fewest most likely tokens whose probabilities reach `p`; 1 keeps all.
+
+    Tokens that are equally likely as the last of them are kept with it. A sum that rounding leaves 1e-6 short of `p`
+    reaches it.
 
     Args:
         p: float in (0, 1].
@@ -49,7 +55,7 @@ class TopP(Processor):
         probabilities = ops.softmax(logits, axis=-1)
 
         def enough(kept):
-            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.p
+            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.p - _ROUNDING
 
         kept = _above_threshold(probabilities, enough)
         return ops.where(ops.logical_or(kept, ops.greater_equal(self.p, 1.0)), logits, BANNED)
@@ -98,7 +104,7 @@ class Typical(Processor):
         strangeness = ops.abs(-logs - _entropy(probabilities, logs))
 
         def enough(kept):
-            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.mass
+            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.mass - _ROUNDING
 
         kept = _above_threshold(-strangeness, enough)
         return ops.where(ops.logical_or(kept, ops.greater_equal(self.mass, 1.0)), logits, BANNED)

@@ -90,3 +90,8 @@ def test_the_samplers_seed_is_the_default(tiny_writer):
     sampler = RandomSampler([Temperature(1.0)], seed=11)
     writer = ktfm.generation.TextGenerator(tiny_writer.model, tiny_writer.tokenizer, sampler)
     assert writer("a", max_new_tokens=10) == writer("a", max_new_tokens=10) == writer("a", max_new_tokens=10, seed=11)
+
+
+def test_one_stop_string_is_one_string(tiny_writer):
+    assert tiny_writer.options(stop_strings="the").stop_strings.strings == ("the",)
+    assert tiny_writer.options(stop_strings=["the", "\n"]).stop_strings.strings == ("the", "\n")

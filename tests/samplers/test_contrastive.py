@@ -56,3 +56,8 @@ def test_bad_arguments_raise(arguments, message):
 def test_several_texts_raise(model):
     with pytest.raises(ValueError, match="num_return_sequences=2"):
         model.generate(PROMPTS, sampler=ContrastiveSampler(), num_return_sequences=2)
+
+
+def test_more_candidates_than_tokens_raise(model):
+    with pytest.raises(ValueError, match="`top_k` must be at most .* top_k=99"):
+        model.generate(PROMPTS, sampler=ContrastiveSampler(top_k=99))

@@ -9,6 +9,7 @@ import pytest
 from keras_tfm.generation import TextGenerator
 from keras_tfm.samplers import (
     BanTokens,
+    Grammar,
     GreedySampler,
     RandomSampler,
     match_json_schema,
@@ -116,7 +117,7 @@ def test_a_schema_that_is_none_raises(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("sequences", "message"), [((), r"sequences=\[\]"), (((1, 9),), "greatest=9"), (((),), r"sequences=\(\)")]
+    ("sequences", "message"), [((), r"sequences=\(\)"), (((1, 9),), "greatest=9"), (((),), r"sequences=\(\)")]
 )
 def test_bad_sequences_raise(sequences, message):
     with pytest.raises(ValueError, match=message):
@@ -128,3 +129,75 @@ def test_tables_of_equal_tokens_are_shared(tokenizer):
     assert grammar.transitions.shape[1] < 32
     assert grammar.kinds.shape == (tokenizer.vocabulary_size,)
     assert np.asarray(grammar.transitions).dtype == np.int32
+
+
+class Words:
+    """A tokenizer of these tokens alone."""
+
+    def __init__(self, pieces, special=()):
+        self.pieces = pieces
+        self.vocabulary_size = len(pieces)
+        self.special_tokens = {pieces[i].decode(): i for i in special}
+
+    def token_bytes(self, token_id):
+        return self.pieces[token_id]
+
+
+def allowed_at(grammar, token_ids):
+    state = 0
+    for token_id in token_ids:
+        state = grammar.transitions[state, grammar.kinds[token_id]]
+    return [i for i, kind in enumerate(grammar.kinds) if grammar.transitions[state, kind] >= 0]
+
+
+def test_special_tokens_are_not_spelled():
+    words = Words([b"<end>", b'"', b"a", b"<", b"", b"<end"], special=(0,))
+    grammar = match_regex('"[^"]*"', words, end_token_ids=())
+    assert allowed_at(grammar, [1]) == [1, 2, 3, 5]
+
+
+def test_no_token_leads_where_no_token_leads_out():
+    """No token has a "c", so that "ab" is a way to "abd" only if a token has "bd"."""
+    assert allowed_at(match_regex("abc|abd|ae", Words([b"a", b"b", b"d", b"e"])), [0]) == [1, 3]
+    assert allowed_at(match_regex("abc|ae", Words([b"a", b"b", b"d", b"e"])), [0]) == [3]
+    with pytest.raises(ValueError, match="no sequence of tokens"):
+        match_regex("abc", Words([b"a", b"b"]))
+
+
+def test_a_writers_stop_tokens_end_a_text_only_where_it_may_end(model, tokenizer):
+    stop = tokenizer.encode("aa")[0]
+    answer = generate_eagerly(
+        model,
+        [[1]],
+        max_new_tokens=12,
+        sampler=RandomSampler((match_regex("a{3,5}b?", tokenizer),), seed=1),
+        num_return_sequences=8,
+        stop_token_ids=(tokenizer.end_of_text_id, stop),
+    )
+    texts = [tokenizer.decode(ids[:n]) for ids, n in zip(answer.token_ids, answer.num_tokens, strict=True)]
+    assert all(re.fullmatch("a{3,5}b?", text) for text in texts)
+    assert set(answer.finish_reasons) <= {"stop_token", "complete"}
+
+
+def test_own_tables_have_no_end_tokens():
+    grammar = Grammar(np.arange(3, dtype="int32"), np.zeros((1, 3), "int32"))
+    assert grammar.ending_at((1,)) is grammar
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a|b)*a(a|b){20}",
+        "(.{100}){100}",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("a{1000000000}", "((a{50}){50}){50}", "(?:){1000000000}")),
+    ],
+)
+def test_what_would_be_too_large_is_refused_before_it_is_built(pattern, tokenizer):
+    with pytest.raises(ValueError, match="a grammar may have [0-9]+ (states|parts)"):
+        match_regex(pattern, tokenizer)
+
+
+def test_tables_that_would_be_too_large_are_refused_before_they_are_made(tokenizer):
+    sequences = [[i % 100, i] for i in range(40_000)]
+    with pytest.raises(ValueError, match="may have 33554432 entries"):
+        match_one_of(sequences, 2**20)

@@ -220,3 +220,47 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
 def test_impossible_numbers_raise_and_are_shown(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_sizes_are_what_an_index_may_be():
+    for number in (np.int64(3), np.int32(3), np.uint8(3)):
+        made = (
+            samplers.TopK(number).k,
+            samplers.NoRepeatNgram(number).n,
+            samplers.BeamSampler(num_beams=number).num_beams,
+        )
+        assert made == (3, 3, 3)
+        assert samplers.ContrastiveSampler(top_k=number).top_k == 3
+        assert samplers.DiverseBeamSampler(num_beams=6, num_groups=number).num_groups == 3
+        assert samplers.MinNewTokens(number, np.array([5])) == samplers.MinNewTokens(3, (5,))
+        assert samplers.GreedySampler(seed=number).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: samplers.TopK(2.5), "`k` .* Received: k=2.5"),
+        (lambda: samplers.TopK(True), "k=True"),
+        (lambda: samplers.BeamSampler(num_beams="4"), "num_beams='4'"),
+        (lambda: samplers.GreedySampler(seed="a"), "`seed` must be an integer .* seed='a'"),
+        (lambda: samplers.BanTokens(5), "`token_ids` must hold ids, as in .* token_ids=5"),
+        (lambda: samplers.BanTokens("5"), "token_ids='5'"),
+        (lambda: samplers.BanTokens((1.5,)), r"token_ids=\(1.5,\)"),
+        (lambda: samplers.BanSequences((5, 6)), "`sequences` must hold ids, as in .* sequences=5"),
+        (lambda: samplers.BanSequences(5), "`sequences` must hold sequences"),
+        (lambda: samplers.PresencePenalty(float("nan")), "`penalty` must be a finite number"),
+        (lambda: samplers.PresencePenalty(float("inf")), "penalty=inf"),
+        (lambda: samplers.FrequencyPenalty(None), "penalty=None"),
+        (lambda: samplers.Temperature(float("inf")), "value=inf"),
+        (lambda: samplers.SequenceBias({(1,): float("nan")}), "biases=nan"),
+    ],
+)
+def test_what_is_no_such_number_raises_and_names_the_argument(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_nucleus_is_not_widened_by_rounding():
+    logits = np.log(np.array([[0.3, 0.1, 0.1, 0.5]], "float32"))
+    kept = np.asarray(samplers.TopP(0.8)(tf.constant(logits), None, None)) > samplers.BANNED
+    assert kept.tolist() == [[True, False, False, True]]

@@ -1,0 +1,408 @@
+"""Finite automata over bytes, made from expressions and bounded in size: what grammars are before they meet tokens."""
+
+import bisect
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# What building one grammar may cost. Each state of the finished automaton is a row of the tables that the compiled loop
+# reads, and each step of work takes some tenths of a microsecond: some seconds at most.
+MOST_STATES = 2**14
+MOST_PARTS = 2**18
+MOST_STEPS = 2**22
+
+SURROGATES = (0xD800, 0xDFFF)
+_LAST_CHARACTER = 0x10FFFF
+# How JSON writes what may not stand in a string as it is; other control characters are left out.
+_JSON_ESCAPES = {8: "b", 9: "t", 10: "n", 12: "f", 13: "r", 0x22: '"', 0x5C: "\\"}
+
+
+class TooLarge(ValueError):
+    """An expression whose automaton would pass the limits."""
+
+
+class Text(NamedTuple):
+    """Certain bytes."""
+
+    value: bytes
+
+
+class Chars(NamedTuple):
+    """One character of `ranges` of code points ((first, last), ...), as UTF-8; in JSON: as it stands in a string."""
+
+    ranges: tuple
+    in_json: bool = False
+
+
+class Sequence(NamedTuple):
+    """One part after the other."""
+
+    parts: tuple
+
+
+class Choice(NamedTuple):
+    """One of the options; of none nothing."""
+
+    options: tuple
+
+
+class Repeat(NamedTuple):
+    """The part, from `least` to `most` times; None = without end."""
+
+    part: Any
+    least: int = 0
+    most: int | None = None
+
+
+class Ways(NamedTuple):
+    """Every way from place 0 to a place of `ends`; each step (from, part, to) writes its part."""
+
+    steps: tuple
+    ends: tuple
+
+
+class Both(NamedTuple):
+    """What is of one expression and of the other."""
+
+    one: Any
+    other: Any
+
+
+class Without(NamedTuple):
+    """What is of one expression and not of the other."""
+
+    one: Any
+    other: Any
+
+
+class Exactly(NamedTuple):
+    """What an automaton reads to its end."""
+
+    automaton: Any
+
+
+NOTHING = Choice(())
+EMPTY = Text(b"")
+
+
+def optional(part) -> Repeat:
+    """The part, or nothing."""
+    return Repeat(part, 0, 1)
+
+
+def characters_without(*excluded: tuple[int, int]) -> tuple:
+    """The ranges of all characters but those of the given ranges; surrogates are none."""
+    ranges, first = [], 0
+    for low, high in sorted([*excluded, SURROGATES]):
+        if first < low:
+            ranges.append((first, low - 1))
+        first = max(first, high + 1)
+    return (*ranges, (first, _LAST_CHARACTER)) if first <= _LAST_CHARACTER else tuple(ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class Automaton:
+    """A deterministic automaton over bytes; state 0 is the start, and every state is on a way to an end.
+
+    classes: uint8 (256,), bytes of one class lead to the same states everywhere. table: int32 (states, classes), -1
+    where a byte may not come. ends: bool (states,), where a text may end. Without states there is no text at all.
+    """
+
+    classes: np.ndarray
+    table: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def num_states(self) -> int:
+        return len(self.table)
+
+    def reads(self, text: bytes) -> bool:
+        """Whether it is one of its texts."""
+        state = 0 if self.num_states else -1
+        for byte in text:
+            state = -1 if state < 0 else self.table[state, self.classes[byte]]
+        return bool(state >= 0 and self.ends[state])
+
+
+class Budget:
+    """What is left of the limits while one grammar is built."""
+
+    def __init__(self):
+        self.parts = MOST_PARTS
+        self.steps = MOST_STEPS
+
+    def take(self, parts: int = 0, steps: int = 0) -> None:
+        """Raises TooLarge when nothing is left."""
+        self.parts -= parts
+        self.steps -= steps
+        if self.parts < 0 or self.steps < 0:
+            raise TooLarge(
+                f"a grammar may have {MOST_PARTS} parts and take {MOST_STEPS} steps to build; this one needs more"
+            )
+
+    def check_states(self, num_states: int) -> None:
+        if num_states > MOST_STATES:
+            raise TooLarge(f"a grammar may have {MOST_STATES} states; this one needs more")
+
+
+def automaton_of(expression, budget: Budget | None = None) -> Automaton:
+    """The automaton that reads what the expression writes.
+
+    Raises:
+        TooLarge: before more than the limits of this file is done.
+
+    Reference: Aho, Sethi, Ullman 1986, "Compilers", section 3.7 (subset construction).
+    """
+    budget = budget or Budget()
+    places = _Places(budget)
+    start = places.new()
+    end = places.add(expression, start)
+    return _deterministic(places, start, end, budget)
+
+
+class _Places:
+    """A nondeterministic automaton under construction: byte ranges and empty steps between places."""
+
+    def __init__(self, budget):
+        self.budget = budget
+        self.ranges: list[list[tuple[int, int, int]]] = []
+        self.empty: list[list[int]] = []
+
+    def new(self) -> int:
+        self.budget.take(parts=1)
+        self.ranges.append([])
+        self.empty.append([])
+        return len(self.ranges) - 1
+
+    def add(self, part, start: int) -> int:
+        """Ways from `start` that write the part; where they end. Nothing leads back to `start` itself."""
+        self.budget.take(steps=1)
+        return getattr(self, f"_add_{type(part).__name__.lower()}")(part, start)
+
+    def _add_text(self, part, start):
+        for byte in part.value:
+            following = self.new()
+            self.ranges[start].append((byte, byte, following))
+            start = following
+        return start
+
+    def _add_chars(self, part, start):
+        end = self.new()
+        rests = {(): end}  # equal ends of characters are one way
+        for sequence in _byte_sequences(part.ranges, part.in_json):
+            for i in range(len(sequence) - 1, 0, -1):
+                if sequence[i:] not in rests:
+                    rests[sequence[i:]] = self.new()
+                    self.ranges[rests[sequence[i:]]].append((*sequence[i], rests[sequence[i + 1 :]]))
+            self.ranges[start].append((*sequence[0], rests[sequence[1:]]))
+        return end
+
+    def _add_sequence(self, part, start):
+        for item in part.parts:
+            start = self.add(item, start)
+        return start
+
+    def _add_choice(self, part, start):
+        end = self.new()
+        for option in part.options:
+            self.empty[self.add(option, start)].append(end)
+        return end
+
+    def _add_repeat(self, part, start):
+        for _ in range(part.least):
+            start = self.add(part.part, start)
+        end = self.new()
+        if part.most is None:
+            self.empty[start].append(end)
+            self.empty[self.add(part.part, end)].append(end)
+            return end
+        for _ in range(part.most - part.least):
+            self.empty[start].append(end)
+            start = self.add(part.part, start)
+        self.empty[start].append(end)
+        return end
+
+    def _add_ways(self, part, start):
+        places = {0: self.new()}
+        self.empty[start].append(places[0])
+        for source, label, target in part.steps:
+            for name in (source, target):
+                if name not in places:
+                    places[name] = self.new()
+            self.empty[self.add(label, places[source])].append(places[target])
+        end = self.new()
+        for name in part.ends:
+            if name in places:
+                self.empty[places[name]].append(end)
+        return end
+
+    def _add_both(self, part, start):
+        return self._add_automaton(_product(part.one, part.other, self.budget, is_both=True), start)
+
+    def _add_without(self, part, start):
+        return self._add_automaton(_product(part.one, part.other, self.budget, is_both=False), start)
+
+    def _add_exactly(self, part, start):
+        return self._add_automaton(part.automaton, start)
+
+    def _add_automaton(self, automaton, start):
+        places = [self.new() for _ in range(automaton.num_states)]
+        end = self.new()
+        if not places:
+            return end
+        self.empty[start].append(places[0])
+        # Bytes side by side that lead to the same state are one range.
+        rows = automaton.table[:, automaton.classes]
+        for place, row, is_end in zip(places, rows, automaton.ends, strict=True):
+            borders = np.flatnonzero(np.diff(row)) + 1
+            for low, high in zip([0, *borders], [*borders, 256], strict=True):
+                if row[low] >= 0:
+                    self.ranges[place].append((int(low), int(high) - 1, places[row[low]]))
+            if is_end:
+                self.empty[place].append(end)
+        return end
+
+
+def _deterministic(places: _Places, start: int, end: int, budget: Budget) -> Automaton:
+    """By the subset construction."""
+    borders = sorted(
+        {0, *(border for ranges in places.ranges for low, high, _ in ranges for border in (low, high + 1))}
+    )
+    borders = [border for border in borders if border < 256]
+    ranges = [
+        [
+            (bisect.bisect_right(borders, low) - 1, bisect.bisect_right(borders, high), target)
+            for low, high, target in row
+        ]
+        for row in places.ranges
+    ]
+    reached: dict[int, frozenset] = {}
+
+    def after(place: int) -> frozenset:
+        """The places with ways of their own that empty steps lead to."""
+        if place not in reached:
+            seen, stack = {place}, [place]
+            while stack:
+                for target in places.empty[stack.pop()]:
+                    if target not in seen:
+                        seen.add(target)
+                        stack.append(target)
+            budget.take(steps=len(seen))
+            reached[place] = frozenset(p for p in seen if ranges[p] or p == end)
+        return reached[place]
+
+    numbers: dict[frozenset, int] = {after(start): 0}
+    states = [after(start)]
+    by_targets: dict[frozenset, int] = {}
+    table = []
+    for state in states:  # grows meanwhile
+        targets: list[set] = [set() for _ in borders]
+        for place in state:
+            for low, high, target in ranges[place]:
+                budget.take(steps=high - low)
+                for i in range(low, high):
+                    targets[i].add(target)
+        row = []
+        for group in map(frozenset, targets):
+            if group and group not in by_targets:
+                union = frozenset().union(*map(after, group))
+                budget.take(steps=len(union))
+                if union not in numbers:
+                    numbers[union] = len(states)
+                    states.append(union)
+                    budget.check_states(len(states))
+                by_targets[group] = numbers[union]
+            row.append(by_targets[group] if group else -1)
+        table.append(row)
+    classes = np.searchsorted(borders, np.arange(256), side="right") - 1
+    return _trimmed(classes, np.asarray(table, "int32"), np.asarray([end in state for state in states]))
+
+
+def _product(one, other, budget: Budget, is_both: bool) -> Automaton:
+    """What both expressions write, or the first alone."""
+    one, other = automaton_of(one, budget), automaton_of(other, budget)
+    if not one.num_states or (is_both and not other.num_states):
+        return _none()
+    pairs, classes = np.unique(np.stack([one.classes, other.classes]), axis=1, return_inverse=True)
+    # Where the other one has no way on, it is in a state more, for good.
+    lost = other.num_states
+    others = np.concatenate([other.table, np.full((1, other.table.shape[1]), -1, "int32")])
+    rows = one.table[:, pairs[0]], np.where(others < 0, lost, others)[:, pairs[1]]
+    numbers = {(0, 0 if other.num_states else lost): 0}
+    states = list(numbers)
+    table = []
+    for state in states:  # grows meanwhile
+        row = []
+        budget.take(steps=pairs.shape[1])
+        for pair in zip(rows[0][state[0]].tolist(), rows[1][state[1]].tolist(), strict=True):
+            if pair[0] < 0 or (is_both and pair[1] == lost):
+                row.append(-1)
+                continue
+            if pair not in numbers:
+                numbers[pair] = len(states)
+                states.append(pair)
+                budget.check_states(len(states))
+            row.append(numbers[pair])
+        table.append(row)
+    ends = [one.ends[a] and (b < lost and other.ends[b]) == is_both for a, b in states]
+    return _trimmed(classes.reshape(-1), np.asarray(table, "int32"), np.asarray(ends))
+
+
+def _trimmed(classes, table, ends) -> Automaton:
+    """The automaton with the states alone from which a text can end, and with as few classes as possible."""
+    before: list[list[int]] = [[] for _ in table]
+    for state, row in enumerate(table):
+        for target in set(row.tolist()) - {-1}:
+            before[target].append(state)
+    is_alive = np.asarray(ends, "bool").copy()
+    stack = np.flatnonzero(is_alive).tolist()
+    while stack:
+        for state in before[stack.pop()]:
+            if not is_alive[state]:
+                is_alive[state] = True
+                stack.append(state)
+    if not is_alive[0]:
+        return _none()
+    numbers = np.append(np.where(is_alive, np.cumsum(is_alive) - 1, -1), -1).astype("int32")
+    columns, own_class = np.unique(numbers[table[is_alive]], axis=1, return_inverse=True)
+    return Automaton(own_class.reshape(-1)[classes].astype("uint8"), columns, np.asarray(ends)[is_alive])
+
+
+def _none() -> Automaton:
+    return Automaton(np.zeros(256, "uint8"), np.zeros((0, 1), "int32"), np.zeros(0, "bool"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _byte_sequences(ranges: tuple, in_json: bool) -> tuple:
+    """The characters of the ranges as sequences of byte ranges ((first, last), ...)."""
+    sequences = []
+    if in_json:
+        for code, letter in _JSON_ESCAPES.items():
+            if any(low <= code <= high for low, high in ranges):
+                sequences.append(tuple((byte, byte) for byte in b"\\" + letter.encode()))
+        ranges = _intersected(ranges, characters_without((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)))
+    for low, high in _intersected(ranges, characters_without()):
+        sequences += _utf8_ranges(low, high)
+    return tuple(sequences)
+
+
+def _intersected(ranges: Iterable, others: Iterable) -> list[tuple[int, int]]:
+    return [(max(a, c), min(b, d)) for a, b in ranges for c, d in others if max(a, c) <= min(b, d)]
+
+
+def _utf8_ranges(low: int, high: int) -> list[tuple]:
+    """The UTF-8 of the code points from `low` to `high`, as few products of byte ranges."""
+    for limit in (0x7F, 0x7FF, 0xFFFF):
+        if low <= limit < high:
+            return [*_utf8_ranges(low, limit), *_utf8_ranges(limit + 1, high)]
+    for i in range(1, len(chr(high).encode())):
+        rest = (1 << 6 * i) - 1  # what the last i bytes hold
+        if low & ~rest != high & ~rest:
+            if low & rest:
+                return [*_utf8_ranges(low, low | rest), *_utf8_ranges((low | rest) + 1, high)]
+            if high & rest != rest:
+                return [*_utf8_ranges(low, (high & ~rest) - 1), *_utf8_ranges(high & ~rest, high)]
+    return [tuple(zip(chr(low).encode(), chr(high).encode(), strict=True))]
