@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.reader import read_any_json, read_json
+from keras_tfm.files import read_json, read_json_object
 from keras_tfm.layers import FirstTokenPooling, MeanPooling
 from keras_tfm.models import SentenceEncoder
 
@@ -34,7 +34,7 @@ def sentence_encoder(encoder, folder: Path) -> SentenceEncoder:
     Raises:
         ValueError: for modules other than the encoder, a pooling by mean or first token, and the normalization.
     """
-    modules = read_any_json(folder / MODULES)
+    modules = read_json(folder / MODULES)
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
         for module in modules
@@ -54,7 +54,9 @@ def sentence_encoder(encoder, folder: Path) -> SentenceEncoder:
     path = folder / pooling / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"The pooling that {MODULES} names must be there. Received: no {path}.")
-    modes = [name for name, value in read_json(path).items() if name.startswith("pooling_mode") and value is True]
+    modes = [
+        name for name, value in read_json_object(path).items() if name.startswith("pooling_mode") and value is True
+    ]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise ValueError(f"The pooling of a sentence encoder must be one of {sorted(_POOLINGS)}. Received: {modes}.")
     model = SentenceEncoder(encoder, _POOLINGS[modes[0]](dtype="float32", name="pooling"))
