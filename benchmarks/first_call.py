@@ -182,7 +182,7 @@ WORKERS = {
 def byte_tokenizer(vocabulary_size: int):
     """A tokenizer of bytes for a vocabulary of any size: as many ids as a text has bytes."""
     from keras_tfm.tokenizers import BytePairTokenizer
-    from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
+    from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS
 
     unused = [f"<|unused_{i}|>" for i in range(256, vocabulary_size)]
     return BytePairTokenizer({token: i for i, token in enumerate([*BYTE_SYMBOLS, *unused])}, [])

@@ -12,10 +12,11 @@ from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.config_keys import HARMLESS, read_config
 from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.checkpoints.location import SETTINGS, WEIGHTS, download
-from keras_tfm.checkpoints.reader import SafetensorsFiles, Source, read_json
+from keras_tfm.checkpoints.reader import SafetensorsFiles, Source
 from keras_tfm.checkpoints.sentence_transformers import MODULES, SentenceSettings, read_settings, without_pooler
 from keras_tfm.checkpoints.tensors import parts_of
 from keras_tfm.checkpoints.tokenizer import roles_in, tokenizer_in, with_roles
+from keras_tfm.files import read_json_object
 
 
 class FolderCheckpoint(Checkpoint):
@@ -93,7 +94,7 @@ class FolderCheckpoint(Checkpoint):
     def json(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file of the folder, which is read once; None if it is not there."""
         if name not in self._json:
-            self._json[name] = read_json(self.path / name) if (self.path / name).is_file() else None
+            self._json[name] = read_json_object(self.path / name) if (self.path / name).is_file() else None
         return self._json[name]
 
     @functools.cached_property

@@ -1,18 +1,18 @@
 """Tensors from safetensors files, some rows at a time, and checked before any is read."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from keras_tfm.files import read_json_object
+
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHERS = ("*.h5", "*.msgpack")  # of TensorFlow and Flax, which only transformers 4 reads
 _DTYPES = ("F32", "F16", "BF16")
-_LARGEST_JSON = 64 * 2**20  # bytes; the index of a model of 1,000 billion weights has some 10 MB
 # Pages of a mapped file that were read count as memory of the process until the file is closed.
 _READ_BETWEEN_CLOSES = 8 * 2**20
 
@@ -97,28 +97,6 @@ class SafetensorsFiles:
         return rows
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: if it is no JSON, no object, or unreasonably large.
-    """
-    content = read_any_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object. Received: {str(content)[:60]}.")
-    return content
-
-
-def read_any_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError if it is none, or unreasonably large."""
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(f"{path} must have at most {_LARGEST_JSON:,} bytes. Received: {path.stat().st_size:,}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON in UTF-8. Received: {error}.") from error
-
-
 def refuse_file(path: Path) -> None:
     """Raises the ValueError that says what to do with a file that is given in the place of a folder."""
     if any(path.match(pattern) for pattern in (*_PICKLES, *_OTHERS)):
@@ -142,7 +120,7 @@ def _single(folder: Path) -> Path:
 
 def _weight_map(folder: Path) -> dict[str, Path]:
     """Name of each tensor -> the shard that the index says it is in."""
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    weight_map = read_json_object(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / _INDEX} must have a `weight_map`. Received: weight_map={str(weight_map)[:60]}.")
     for name in sorted({str(name) for name in weight_map.values()}):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.reader import read_any_json
+from keras_tfm.files import read_json
 from keras_tfm.layers import FirstTokenPooling, MeanPooling
 from keras_tfm.models import SentenceEncoder
 
@@ -121,7 +121,7 @@ def read_settings(folder: Path, read: Callable[[str], dict[str, Any] | None]) ->
 
 def _modules(folder: Path) -> tuple[list[str], str]:
     """The kinds of the modules, and the folder of the pooling."""
-    modules = read_any_json(folder / MODULES)
+    modules = read_json(folder / MODULES)
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
         for module in modules

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_tfm.checkpoints.reader import read_json
-from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from keras_tfm.files import read_json_object
+from keras_tfm.tokenizers import BytePairTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 from keras_tfm.tokenizers.sentence_piece import FILE_NAMES
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -42,6 +42,10 @@ def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size:
         model = next(folder / name for name in FILE_NAMES if (folder / name).is_file()).read_bytes()
         size = max(SentencePieceTokenizer(model).vocabulary_size, size or 0)
         return SentencePieceTokenizer(model, size, end_of_text)
+    if kind == "WordLevel":
+        tokenizer = CharacterTokenizer.from_json(document)
+        end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else tokenizer.end_of_text
+        return CharacterTokenizer(tokenizer.characters, tokenizer.special_tokens, end_of_text)
     if kind != "BPE":
         raise ValueError(
             f"A tokenizer must be byte-level BPE, WordPiece or a SentencePiece model. Received: {kind} in {folder}, "
@@ -111,7 +115,7 @@ def _kind(folder: Path, document: dict[str, Any] | None) -> str:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _has(tokenizer, token: str) -> bool:
@@ -130,7 +134,7 @@ def write_tokenizer_config(folder: Path, tokenizer, chat_template: str | None = 
     if isinstance(tokenizer, WordPieceTokenizer):
         config.update({role: token for role, token in _BERT_ROLES.items() if token in tokenizer.special_tokens})
     config.update(getattr(tokenizer, "checkpoint_roles", {}))
-    if isinstance(tokenizer, BytePairTokenizer | SentencePieceTokenizer) and tokenizer.end_of_text_id is not None:
+    if getattr(tokenizer, "end_of_text_id", None) is not None:
         config["eos_token"] = tokenizer.id_to_token(tokenizer.end_of_text_id)
     if chat_template is not None:
         config["chat_template"] = chat_template

@@ -77,7 +77,7 @@ def pack(
         texts_or_files: a document as a `str`, a file (UTF-8, one document) as a `pathlib.Path`, an iterable of these,
             or a tf.data.Dataset of scalar strings or of dicts with a scalar string "text", as `tfds.load` gives it.
         tokenizer: maps a list of n strings to an integer RaggedTensor (n, tokens); it may have an `end_of_text_id`.
-            Usually a `keras_tfm.tokenizers.BytePairTokenizer`.
+            Usually a `keras_tfm.tokenizers.Tokenizer`, such as `BytePairTokenizer`.
         sequence_length: int, T, the number of predictions in a window.
         remainder: "drop" leaves out the tokens after the last whole window, fewer than `sequence_length`; "pad" fills a
             last window with id 0 and gives these predictions a sample weight of 0.

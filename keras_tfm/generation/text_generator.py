@@ -15,8 +15,8 @@ class TextGenerator:
 
     Args:
         model: `CausalLM`.
-        tokenizer: `BytePairTokenizer` of the same vocabulary. If it has an end-of-text token, a text ends there, and
-            an empty prompt starts from it.
+        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary. If it has an end-of-text
+            token, a text ends there, and an empty prompt starts from it.
         sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
         stop_token_ids: ids at which a text ends besides, for example those of `checkpoints.load_stop_token_ids`.
 

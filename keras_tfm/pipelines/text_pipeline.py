@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_tfm.layers.parts import check_positive
 from keras_tfm.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
-from keras_tfm.tokenizers.byte_alphabet import check_encodable
+from keras_tfm.tokenizers.vocabulary import check_encodable
 
 _NAMES = ("texts", "pairs", "prompts", "questions", "contexts")
 TEXTS = {name: tf.TensorSpec([None], tf.string, name=name) for name in _NAMES}

@@ -1,9 +1,19 @@
 """Tokenizers that train, encode and decode, and run inside TensorFlow graphs."""
 
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
+from keras_tfm.tokenizers.character import CharacterTokenizer
 from keras_tfm.tokenizers.sentence_packer import SentencePacker
 from keras_tfm.tokenizers.sentence_piece import SentencePieceTokenizer
 from keras_tfm.tokenizers.text_words import split_words
+from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
-__all__ = ["BytePairTokenizer", "SentencePacker", "SentencePieceTokenizer", "WordPieceTokenizer", "split_words"]
+__all__ = [
+    "BytePairTokenizer",
+    "CharacterTokenizer",
+    "SentencePacker",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "WordPieceTokenizer",
+    "split_words",
+]

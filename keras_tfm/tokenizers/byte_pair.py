@@ -3,21 +3,28 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.arguments import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
-from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
-from keras_tfm.tokenizers.byte_pair_files import read_vocabulary, vocabulary_from_json, write_vocabulary
-from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_vocabulary
-from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
+from keras_tfm.tokenizers.byte_pair_files import arguments_from_json, read_arguments, write_tokenizer
+from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_arguments
+from keras_tfm.tokenizers.byte_pair_vocabulary import (
+    check_byte_pair_special_tokens,
+    check_choices,
+    check_symbols,
+    check_together,
+    ranks_of,
+)
 from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.unicode_nfc import NormalizationC
+from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, as_strings, id_table, symbols_to_bytes, tokens_of
 from keras_tfm.tokenizers.word_splitter import WordSplitter
 
 
-class BytePairTokenizer(tf.Module):
+class BytePairTokenizer(Tokenizer):
     """Byte-level BPE as in GPT-2: any text to token ids and back.
 
     One implementation in core TensorFlow ops runs eagerly, in `tf.data`, in `tf.function` and inside a SavedModel that
@@ -67,6 +74,8 @@ class BytePairTokenizer(tf.Module):
         Learners", section 2.2.
     """
 
+    _token_hint = " Tokens are written in GPT-2's byte alphabet: 'Ġ' is a space."
+
     def __init__(
         self,
         vocabulary: Mapping[str, int],
@@ -79,52 +88,42 @@ class BytePairTokenizer(tf.Module):
         normalization: str | None = None,
         plain_tokens: Iterable[str] = (),
         *,
-        post_processor: dict[str, Any] | None = None,
+        post_processor: Mapping[str, Any] | None = None,
         lstrip_tokens: Iterable[str] = (),
     ):
-        super().__init__(name="byte_pair_tokenizer")
-        self._vocabulary = BytePairVocabulary(
-            vocabulary,
-            merges,
-            special_tokens,
-            words,
-            whole_words,
-            end_of_text,
-            drops_bytes,
-            normalization,
-            plain_tokens,
-            post_processor,
-            lstrip_tokens,
-        )
-        token_ids, token_bytes = self._vocabulary.token_ids, self._vocabulary.token_bytes
-        self._normalization = NormalizationC() if normalization else None
-        self._split = WordSplitter(self.special_tokens, words, self._normalization, self._vocabulary.lstrip_tokens)
+        check_choices(words, normalization)
+        tokens, special_tokens = tokens_of(vocabulary), check_byte_pair_special_tokens(special_tokens, vocabulary)
+        ranks = ranks_of(merges, vocabulary)
+        plain_tokens = as_strings("plain_tokens", plain_tokens)
+        lstrip_tokens = as_strings("lstrip_tokens", lstrip_tokens)
+        check_symbols(vocabulary, drops_bytes)
+        check_together(ranks, special_tokens, plain_tokens, lstrip_tokens)
+        if end_of_text is None and "<|endoftext|>" in special_tokens:
+            end_of_text = "<|endoftext|>"
+        is_special = set(special_tokens)
+        pieces = [token.encode() if token in is_special else symbols_to_bytes(token) for token in tokens]
+        super().__init__(tokens, pieces, special_tokens, end_of_text, plain_tokens)
+
+        self.words = words
+        self.whole_words = whole_words
+        self.drops_bytes = drops_bytes
+        self.normalization = normalization
+        self.plain_tokens = frozenset(plain_tokens)
+        self.lstrip_tokens = frozenset(lstrip_tokens)
+        # No dict: TensorFlow would track it.
+        self.post_processor = None if post_processor is None else MappingProxyType(dict(post_processor))
+        self._ranks = ranks
+        normalize = NormalizationC() if normalization else None
+        self._split = WordSplitter(special_tokens, words, normalize, self.lstrip_tokens)
         self._merge = PairMerger(
-            byte_ids=[token_ids.get(symbol, -1) for symbol in BYTE_SYMBOLS],
-            merges=[(token_ids[a], token_ids[b], token_ids[a + b]) for a, b in self._vocabulary.merges],
-            vocabulary_size=self.vocabulary_size,
+            byte_ids=[vocabulary.get(symbol, -1) for symbol in BYTE_SYMBOLS],
+            merges=[(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in ranks],
+            vocabulary_size=len(tokens),
         )
-        is_special = [token in self.special_tokens for token in self._vocabulary.tokens]
-        is_skipped = [
-            special and token not in self._vocabulary.plain_tokens
-            for special, token in zip(is_special, self._vocabulary.tokens, strict=True)
-        ]
-        ordinary_bytes = [b"" if skipped else piece for skipped, piece in zip(is_skipped, token_bytes, strict=True)]
-        with tf.init_scope(), tf.device("CPU:0"):
-            self._token_bytes = tf.constant(token_bytes, tf.string)
-            self._ordinary_bytes = tf.constant(ordinary_bytes, tf.string)
-            # Words that are not merged from bytes, and their ids.
-            whole = [
-                (piece, token_id)
-                for token_id, (piece, special) in enumerate(zip(token_bytes, is_special, strict=True))
-                if special or whole_words
-            ]
-            self._whole_ids = None
-            if whole:
-                self._whole_ids = tf.lookup.StaticHashTable(
-                    tf.lookup.KeyValueTensorInitializer(*zip(*whole, strict=True), tf.string, tf.int32),
-                    default_value=-1,
-                )
+        # Words that are not merged from bytes. Of two tokens of the same bytes the special one counts.
+        whole = {piece: i for i, piece in enumerate(pieces) if whole_words or tokens[i] in is_special}
+        whole.update({token.encode(): vocabulary[token] for token in special_tokens})
+        self._whole_ids = id_table(whole) if whole else None
 
     @classmethod
     def train(
@@ -147,7 +146,7 @@ class BytePairTokenizer(tf.Module):
         Raises:
             ValueError: if `vocabulary_size` is too small or there is no text.
         """
-        return cls._from_vocabulary(train_byte_pair_vocabulary(texts_or_files, vocabulary_size, special_tokens))
+        return cls(**train_byte_pair_arguments(texts_or_files, vocabulary_size, special_tokens))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "BytePairTokenizer":
@@ -166,164 +165,45 @@ class BytePairTokenizer(tf.Module):
                 (a normalizer, `add_prefix_space`, an unknown token, added tokens of single words, ...). What it does to
                 ids afterwards, such as a first token before each text, is kept for `save` but not done.
         """
-        return cls._from_vocabulary(read_vocabulary(path))
+        return cls(**read_arguments(path))
 
     @classmethod
     def from_json(cls, document: Any) -> "BytePairTokenizer":
         """Reads the content of a tokenizer.json, as `json.load` gives it; ValueError as `from_file`."""
-        return cls._from_vocabulary(vocabulary_from_json(document))
-
-    @classmethod
-    def _from_vocabulary(cls, vocabulary: BytePairVocabulary) -> "BytePairTokenizer":
-        return cls(*_arguments(vocabulary), **_keywords(vocabulary))
+        return cls(**arguments_from_json(document))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt into a folder, which is made if need be.
 
         Each file is written beside its place and then renamed. `tokenizers.Tokenizer.from_file` loads tokenizer.json.
         """
-        write_vocabulary(self._vocabulary, folder)
+        write_tokenizer(self, folder)
 
     def changed(self, **arguments: Any) -> "BytePairTokenizer":
         """A tokenizer like this one with other values for some of the constructor's arguments."""
-        names = ("vocabulary", "merges", "special_tokens", "words", "whole_words", "end_of_text", "drops_bytes")
-        names += ("normalization", "plain_tokens")
-        own = dict(zip(names, _arguments(self._vocabulary), strict=True))
-        return type(self)(**{**own, **_keywords(self._vocabulary), **arguments})
-
-    def __reduce__(self):
-        # Tables cannot be pickled or copied: make them anew.
-        return _rebuilt, (type(self), _arguments(self._vocabulary), _keywords(self._vocabulary))
+        return type(self)(**{**self.get_config(), **arguments})
 
     @property
-    def vocabulary_size(self) -> int:
-        """The number of tokens, V; ids are 0, 1, ..., V - 1."""
-        return len(self._vocabulary.tokens)
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Read-only dict from special token to id."""
-        return self._vocabulary.special_tokens
-
-    @property
-    def end_of_text_id(self) -> int | None:
-        """The id of the special token at which a text ends; None if there is none."""
-        return None if self._vocabulary.end_of_text is None else self.special_tokens[self._vocabulary.end_of_text]
+    def merges(self) -> tuple[tuple[str, str], ...]:
+        """The merges in order of rank."""
+        return tuple(self._ranks)
 
     @property
     def packs_as_roberta(self) -> bool:
         """Whether the files that this was read from pack texts as RoBERTa's do, or do not say how."""
-        return (self._vocabulary.post_processor or {}).get("type", "RobertaProcessing") == "RobertaProcessing"
+        return (self.post_processor or {}).get("type", "RobertaProcessing") == "RobertaProcessing"
 
-    def token_to_id(self, token: str) -> int:
-        """The id of a token written in the byte alphabet ("Ġthe"), or of a special token."""
-        if token not in self._vocabulary.token_ids:
-            raise ValueError(
-                f"`token` must be in the vocabulary. Received: {token!r}. Tokens are written in GPT-2's byte "
-                "alphabet: 'Ġ' is a space."
+    def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        words = self._split(texts)  # (B, words)
+        distinct, index = tf.unique(words.values)
+        if self._whole_ids is None:
+            ids = self._merge(distinct)  # (distinct words, tokens)
+        else:
+            whole = self._whole_ids.lookup(distinct)
+            is_whole = whole >= 0
+            merged = self._merge(tf.where(is_whole, "", distinct))
+            whole = tf.RaggedTensor.from_row_lengths(
+                tf.boolean_mask(whole, is_whole), tf.cast(is_whole, tf.int64), validate=False
             )
-        return self._vocabulary.token_ids[token]
-
-    def id_to_token(self, token_id: int) -> str:
-        """The token of an id, in the byte alphabet ("Ġthe")."""
-        check_ids(token_id, self.vocabulary_size)
-        return self._vocabulary.tokens[token_id]
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that an id stands for (b" the"): often, but not always, whole UTF-8 characters."""
-        check_ids(token_id, self.vocabulary_size)
-        return self._vocabulary.token_bytes[token_id]
-
-    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
-        texts = as_string_tensor(texts)
-        if texts.shape.rank == 0:
-            return self._tokenize(texts[None]).values
-        return self._tokenize(texts)
-
-    def encode(self, text: Any) -> list[int] | list[list[int]]:
-        """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
-
-        Args:
-            text: a string, or a list, array or tensor of strings.
-
-        Returns:
-            list of ints for one string, list of lists of ints for several.
-        """
-        return as_lists(self(text))
-
-    def detokenize(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
-        """The bytes that ids stand for, in the graph.
-
-        Args:
-            token_ids: integers (T,) or (B, T), or RaggedTensor (B, tokens).
-            skip_special_tokens: bool, leave special tokens out.
-
-        Returns:
-            string () or (B,). It may begin or end within a UTF-8 character if the ids do.
-
-        Raises:
-            tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
-        """
-        token_ids = as_id_tensor(token_ids)
-        with tf.device("CPU:0"):
-            pieces = self._ordinary_bytes if skip_special_tokens else self._token_bytes
-            return tf.strings.reduce_join(tf.gather(pieces, tf.cast(token_ids, tf.int64)), axis=-1)
-
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
-        """The text that ids stand for; bytes that are no UTF-8 become U+FFFD.
-
-        Args:
-            token_ids: list, array or tensor of integers (T,) or (B, T); nested lists and RaggedTensors may have rows
-                of any lengths.
-            skip_special_tokens: bool, leave special tokens out.
-
-        Returns:
-            str for (T,), list of str for rows. An empty list is one row without ids: "".
-
-        Raises:
-            ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
-        """
-        rows, is_batch = as_id_rows(token_ids)
-        check_ids(rows.values.numpy(), self.vocabulary_size)
-        texts = self.detokenize(rows if is_batch else rows.values, skip_special_tokens).numpy()
-        return [text.decode("utf-8", "replace") for text in texts] if is_batch else texts.decode("utf-8", "replace")
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        with tf.device("CPU:0"):
-            words = self._split(texts)  # (B, words)
-            distinct, index = tf.unique(words.values)
-            if self._whole_ids is not None:
-                whole = self._whole_ids.lookup(distinct)
-                is_whole = whole >= 0
-                ids = self._merge(tf.where(is_whole, "", distinct))
-                whole = tf.RaggedTensor.from_row_lengths(
-                    tf.boolean_mask(whole, is_whole), tf.cast(is_whole, tf.int64), validate=False
-                )
-                ids = tf.concat([ids, whole], axis=1)  # a word has either
-            else:
-                ids = self._merge(distinct)
-            return tf.gather(ids, words.with_values(index)).merge_dims(1, 2)
-
-
-def _arguments(vocabulary: BytePairVocabulary) -> tuple:
-    """What a tokenizer of this vocabulary is made from."""
-    return (
-        dict(vocabulary.token_ids),
-        vocabulary.merges,
-        tuple(vocabulary.special_tokens),
-        vocabulary.words,
-        vocabulary.whole_words,
-        vocabulary.end_of_text,
-        vocabulary.drops_bytes,
-        vocabulary.normalization,
-        tuple(vocabulary.plain_tokens),
-    )
-
-
-def _keywords(vocabulary: BytePairVocabulary) -> dict[str, Any]:
-    return {"post_processor": vocabulary.post_processor, "lstrip_tokens": tuple(vocabulary.lstrip_tokens)}
-
-
-def _rebuilt(cls: type, arguments: tuple, keywords: dict[str, Any]) -> BytePairTokenizer:
-    return cls(*arguments, **keywords)
+            ids = tf.concat([merged, whole], axis=1)  # a word has either
+        return tf.gather(ids, words.with_values(index)).merge_dims(1, 2)

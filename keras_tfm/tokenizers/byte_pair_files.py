@@ -3,12 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
-from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary
-from keras_tfm.tokenizers.files import parts_of, read_json, replace_file
+from keras_tfm.files import read_json, read_json_object, replace_file
+from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, parts_of
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of
+
+if TYPE_CHECKING:
+    from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
 
 # GPT-2's own release used the second pair of names.
 _GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -18,8 +20,8 @@ _NFC = {"type": "NFC"}
 _POST_PROCESSORS = ("ByteLevel", "TemplateProcessing", "RobertaProcessing")
 
 
-def read_vocabulary(path: str | os.PathLike) -> BytePairVocabulary:
-    """Reads a tokenizer.json, or a folder that holds one or GPT-2's two files.
+def read_arguments(path: str | os.PathLike) -> dict[str, Any]:
+    """The arguments of a `BytePairTokenizer`, from a tokenizer.json, or a folder with one or with GPT-2's two files.
 
     Raises:
         FileNotFoundError: if there are no such files.
@@ -27,32 +29,32 @@ def read_vocabulary(path: str | os.PathLike) -> BytePairVocabulary:
     """
     path = Path(path)
     if path.is_file():
-        return vocabulary_from_json(read_json(path))
+        return arguments_from_json(read_json(path))
     if (path / "tokenizer.json").is_file():
-        return vocabulary_from_json(read_json(path / "tokenizer.json"))
+        return arguments_from_json(read_json(path / "tokenizer.json"))
     for tokens_name, merges_name in _GPT2_FILES:
         if (path / tokens_name).is_file() and (path / merges_name).is_file():
-            token_ids = read_json(path / tokens_name)
+            token_ids = read_json_object(path / tokens_name)
             merges = _parse_merges((path / merges_name).read_text(encoding="utf-8"))
-            return BytePairVocabulary(token_ids, merges, _unmade_tokens(token_ids, merges))
+            return {"vocabulary": token_ids, "merges": merges, "special_tokens": _unmade_tokens(token_ids, merges)}
     raise FileNotFoundError(
         "`path` must be a tokenizer.json, or a folder with tokenizer.json, vocab.json and merges.txt, or encoder.json "
         f"and vocab.bpe. Received: {str(path)!r}, " + ("without these." if path.is_dir() else "which does not exist.")
     )
 
 
-def write_vocabulary(vocabulary: BytePairVocabulary, folder: str | os.PathLike) -> None:
+def write_tokenizer(tokenizer: "BytePairTokenizer", folder: str | os.PathLike) -> None:
     """Writes tokenizer.json, vocab.json and merges.txt; each is complete before it takes its name."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    merges = "\n".join([_MERGES_HEADER, *(f"{left} {right}" for left, right in vocabulary.merges)]) + "\n"
-    replace_file(folder / "vocab.json", json.dumps(dict(vocabulary.token_ids), ensure_ascii=False))
+    merges = "\n".join([_MERGES_HEADER, *(f"{left} {right}" for left, right in tokenizer.merges)]) + "\n"
+    replace_file(folder / "vocab.json", json.dumps(dict(tokenizer.vocabulary), ensure_ascii=False))
     replace_file(folder / "merges.txt", merges)
-    replace_file(folder / "tokenizer.json", json.dumps(vocabulary_to_json(vocabulary), ensure_ascii=False, indent=1))
+    replace_file(folder / "tokenizer.json", json.dumps(json_of(tokenizer), ensure_ascii=False, indent=1))
 
 
-def vocabulary_from_json(document: Any) -> BytePairVocabulary:
-    """Reads the content of a tokenizer.json, and refuses what would tokenize otherwise than we do."""
+def arguments_from_json(document: Any) -> dict[str, Any]:
+    """The arguments of a `BytePairTokenizer`, from a tokenizer.json; what would tokenize otherwise is refused."""
     model, token_ids, added_tokens = parts_of(document)
     _expect("model.type", model.get("type", "BPE"), "BPE")
     for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -78,18 +80,18 @@ def vocabulary_from_json(document: Any) -> BytePairVocabulary:
     merges = model.get("merges")
     if not isinstance(merges, list) or not all(isinstance(merge, str | list) for merge in merges):
         raise ValueError(f"`model.merges` of a tokenizer.json must be a list of pairs. Received: {str(merges)[:60]}.")
-    return BytePairVocabulary(
-        token_ids,
-        [merge.split(" ") if isinstance(merge, str) else merge for merge in merges],
-        [added["content"] for added in added_tokens],
-        words=words,
-        whole_words=bool(model.get("ignore_merges")),
-        normalization="nfc" if normalizer == _NFC else None,
-        plain_tokens=[added["content"] for added in added_tokens if not added.get("special")],
-        drops_bytes=True,  # as the Rust library does without an unknown token
-        post_processor=document.get("post_processor"),
-        lstrip_tokens=[added["content"] for added in added_tokens if added.get("lstrip")],
-    )
+    return {
+        "vocabulary": token_ids,
+        "merges": [merge.split(" ") if isinstance(merge, str) else merge for merge in merges],
+        "special_tokens": [added["content"] for added in added_tokens],
+        "words": words,
+        "whole_words": bool(model.get("ignore_merges")),
+        "normalization": "nfc" if normalizer == _NFC else None,
+        "plain_tokens": [added["content"] for added in added_tokens if not added.get("special")],
+        "drops_bytes": True,  # as the Rust library does without an unknown token
+        "post_processor": document.get("post_processor"),
+        "lstrip_tokens": [added["content"] for added in added_tokens if added.get("lstrip")],
+    }
 
 
 def _check_order(added_tokens: list[dict[str, Any]], normalizer: dict[str, Any] | None) -> None:
@@ -135,7 +137,7 @@ def _parts(processor: dict[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
+def json_of(tokenizer: "BytePairTokenizer") -> dict[str, Any]:
     """The content of a tokenizer.json that the library `tokenizers` loads."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
@@ -147,16 +149,16 @@ def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
                 "id": token_id,
                 "content": token,
                 "single_word": False,
-                "lstrip": token in vocabulary.lstrip_tokens,
+                "lstrip": token in tokenizer.lstrip_tokens,
                 "rstrip": False,
                 "normalized": not token.strip(" "),  # as those who have runs of spaces write them
-                "special": token not in vocabulary.plain_tokens,
+                "special": token not in tokenizer.plain_tokens,
             }
-            for token, token_id in sorted(vocabulary.special_tokens.items(), key=lambda item: item[1])
+            for token, token_id in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
         ],
-        "normalizer": _NFC if vocabulary.normalization else None,
-        "pre_tokenizer": WORD_PATTERNS[vocabulary.words].pre_tokenizer,
-        "post_processor": vocabulary.post_processor,
+        "normalizer": _NFC if tokenizer.normalization else None,
+        "pre_tokenizer": WORD_PATTERNS[tokenizer.words].pre_tokenizer,
+        "post_processor": tokenizer.post_processor and dict(tokenizer.post_processor),
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -166,9 +168,9 @@ def vocabulary_to_json(vocabulary: BytePairVocabulary) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": vocabulary.whole_words,
-            "vocab": dict(vocabulary.token_ids),
-            "merges": [list(pair) for pair in vocabulary.merges],
+            "ignore_merges": tokenizer.whole_words,
+            "vocab": dict(tokenizer.vocabulary),
+            "merges": [list(pair) for pair in tokenizer.merges],
         },
     }
 

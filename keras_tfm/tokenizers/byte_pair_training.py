@@ -4,19 +4,21 @@ import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from keras_tfm.tokenizers.byte_pair_files import vocabulary_from_json
-from keras_tfm.tokenizers.byte_pair_vocabulary import BytePairVocabulary, check_byte_pair_special_tokens
-from keras_tfm.tokenizers.training_texts import TrainingTexts
+from keras_tfm.tokenizers.byte_pair_files import arguments_from_json
+from keras_tfm.tokenizers.byte_pair_vocabulary import check_byte_pair_special_tokens
+from keras_tfm.tokenizers.inputs import TrainingTexts, as_integer
 
 
-def train_byte_pair_vocabulary(
+def train_byte_pair_arguments(
     texts_or_files: str | Path | Iterable[str | Path], vocabulary_size: int, special_tokens: Iterable[str]
-) -> BytePairVocabulary:
-    """Learns merges from texts; see `BytePairTokenizer.train`, whose arguments these are."""
+) -> dict[str, Any]:
+    """Learns merges from texts; gives the arguments of a `BytePairTokenizer`, whose method `train` says more."""
     import tokenizers
 
     special_tokens = check_byte_pair_special_tokens(special_tokens)
+    vocabulary_size = as_integer("vocabulary_size", vocabulary_size)
     smallest = 256 + len(special_tokens)
     if vocabulary_size < smallest:
         raise ValueError(
@@ -38,12 +40,12 @@ def train_byte_pair_vocabulary(
         raise ValueError(
             f"There must be text to train on. Received: {texts.num_texts} texts with no characters but special tokens."
         )
-    vocabulary = vocabulary_from_json(json.loads(tokenizer.to_str()))
-    if len(vocabulary.tokens) < vocabulary_size:
+    arguments = arguments_from_json(json.loads(tokenizer.to_str()))
+    if (size := len(arguments["vocabulary"])) < vocabulary_size:
         warnings.warn(
             f"The text holds too few pairs for `vocabulary_size={vocabulary_size}`; the tokenizer has "
-            f"{len(vocabulary.tokens)} tokens. Train on more text, or build the model with "
+            f"{size} tokens. Train on more text, or build the model with "
             "`tokenizer.vocabulary_size`.",
             stacklevel=3,
         )
-    return vocabulary
+    return arguments

@@ -1,13 +1,13 @@
 """[CLS] a [SEP] b [SEP]: texts to the inputs of a model as BERT's, in the graph."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers.arguments import as_string_tensor
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
+from keras_tfm.tokenizers.inputs import as_string_tensor
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
 
@@ -54,7 +54,7 @@ class SentencePacker(tf.Module):
                 f"Received: sequence_length={sequence_length!r}."
             )
         self.tokenizer = tokenizer
-        self.sequence_length = sequence_length
+        self.sequence_length = None if sequence_length is None else operator.index(sequence_length)
         self._special, self._num_between = _frame(tokenizer)
 
     def __call__(self, texts: Any, pairs: Any = None) -> dict[str, tf.Tensor]:
@@ -118,8 +118,8 @@ class SentencePacker(tf.Module):
         the next row begins `stride` tokens before the end of that.
 
         Args:
-            questions: string (B,), in any container.
-            contexts: string (B,), alike.
+            questions: a string, or a list, array or tensor of strings (B,).
+            contexts: alike; each is that of one question.
             stride: int, tokens of a context that a row shares with the row before, less than (T - 3) / 2.
 
         Returns:
@@ -128,7 +128,8 @@ class SentencePacker(tf.Module):
             all but the context's tokens.
 
         Raises:
-            ValueError: if `sequence_length` is None or `stride` is too large or negative.
+            ValueError: if `sequence_length` is None, `stride` is too large or negative, or these are not equally many.
+            TypeError: if they are no strings.
         """
         self._check_has_offsets()
         if self.sequence_length is None:
@@ -141,9 +142,18 @@ class SentencePacker(tf.Module):
                 f"`stride` must be an integer, 0 to {text_length - self.question_room - 1} with `sequence_length="
                 f"{self.sequence_length}`. Received: stride={stride!r}."
             )
+        questions, contexts = (
+            tf.reshape(as_string_tensor(texts, name), [-1])  # one string is one text
+            for name, texts in (("questions", questions), ("contexts", contexts))
+        )
+        if not questions.shape.is_compatible_with(contexts.shape):
+            raise ValueError(
+                "`questions` and `contexts` must be equally many. "
+                f"Received: {questions.shape[0]} and {contexts.shape[0]}."
+            )
         with tf.device("CPU:0"):
-            question = self.tokenizer(as_string_tensor(questions))[:, : self.question_room]
-            context = self.tokenizer.tokenize_with_offsets(as_string_tensor(contexts))
+            question = self.tokenizer(questions)[:, : self.question_room]
+            context = self.tokenizer.tokenize_with_offsets(contexts)
             lengths = context[0].row_lengths()
             room = text_length - question.row_lengths()
             step = room - stride
@@ -159,7 +169,7 @@ class SentencePacker(tf.Module):
 
     def _pack_texts(self, tokenize: Callable[[tf.Tensor], tuple], texts: Any, pairs: Any) -> tuple:
         texts = as_string_tensor(texts)
-        pairs = None if pairs is None else as_string_tensor(pairs)
+        pairs = None if pairs is None else as_string_tensor(pairs, "pairs")
         if pairs is not None and not texts.shape.is_compatible_with(pairs.shape):
             raise ValueError(
                 "`texts` and `pairs` must be two strings or equally many. "
@@ -268,7 +278,10 @@ def as_word_rows(words: Any) -> tf.RaggedTensor:
 
 
 def _is_integer(value: Any, smallest: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= smallest
+    try:
+        return not isinstance(value, bool) and operator.index(value) >= smallest
+    except TypeError:
+        return False
 
 
 def _parts(values: tf.RaggedTensor, rows: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.RaggedTensor:

@@ -1,19 +1,18 @@
 """The tokenizer of SentencePiece models: Llama 2, Mistral, Gemma, T5."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.arguments import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
-from keras_tfm.tokenizers.files import replace_file
+from keras_tfm.files import replace_file
+from keras_tfm.tokenizers.inputs import as_integer
+from keras_tfm.tokenizers.tokenizer import Tokenizer
 
 FILE_NAMES = ("tokenizer.model", "spiece.model")
 
 
-class SentencePieceTokenizer(tf.Module):
+class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model, Unigram or BPE: text to token ids and back, with the ids of `SentencePieceProcessor`.
 
     The work is done by `tensorflow_text.SentencepieceTokenizer`, eagerly, in `tf.data`, in `tf.function` and inside a
@@ -54,6 +53,11 @@ class SentencePieceTokenizer(tf.Module):
         for Neural Text Processing", https://arxiv.org/abs/1808.06226.
     """
 
+    _token_place = "a piece of the SentencePiece model"
+    _token_hint = (
+        " In a piece, '▁' (U+2581) is a space; tokens that a checkpoint adds outside of the model are not supported."
+    )
+
     def __init__(
         self,
         model: bytes,
@@ -61,7 +65,6 @@ class SentencePieceTokenizer(tf.Module):
         end_of_text: str | None = None,
         add_begin_of_text: bool = False,
     ):
-        super().__init__(name="sentence_piece_tokenizer")
         tensorflow_text, sentencepiece = _packages()
         if not isinstance(model, bytes):
             raise TypeError(
@@ -69,30 +72,32 @@ class SentencePieceTokenizer(tf.Module):
                 f"{type(model).__name__}."
             )
         processor = _processor(sentencepiece, model)
-        self._model = model
-        self._pieces = tuple(processor.id_to_piece(i) for i in range(processor.vocab_size()))
-        self._vocabulary_size = len(self._pieces) if vocabulary_size is None else vocabulary_size
-        if self._vocabulary_size < len(self._pieces):
+        pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+        size = len(pieces) if vocabulary_size is None else as_integer("vocabulary_size", vocabulary_size)
+        if size < len(pieces):
             raise ValueError(
-                f"`vocabulary_size` must be at least the number of pieces, {len(self._pieces)}. "
-                f"Received: {vocabulary_size}."
+                f"`vocabulary_size` must be at least the number of pieces, {len(pieces)}. Received: {vocabulary_size}."
             )
-        self._special_ids = {piece: i for i, piece in enumerate(self._pieces) if processor.is_control(i)}
-        self._piece_bytes = tuple(_bytes_of(processor, i) for i in range(len(self._pieces)))
-        self._end_of_text = end_of_text
-        self._end_of_text_id = processor.eos_id() if processor.eos_id() >= 0 else None
+        num_unnamed = size - len(pieces)
+        super().__init__(
+            [*pieces, *[None] * num_unnamed],
+            [*(_bytes_of(processor, i) for i in range(len(pieces))), *[b""] * num_unnamed],
+            special_tokens=[piece for i, piece in enumerate(pieces) if processor.is_control(i)],
+        )
+        self.model = model
+        self._end_of_text = pieces[processor.eos_id()] if processor.eos_id() >= 0 else None
         if end_of_text is not None:
-            self._end_of_text_id = self.token_to_id(end_of_text)
+            self._end_of_text = pieces[self.token_to_id(end_of_text)]
         self._begin_of_text_id = processor.bos_id() if processor.bos_id() >= 0 else None
         if add_begin_of_text and self._begin_of_text_id is None:
             raise ValueError(
                 "`add_begin_of_text` must be False for a model without a piece that begins a text. "
                 f"Received: {add_begin_of_text}."
             )
-        self._add_begin_of_text = add_begin_of_text
+        self.add_begin_of_text = add_begin_of_text
         self._tensorflow_text = tensorflow_text
         with tf.init_scope(), tf.device("CPU:0"):
-            self._is_piece = tf.range(self._vocabulary_size) < len(self._pieces)
+            self._is_piece = tf.range(size) < len(pieces)
 
     @classmethod
     def from_file(
@@ -129,109 +134,24 @@ class SentencePieceTokenizer(tf.Module):
         """Writes tokenizer.model, byte by byte as it was read, into a folder, which is made if need be."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / FILE_NAMES[0], self._model)
-
-    def __reduce__(self):
-        # The model in tensorflow-text cannot be pickled or copied: make it anew.
-        return type(self), (self._model, self._vocabulary_size, self._end_of_text, self._add_begin_of_text)
+        replace_file(folder / FILE_NAMES[0], self.model)
 
     @property
-    def vocabulary_size(self) -> int:
-        """The number of ids, V: 0, 1, ..., V - 1."""
-        return self._vocabulary_size
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Dict from control piece to id."""
-        return dict(self._special_ids)
-
-    @property
-    def end_of_text_id(self) -> int | None:
-        """The id of the piece at which a text ends; None if there is none."""
-        return self._end_of_text_id
+    def end_of_text(self) -> str | None:
+        """The piece at which a text ends; None if there is none. It need be no control piece."""
+        return self._end_of_text
 
     @property
     def begin_of_text_id(self) -> int | None:
         """The id of the piece with which a text begins; None if there is none."""
         return self._begin_of_text_id
 
-    def token_to_id(self, token: str) -> int:
-        """The id of a piece as SentencePiece writes it ("▁the")."""
-        if token not in self._pieces:
-            raise ValueError(
-                f"`token` must be a piece of the SentencePiece model. Received: {token!r}. In a piece, '▁' (U+2581) is "
-                "a space; tokens that a checkpoint adds outside of the model are not supported."
-            )
-        return self._pieces.index(token)
+    def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        return self._in_graph().tokenize(texts)
 
-    def id_to_token(self, token_id: int) -> str:
-        """The piece of an id ("▁the"); "" for an id beyond the pieces."""
-        check_ids(token_id, self.vocabulary_size)
-        return self._pieces[token_id] if token_id < len(self._pieces) else ""
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that an id stands for (b" the"): one for a byte piece, none for a control piece."""
-        check_ids(token_id, self.vocabulary_size)
-        return self._piece_bytes[token_id] if token_id < len(self._pieces) else b""
-
-    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
-        texts = as_string_tensor(texts)
-        if texts.shape.rank == 0:
-            return self._tokenize(texts[None]).values
-        return self._tokenize(texts)
-
-    def encode(self, text: Any) -> list[int] | list[list[int]]:
-        """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
-
-        Args:
-            text: a string, or a list, array or tensor of strings.
-
-        Returns:
-            list of ints for one string, list of lists of ints for several.
-        """
-        return as_lists(self(text))
-
-    def detokenize(self, token_ids: Any) -> tf.Tensor:
-        """The text that ids stand for, in the graph.
-
-        Args:
-            token_ids: integers (T,) or (B, T), or RaggedTensor (B, tokens).
-
-        Returns:
-            string () or (B,), in UTF-8; byte pieces that make no UTF-8 become U+FFFD.
-
-        Raises:
-            tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
-        """
-        token_ids = as_id_tensor(token_ids)
-        if token_ids.shape.rank == 1:
-            return self.detokenize(token_ids[None])[0]
-        if not isinstance(token_ids, tf.RaggedTensor):
-            token_ids = tf.RaggedTensor.from_tensor(token_ids)
+    def join_rows(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
+        """The text as SentencePiece writes it; byte pieces that make no UTF-8 become U+FFFD."""
         return self._detokenize(tf.cast(token_ids, tf.int32).with_row_splits_dtype(tf.int64))
-
-    def decode(self, token_ids: Any) -> str | list[str]:
-        """The text that ids stand for; byte pieces that make no UTF-8 become U+FFFD.
-
-        Args:
-            token_ids: list, array or tensor of integers (T,) or (B, T); nested lists and RaggedTensors may have rows
-                of any lengths.
-
-        Returns:
-            str for (T,), list of str for rows. An empty list is one row without ids: "".
-
-        Raises:
-            ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
-        """
-        rows, is_batch = as_id_rows(token_ids)
-        check_ids(rows.values.numpy(), self.vocabulary_size)
-        texts = [text.decode("utf-8") for text in self.detokenize(rows).numpy()]
-        return texts if is_batch else texts[0]
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        with tf.device("CPU:0"):
-            return self._in_graph().tokenize(texts)
 
     @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32, 1, tf.int64)], autograph=False)
     def _detokenize(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
@@ -244,7 +164,7 @@ class SentencePieceTokenizer(tf.Module):
 
         One that was made eagerly is gone after `tf.random.set_seed`, which empties the cache of eager kernels.
         """
-        return self._tensorflow_text.SentencepieceTokenizer(self._model, tf.int32, add_bos=self._add_begin_of_text)
+        return self._tensorflow_text.SentencepieceTokenizer(self.model, tf.int32, add_bos=self.add_begin_of_text)
 
 
 def _packages() -> tuple:

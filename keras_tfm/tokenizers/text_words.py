@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.arguments import as_string_tensor
+from keras_tfm.tokenizers.inputs import as_string_tensor
 from keras_tfm.tokenizers.word_splitter import SEPARATOR, replace_invalid_utf8
 
 _SPACE = r"[\t-\r \x{85}\p{Z}]"

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers import word_piece_vocabulary as names
-from keras_tfm.tokenizers.arguments import as_id_rows, as_lists, as_string_tensor, check_ids
-from keras_tfm.tokenizers.bert_characters import BertRules
-from keras_tfm.tokenizers.piece_cutter import PieceCutter
-from keras_tfm.tokenizers.piece_joiner import PieceJoiner
-from keras_tfm.tokenizers.word_piece_files import read_vocabulary, vocabulary_from_json, write_vocabulary
-from keras_tfm.tokenizers.word_piece_training import train_word_piece_vocabulary
-from keras_tfm.tokenizers.word_piece_vocabulary import BERT_TOKENS, WordPieceVocabulary
+from keras_tfm.tokenizers import bert_rules
+from keras_tfm.tokenizers.bert_rules import BERT_TOKENS, BertRules
+from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
+from keras_tfm.tokenizers.tokenizer import Tokenizer
+from keras_tfm.tokenizers.vocabulary import check_special_tokens, tokens_of
+from keras_tfm.tokenizers.word_piece_files import arguments_from_json, read_arguments, write_tokenizer
+from keras_tfm.tokenizers.word_piece_graph import PieceCutter, written
+from keras_tfm.tokenizers.word_piece_training import train_word_piece_arguments
 
 
-class WordPieceTokenizer(tf.Module):
+class WordPieceTokenizer(Tokenizer):
     """WordPiece as in BERT: text to token ids, with their places in the text, and back.
 
     One implementation in core TensorFlow ops runs eagerly, in `tf.data`, in `tf.function` and inside a SavedModel that
@@ -65,6 +65,8 @@ class WordPieceTokenizer(tf.Module):
         https://arxiv.org/abs/1810.04805; Wu et al. 2016, section 4.1, https://arxiv.org/abs/1609.08144
     """
 
+    _token_hint = ' Pieces that do not begin a word are written with "##" before them.'
+
     def __init__(
         self,
         vocabulary: Mapping[str, int],
@@ -73,11 +75,22 @@ class WordPieceTokenizer(tf.Module):
         split_on_cjk: bool = True,
         special_tokens: Iterable[str] | None = None,
     ):
-        super().__init__(name="word_piece_tokenizer")
+        tokens = tokens_of(vocabulary)
+        if bert_rules.UNKNOWN not in vocabulary:
+            raise ValueError(
+                f"`vocabulary` must hold {bert_rules.UNKNOWN!r}, which stands for words that no pieces make. "
+                f"Received: {len(tokens)} tokens without it."
+            )
+        if special_tokens is None:
+            special_tokens = [token for token in BERT_TOKENS if token in vocabulary]
+        special_tokens = check_special_tokens(special_tokens, vocabulary)
+        first, later = written(tokens)
+        super().__init__(tokens, [token.encode() for token in later], special_tokens)
         rules = _rules(lowercase, strip_accents, split_on_cjk)
-        self._vocabulary = WordPieceVocabulary(vocabulary, rules, special_tokens)
-        self._cut = PieceCutter(self._vocabulary)
-        self._join = PieceJoiner(self._vocabulary)
+        self.lowercase, self.strip_accents, self.split_on_cjk = rules
+        self._cut = PieceCutter(self.vocabulary, self.special_tokens, rules)
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._first_bytes = tf.constant(first, tf.string)
 
     @classmethod
     def train(
@@ -107,7 +120,7 @@ class WordPieceTokenizer(tf.Module):
             ValueError: if `vocabulary_size` is too small, "[UNK]" is missing, or there is no text.
         """
         rules = _rules(lowercase, strip_accents, split_on_cjk)
-        return cls._from_vocabulary(train_word_piece_vocabulary(texts_or_files, vocabulary_size, rules, special_tokens))
+        return cls(**train_word_piece_arguments(texts_or_files, vocabulary_size, rules, special_tokens))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, lowercase: bool | None = None) -> "WordPieceTokenizer":
@@ -126,16 +139,12 @@ class WordPieceTokenizer(tf.Module):
             ValueError: if `lowercase` is not known or not what the file says; if a tokenizer.json asks for anything
                 else than BERT's WordPiece (another normalizer, pre-tokenizer or unknown token, ...).
         """
-        return cls._from_vocabulary(read_vocabulary(path, lowercase))
+        return cls(**read_arguments(path, lowercase))
 
     @classmethod
     def from_json(cls, document: Any) -> "WordPieceTokenizer":
         """Reads the content of a tokenizer.json, as `json.load` gives it; ValueError as `from_file`."""
-        return cls._from_vocabulary(vocabulary_from_json(document))
-
-    @classmethod
-    def _from_vocabulary(cls, vocabulary: WordPieceVocabulary) -> "WordPieceTokenizer":
-        return cls(vocabulary.token_ids, *vocabulary.rules, tuple(vocabulary.special_tokens))
+        return cls(**arguments_from_json(document))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, vocab.txt and tokenizer_config.json into a folder, which is made if need be.
@@ -143,72 +152,45 @@ class WordPieceTokenizer(tf.Module):
         Each file is written beside its place and then renamed. `tokenizers.Tokenizer.from_file` loads tokenizer.json,
         `transformers.BertTokenizerFast.from_pretrained` the folder.
         """
-        write_vocabulary(self._vocabulary, folder)
-
-    def __reduce__(self):
-        # Tables cannot be pickled or copied: make them anew.
-        vocabulary = self._vocabulary
-        return type(self), (dict(vocabulary.token_ids), *vocabulary.rules, tuple(vocabulary.special_tokens))
-
-    @property
-    def vocabulary_size(self) -> int:
-        """The number of tokens, V; ids are 0, 1, ..., V - 1."""
-        return len(self._vocabulary.tokens)
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Read-only dict from special token to id."""
-        return self._vocabulary.special_tokens
+        write_tokenizer(self, folder)
 
     @property
     def pad_token_id(self) -> int:
         """The id of "[PAD]"; ValueError if it is not in the vocabulary. So the three below."""
-        return self._vocabulary.special_id(names.PADDING)
+        return self._id_of(bert_rules.PADDING)
 
     @property
     def unk_token_id(self) -> int:
         """The id of "[UNK]"."""
-        return self._vocabulary.special_id(names.UNKNOWN)
+        return self._id_of(bert_rules.UNKNOWN)
 
     @property
     def cls_token_id(self) -> int:
         """The id of "[CLS]"."""
-        return self._vocabulary.special_id(names.CLASS)
+        return self._id_of(bert_rules.CLASS)
 
     @property
     def sep_token_id(self) -> int:
         """The id of "[SEP]"."""
-        return self._vocabulary.special_id(names.SEPARATOR)
+        return self._id_of(bert_rules.SEPARATOR_TOKEN)
 
     @property
     def mask_token_id(self) -> int:
         """The id of "[MASK]"."""
-        return self._vocabulary.special_id(names.MASK)
+        return self._id_of(bert_rules.MASK)
 
     @property
     def begins_word(self) -> np.ndarray:
         """bool (V,): whether a token begins a word, as those do that are written without "##"."""
-        return np.array([not (token.startswith("##") and len(token) > 2) for token in self._vocabulary.tokens])
+        return np.array([not (token.startswith("##") and len(token) > 2) for token in self.vocabulary])
 
-    def token_to_id(self, token: str) -> int:
-        """The id of a token ("the", "##ing", "[MASK]")."""
-        if token not in self._vocabulary.token_ids:
-            raise ValueError(
-                f"`token` must be in the vocabulary. Received: {token!r}. Pieces that do not begin a word are written "
-                'with "##" before them.'
-            )
-        return self._vocabulary.token_ids[token]
+    def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        return self._cut.ids(texts)
 
-    def id_to_token(self, token_id: int) -> str:
-        """The token of an id ("the", "##ing", "[MASK]")."""
-        check_ids(token_id, self.vocabulary_size)
-        return self._vocabulary.tokens[token_id]
-
-    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
-        texts = as_string_tensor(texts)
-        if texts.shape.rank == 0:
-            return self._tokenize(texts[None]).values
-        return self._tokenize(texts)
+    def join_rows(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
+        """The text as the WordPiece decoder of `tokenizers` writes it: a space before words, none before . , ! and ?"""
+        first, later = tf.gather(self._first_bytes, token_ids[:, :1]), tf.gather(self._token_bytes, token_ids[:, 1:])
+        return tf.strings.reduce_join(tf.concat([first, later], axis=1), axis=-1)
 
     def tokenize_with_offsets(self, texts: Any) -> tuple:
         """Ids and the bytes that each stands for, in the graph.
@@ -228,28 +210,17 @@ class WordPieceTokenizer(tf.Module):
             return tuple(rows.values for rows in self._tokenize_with_offsets(texts[None]))
         return self._tokenize_with_offsets(texts)
 
-    def encode(self, text: Any) -> list[int] | list[list[int]]:
-        """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
-
-        Args:
-            text: a string, or a list, array or tensor of strings.
-
-        Returns:
-            list of ints for one string, list of lists of ints for several.
-        """
-        return as_lists(self(text))
-
-    def encode_with_offsets(self, text: Any) -> tuple[list, list]:
+    def encode_with_offsets(self, texts: Any) -> tuple[list, list]:
         """The ids as Python lists, and the characters that each stands for, as Hugging Face's `offset_mapping`.
 
         Args:
-            text: a string, or a list, array or tensor of strings.
+            texts: a string, or a list, array or tensor of strings.
 
         Returns:
             ids and offsets: for one string a list of ints and a list of (start, end), for several lists of these. Both
             ends count characters: `text[start:end]` is a token's text; of bytes after `.decode("utf-8", "replace")`.
         """
-        texts = as_string_tensor(text)
+        texts = as_string_tensor(texts)
         flat = tf.reshape(texts, [-1])
         ids, starts, ends = map(as_lists, self._tokenize_with_offsets(flat))
         offsets = []
@@ -258,43 +229,14 @@ class WordPieceTokenizer(tf.Module):
             offsets.append(list(zip(*(characters[place].tolist() for place in places), strict=True)))
         return (ids, offsets) if texts.shape.rank else (ids[0], offsets[0])
 
-    def detokenize(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
-        """The text that ids stand for, in the graph: words with a space between them, none before . , ! and ?
-
-        Args:
-            token_ids: integers (T,) or (B, T), or RaggedTensor (B, tokens).
-            skip_special_tokens: bool, leave special tokens out.
-
-        Returns:
-            string () or (B,), as the WordPiece decoder of `tokenizers` writes it.
-
-        Raises:
-            tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
-        """
-        return self._join(token_ids, skip_special_tokens)
-
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
-        """The text that ids stand for.
-
-        Args:
-            token_ids: list, array or tensor of integers (T,) or (B, T); nested lists and RaggedTensors may have rows
-                of any lengths.
-            skip_special_tokens: bool, leave special tokens out.
-
-        Returns:
-            str for (T,), list of str for rows. An empty list is one row without ids: "".
-
-        Raises:
-            ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
-        """
-        rows, is_batch = as_id_rows(token_ids)
-        check_ids(rows.values.numpy(), self.vocabulary_size)
-        texts = [text.decode() for text in self.detokenize(rows, skip_special_tokens).numpy()]
-        return texts if is_batch else texts[0]
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        return self._cut(texts)[0]  # the places are not computed if nobody uses them
+    def _id_of(self, token: str) -> int:
+        """The id of one of BERT's special tokens; ValueError if the vocabulary lacks it."""
+        if token not in self.vocabulary:
+            raise ValueError(
+                f"The vocabulary must hold {token!r} for this. Received: {self.vocabulary_size} tokens without it; "
+                f"special tokens: {list(self.special_tokens)}. Add it, or train with it among `special_tokens`."
+            )
+        return self.vocabulary[token]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def _tokenize_with_offsets(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:

@@ -4,25 +4,26 @@ import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from keras_tfm.tokenizers.bert_characters import BertRules
-from keras_tfm.tokenizers.special_tokens import check_special_tokens
-from keras_tfm.tokenizers.training_texts import TrainingTexts
-from keras_tfm.tokenizers.word_piece_files import vocabulary_from_json
-from keras_tfm.tokenizers.word_piece_vocabulary import UNKNOWN, WordPieceVocabulary
+from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertRules
+from keras_tfm.tokenizers.inputs import TrainingTexts, as_integer
+from keras_tfm.tokenizers.vocabulary import check_special_tokens
+from keras_tfm.tokenizers.word_piece_files import arguments_from_json
 
 _ALPHABET = 1000  # characters that are kept, the most frequent ones; words with others become unknown
 
 
-def train_word_piece_vocabulary(
+def train_word_piece_arguments(
     texts_or_files: str | Path | Iterable[str | Path],
     vocabulary_size: int,
     rules: BertRules,
     special_tokens: Iterable[str],
-) -> WordPieceVocabulary:
-    """Learns pieces from texts; see `WordPieceTokenizer.train`, whose arguments these are."""
+) -> dict[str, Any]:
+    """Learns pieces from texts; gives the arguments of a `WordPieceTokenizer`, whose method `train` says more."""
     import tokenizers
 
+    vocabulary_size = as_integer("vocabulary_size", vocabulary_size)
     special_tokens = check_special_tokens(special_tokens)
     if UNKNOWN not in special_tokens:
         raise ValueError(f"`special_tokens` must hold {UNKNOWN!r}. Received: special_tokens={special_tokens}.")
@@ -47,8 +48,8 @@ def train_word_piece_vocabulary(
         )
     document = json.loads(tokenizer.to_str())
     document["added_tokens"] = [added for added in document["added_tokens"] if added["content"] in special_tokens]
-    vocabulary = vocabulary_from_json(document)
-    if (size := len(vocabulary.tokens)) > vocabulary_size:
+    arguments = arguments_from_json(document)
+    if (size := len(arguments["vocabulary"])) > vocabulary_size:
         raise ValueError(
             f"`vocabulary_size` must be at least {size} for this text: {len(special_tokens)} special tokens and each "
             f"character, with and without ##. Received: vocabulary_size={vocabulary_size}."
@@ -59,7 +60,7 @@ def train_word_piece_vocabulary(
             "Train on more text, or build the model with `tokenizer.vocabulary_size`.",
             stacklevel=3,
         )
-    return vocabulary
+    return arguments
 
 
 def _train(tokenizers, texts: TrainingTexts, vocabulary_size: int, rules: BertRules, first_tokens: Iterable[str]):

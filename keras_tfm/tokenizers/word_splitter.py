@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_tfm.tokenizers.word_patterns import SPACE, WORD_PATTERNS, Step
 
+_SURELY_COMPILES = 10**5  # characters of a pattern of special tokens; those of 10**7 are too many for RE2
 _VALID_UTF8 = r"[\x{0}-\x{D7FF}\x{E000}-\x{10FFFF}]*"
 
 # A byte that valid UTF-8 never holds, so that no text needs escaping and no pattern matches across it.
@@ -77,10 +78,21 @@ def special_token_pattern(special_tokens: Iterable[str], lstrip_tokens: Iterable
     """
     # RE2 takes the first alternative that matches: longest first.
     longest_first = sorted(special_tokens, key=len, reverse=True)
-    return "|".join(
+    pattern = "|".join(
         (f"[{SPACE}]*" if token in lstrip_tokens else "") + "".join(f"\\x{{{ord(letter):x}}}" for letter in token)
         for token in longest_first
     )
+    if len(pattern) > _SURELY_COMPILES:
+        try:
+            with tf.init_scope():
+                tf.strings.regex_full_match("", pattern)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                "`special_tokens` must be shorter: TensorFlow's regular expressions cannot find them. "
+                f"Received: {len(longest_first)} of {sum(map(len, longest_first)):,} characters in all, the longest of "
+                f"{len(longest_first[0]):,}."
+            ) from error
+    return pattern
 
 
 def replace_invalid_utf8(texts: tf.Tensor) -> tf.Tensor:

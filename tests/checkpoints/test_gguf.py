@@ -12,7 +12,7 @@ import transformers
 
 from keras_tfm.checkpoints import load, load_chat_template, load_tokenizer, save
 from keras_tfm.checkpoints.gguf import HalvesOfHeads
-from keras_tfm.tokenizers.byte_alphabet import BYTE_SYMBOLS
+from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS
 from tests.checkpoints.families import tiny
 from tests.huggingface import logits_of
 

@@ -56,9 +56,7 @@ def roberta(tmp_path_factory, tiny_tokenizer):
     known = [tiny_tokenizer.id_to_token(i) for i in range(tiny_tokenizer.vocabulary_size)]
     tokens += [token for token in known if token not in tiny_tokenizer.special_tokens]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text(
-        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in tiny_tokenizer._vocabulary.merges)
-    )
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in tiny_tokenizer.merges))
     torch.manual_seed(0)
     config = transformers.RobertaConfig(
         vocab_size=len(tokens),

@@ -55,7 +55,7 @@ def disordered_merge_lists(draw):
     return draw(st.permutations(merges))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.one_of(merge_lists(), disordered_merge_lists()),
     st.lists(st.text("abc", max_size=24), max_size=12),

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tokenizers
 
 from keras_tfm.tokenizers import BytePairTokenizer
-from keras_tfm.tokenizers.byte_alphabet import symbols_to_bytes
+from keras_tfm.tokenizers.vocabulary import symbols_to_bytes
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of
 from keras_tfm.tokenizers.word_splitter import WordSplitter
 from tests.tokenizers.conftest import OTHER_TEXT
@@ -47,6 +47,11 @@ def rust(name, vocabulary_size=None, texts=()):
     return tokenizer
 
 
+EVERY = [*range(0xD800), *range(0xE000, 0x110000)]
+# What lies between has no assigned characters; each is like its neighbours.
+ASSIGNED = [*range(0xD800), *range(0xE000, 0x32400), *range(0x32400, 0x110000, 61)]
+
+
 def check_words(name, texts):
     expected = [[symbols_to_bytes(word) for word, _ in rust(name).pre_tokenizer.pre_tokenize_str(x)] for x in texts]
     rows = WordSplitter((), name)(tf.constant(texts)).to_list()
@@ -54,9 +59,10 @@ def check_words(name, texts):
 
 
 @pytest.mark.parametrize("name", ["llama3", "smollm", "bloom"])  # "gpt2" has its own test, Qwen Llama's classes
-def test_every_code_point_is_of_the_same_class_as_in_hugging_face(name):
+@pytest.mark.parametrize("code_points", [ASSIGNED, pytest.param(EVERY, marks=pytest.mark.slow)], ids=len)
+def test_every_code_point_is_of_the_same_class_as_in_hugging_face(name, code_points):
     # In order, the code points form runs of letters, numbers, spaces and others: any other class moves a border.
-    check_words(name, ["".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))])
+    check_words(name, ["".join(map(chr, code_points))])
     check_words(name, ["".join(f"'{chr(code)}x" for code in range(0x3000))])
 
 
@@ -78,8 +84,10 @@ def lines():
     return [*lines, *OTHER_TEXT.splitlines(keepends=True), *ODD_LINES, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>"]
 
 
+@pytest.mark.parametrize("count", [5_000, pytest.param(25_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", WORD_PATTERNS)
-def test_ids_equal_hugging_face_on_25_000_lines(name, lines, tmp_path):
+def test_ids_equal_hugging_face_on_many_lines(name, lines, tmp_path, count):
+    lines = lines[-count:]
     theirs = rust(name, 3000, [*lines[:8000], *lines[-400:]])
     theirs.save(str(tmp_path / "tokenizer.json"))
     ours = BytePairTokenizer.from_file(tmp_path)

@@ -83,11 +83,13 @@ def mixed_lines(corpus, example_lines):
     return [lines[i] for i in random.permutation(len(lines))]
 
 
-def test_25_000_mixed_lines_give_hugging_face_ids_and_offsets(word_piece, bert, mixed_lines):
+@pytest.mark.parametrize("count", [5_000, pytest.param(25_000, marks=pytest.mark.slow)])
+def test_mixed_lines_give_hugging_face_ids_and_offsets(word_piece, bert, mixed_lines, count):
     assert len(mixed_lines) == 25_000
-    assert sum(not line.isascii() for line in mixed_lines) > 4000
-    assert len({line for line in mixed_lines if not line.isascii()}) > 4000
-    check_equal(word_piece, bert, mixed_lines)
+    lines = mixed_lines[:count]
+    assert sum(not line.isascii() for line in lines) > count * 0.16
+    assert len({line for line in lines if not line.isascii()}) > count * 0.16
+    check_equal(word_piece, bert, lines)
 
 
 def test_one_long_text_gives_hugging_face_ids_and_offsets(word_piece, bert, corpus):
@@ -98,7 +100,7 @@ def test_hard_texts_give_hugging_face_ids_and_offsets(word_piece, bert):
     check_equal(word_piece, bert, HARD)
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(
     st.lists(
         st.lists(
@@ -119,18 +121,25 @@ def test_any_text_gives_hugging_face_ids_and_offsets(word_piece, bert, texts):
 
 
 @pytest.mark.parametrize(
-    ("lowercase", "strip_accents"), [(True, True), pytest.param(False, False, marks=pytest.mark.slow)]
+    ("lowercase", "strip_accents", "step"),
+    [
+        (True, True, 13),
+        pytest.param(True, True, 1, marks=pytest.mark.slow),
+        pytest.param(False, False, 1, marks=pytest.mark.slow),
+    ],
 )
-def test_every_code_point_becomes_what_it_becomes_in_hugging_face(lowercase, strip_accents):
-    # A vocabulary of all characters, so that each other replacement, class or offset would show.
-    points = [*range(0x21, 0xD800), *range(0xE000, 0x32400), *range(0xE0000, 0xE0200)]
+def test_every_code_point_becomes_what_it_becomes_in_hugging_face(lowercase, strip_accents, step):
+    # A vocabulary of all characters, so that each other replacement, class or offset would show. In a sample: all that
+    # have marks, cases and punctuation of the most used scripts, and some of each of the others.
+    points = [*range(0x21, 0x3400), *range(0x3400, 0xD800, step), *range(0xE000, 0x32400, step)]
+    points += range(0xE0000, 0xE0200, step)
     pieces = [prefix + chr(point) for point in points for prefix in ("", "##") if not chr(point).isspace()]
     vocabulary = {token: number for number, token in enumerate(["[UNK]", *pieces])}
     tokenizer = WordPieceTokenizer(vocabulary, lowercase, strip_accents, split_on_cjk=lowercase)
     normalizer = tokenizers.normalizers.BertNormalizer(True, lowercase, strip_accents, lowercase)
     bert = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     bert.normalizer, bert.pre_tokenizer = normalizer, tokenizers.pre_tokenizers.BertPreTokenizer()
-    others = range(0x32400, 0x110000, 61)  # without assigned characters; each is like its neighbours
+    others = range(0x32400, 0x110000, 61 * step)  # without assigned characters; each is like its neighbours
     texts = [
         "".join(f"a{chr(point)}b {chr(point)}" for point in points[i : i + 200]) for i in range(0, len(points), 200)
     ]
@@ -138,9 +147,10 @@ def test_every_code_point_becomes_what_it_becomes_in_hugging_face(lowercase, str
     check_equal(tokenizer, bert, texts)
 
 
+@pytest.mark.parametrize("size", [200_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("letters", ["a", "the ", " ", "e\u0301", "[SEP]", "語", "."])
-def test_a_megabyte_of_the_same_is_no_problem(uncased, letters):
-    count = 1_000_000 // len(letters.encode())
+def test_a_megabyte_of_the_same_is_no_problem(uncased, letters, size):
+    count = size // len(letters.encode())
     ids, offsets = uncased.encode_with_offsets(letters * count)
     if letters in ("a", "e\u0301"):
         assert ids == [uncased.unk_token_id]

@@ -1,12 +1,87 @@
-"""Greedy longest match of vocabulary pieces, for many words at once, in the graph."""
+"""WordPiece in the graph: texts to ids and their places in the text, and ids to text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertRules, BertSplitter, CharacterMapper, character_table
+from keras_tfm.tokenizers.vocabulary import id_table
+
+MAX_CHARACTERS = 100  # longer words are unknown, in BERT and here
 _CODE_POINT_BITS = 21
 _FIRST, _NEXT = 0, 1  # roots of the trie: of pieces that begin a word, and of "##" pieces
+
+
+class PieceCutter(tf.Module):
+    """Splits texts into words, makes the characters of each different word plain, and cuts it into pieces, once.
+
+    Args:
+        vocabulary: dict from piece to id.
+        special_tokens: dict from special token to id.
+        rules: `BertRules`.
+
+    Call arguments:
+        texts: string (B,).
+
+    Returns:
+        Three RaggedTensors of int32 (B, tokens): ids, and where each token starts and ends in the bytes of its text.
+    """
+
+    def __init__(self, vocabulary: Mapping[str, int], special_tokens: Mapping[str, int], rules: BertRules):
+        super().__init__(name="piece_cutter")
+        table = character_table(rules)
+        self._split = BertSplitter(table, special_tokens)
+        self._map = CharacterMapper(table.replacements)
+        self._match = PieceMatcher(vocabulary, vocabulary[UNKNOWN])
+        self._special_ids = id_table(special_tokens)
+
+    def ids(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The ids alone (B, tokens): half as much to trace."""
+        words = self._split(texts)  # (B, words)
+        distinct, index = tf.unique(words.values)
+        special = self._special_ids.lookup(distinct)
+        characters, *_ = self._map(tf.where(special >= 0, "", distinct))
+        ids, *_ = self._match(characters)
+        ids = _with_special(ids, special, special >= 0)
+        return words.with_values(tf.gather(ids, index)).merge_dims(1, 2)
+
+    def __call__(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        with tf.device("CPU:0"):
+            words = self._split(texts)  # (B, words)
+            distinct, index = tf.unique(words.values)
+            ids, starts, ends = self._pieces(distinct)
+            # Words leave no gaps: each begins where those before it in its text end.
+            lengths = tf.strings.length(words.values)
+            begins = tf.cumsum(lengths, exclusive=True)
+            begins -= tf.repeat(tf.gather(tf.concat([begins, [0]], 0), words.row_starts()), words.row_lengths())
+
+            def of_texts(pieces: tf.RaggedTensor, shift: tf.Tensor | None = None) -> tf.RaggedTensor:
+                pieces = tf.gather(pieces, index)  # (words of all texts, pieces)
+                if shift is not None:
+                    pieces = pieces.with_values(pieces.values + tf.repeat(shift, pieces.row_lengths()))
+                return words.with_values(pieces).merge_dims(1, 2)
+
+            return of_texts(ids), of_texts(starts, begins), of_texts(ends, begins)
+
+    def _pieces(self, words: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """Of each word (W,) the ids, and where they start and end in its bytes, each (W, pieces)."""
+        special = self._special_ids.lookup(words)
+        is_special = special >= 0
+        characters, first_bytes, last_bytes = self._map(tf.where(is_special, "", words))
+        ids, begins, closes = self._match(characters)
+        starts = begins.with_values(tf.gather(first_bytes.values, begins.values))
+        ends = closes.with_values(tf.gather(last_bytes.values, closes.values - 1))
+        parts = ((ids, special), (starts, tf.zeros_like(special)), (ends, tf.strings.length(words)))
+        return tuple(_with_special(pieces, values, is_special) for pieces, values in parts)
+
+
+def _with_special(pieces: tf.RaggedTensor, values: tf.Tensor, is_special: tf.Tensor) -> tf.RaggedTensor:
+    """What belongs to the pieces of words (W, pieces), and the `values` (W,) of special tokens; a word has either."""
+    one_each = tf.RaggedTensor.from_row_lengths(
+        tf.boolean_mask(values, is_special), tf.cast(is_special, tf.int64), validate=False
+    )
+    return tf.concat([pieces, one_each], axis=1)
 
 
 class PieceMatcher(tf.Module):
@@ -32,7 +107,7 @@ class PieceMatcher(tf.Module):
         the greedy search is BERT's, Devlin et al. 2019, https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, vocabulary: Mapping[str, int], unknown_id: int, max_characters: int = 100):
+    def __init__(self, vocabulary: Mapping[str, int], unknown_id: int, max_characters: int = MAX_CHARACTERS):
         super().__init__(name="piece_matcher")
         self._unknown_id = unknown_id
         self._max_characters = max_characters
@@ -125,3 +200,21 @@ def _trie(vocabulary: Mapping[str, int]) -> tuple[dict[int, int], list[int]]:
                 piece_ids.append(-1)
         piece_ids[node] = piece_id
     return children, piece_ids
+
+
+def written(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """How the WordPiece decoder of the library `tokenizers` writes each token, if it is the first one and if it is not.
+
+    Words are written with a space before them unless they are the first; "##" pieces and . , ! ? without. A "##" piece
+    that comes first keeps its "##".
+
+    Args:
+        tokens: the token of each id.
+
+    Returns:
+        two lists of strings.
+    """
+    import tokenizers
+
+    write = tokenizers.decoders.WordPiece(prefix="##", cleanup=True).decode
+    return [write([token]) for token in tokens], [write(["x", token])[1:] for token in tokens]

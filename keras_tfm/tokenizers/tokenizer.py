@@ -1,0 +1,294 @@
+"""What all tokenizers have in common."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import tensorflow as tf
+
+from keras_tfm.tokenizers.inputs import as_id_rows, as_id_tensor, as_integer, as_lists, as_string_tensor, check_ids
+from keras_tfm.tokenizers.vocabulary import check_special_tokens
+
+
+class Tokenizer(tf.Module):
+    """Texts to token ids and back: the base of all tokenizers, and of your own.
+
+    A tokenizer of your own gives its tokens to this constructor and defines `tokenize_rows`, in TensorFlow ops, for it
+    is traced: what is trained with in `tf.data` is what a SavedModel serves. The rest is here: calls on strings in any
+    container, `encode`, `decode`, `token_bytes`, special tokens, copies and pickles. What the tokens' bytes, put one
+    after another, are not yet the text of, `join_rows` mends. The rest of the library needs this and no more:
+
+    | who | needs |
+    | --- | --- |
+    | `data.pack`, `data.language_model_dataset` | a call on n strings: RaggedTensor of integers (n, tokens); |
+    | | `end_of_text_id`, which may be None |
+    | `TextGenerator`, streams and stop strings | `vocabulary_size`, `encode`, `token_bytes`, `end_of_text_id` |
+    | `TextGenerator.session` | `decode` |
+    | `TextGenerator.export` | the call and `detokenize` in the graph, and that it is a `tf.Module` |
+    | `samplers.match_regex` and other grammars | `vocabulary_size`, `token_bytes`, `end_of_text_id` |
+    | `checkpoints.save` | `save(folder)` |
+
+    The other functions of `data` and the pipelines need [CLS] and [SEP], and places in the text: `WordPieceTokenizer`.
+
+    Args:
+        tokens: the token of each id, as it is written; None for an id that no token has.
+        token_bytes: the bytes of text that each id stands for. Default: the tokens in UTF-8.
+        special_tokens: those of the tokens that are no text, such as one that ends a text. Finding them in a text is
+            the matter of `tokenize_rows`.
+        end_of_text: the special token at which a text ends, or None.
+        plain_tokens: special tokens that stay when decoding skips special tokens.
+
+    Call arguments:
+        texts: a string, or a list, array or tensor of strings (B,).
+
+    Returns:
+        int32 (T,) for one string, RaggedTensor of int32 (B, tokens) for several.
+
+    Raises:
+        ValueError: if a special token is not among the tokens, or `end_of_text` not among the special tokens; at a
+            call, if a `str` holds unpaired surrogates or the rank is not 0 or 1.
+        TypeError: if an argument is of another type.
+
+    Example:
+        >>> class Letters(Tokenizer):
+        ...     def __init__(self, letters):
+        ...         super().__init__([*letters, "<end>"], special_tokens=["<end>"], end_of_text="<end>")
+        ...         self.letters = letters
+        ...         ids = tf.lookup.KeyValueTensorInitializer([*letters], [*range(len(letters))], tf.string, tf.int32)
+        ...         self.table = tf.lookup.StaticHashTable(ids, default_value=0)
+        ...
+        ...     def tokenize_rows(self, texts):
+        ...         return tf.ragged.map_flat_values(self.table.lookup, tf.strings.unicode_split(texts, "UTF-8"))
+        >>> tokenizer = Letters("_abc")
+        >>> tokenizer.encode(["cab", "bx"])
+        [[3, 1, 2], [2, 0]]
+        >>> tokenizer.decode([3, 1, 2, tokenizer.end_of_text_id], skip_special_tokens=True)
+        'cab'
+        >>> tokenizer
+        <Letters: 5 tokens, 1 of them special>
+    """
+
+    _token_place: str = "in the vocabulary"  # for the error of `token_to_id`
+    _token_hint: str = ""
+
+    def __init__(
+        self,
+        tokens: Iterable[str | None],
+        token_bytes: Iterable[bytes] | None = None,
+        special_tokens: Iterable[str] = (),
+        end_of_text: str | None = None,
+        plain_tokens: Iterable[str] = (),
+    ):
+        super().__init__()
+        self._table = _TokenTable(tokens, token_bytes, special_tokens, end_of_text)
+        skipped = {self._table.ids[token] for token in self._table.special.keys() - set(plain_tokens)}
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._token_bytes = tf.constant(self._table.bytes, tf.string)
+            self._is_skipped = tf.constant([i in skipped for i in range(self.vocabulary_size)])
+
+    def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of texts, in the graph and on the CPU; to be defined by each tokenizer.
+
+        Args:
+            texts: string (B,).
+
+        Returns:
+            RaggedTensor of integers (B, tokens).
+        """
+        raise NotImplementedError(f"`{type(self).__name__}` must define `tokenize_rows`. Received: texts of {texts}.")
+
+    def join_rows(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
+        """The text of ids, in the graph and on the CPU. Here: the bytes of all tokens, one after another.
+
+        Args:
+            token_ids: RaggedTensor of int64 (B, tokens); special tokens that are to be left out are not there.
+
+        Returns:
+            string (B,).
+        """
+        return tf.strings.reduce_join(tf.gather(self._token_bytes, token_ids), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which copies and pickles are made. Here: the attributes of these names."""
+        names = inspect.signature(type(self)).parameters
+        if missing := [name for name in names if not hasattr(self, name)]:
+            raise TypeError(
+                f"`{type(self).__name__}` must have an attribute for each argument of its constructor, or define "
+                f"`get_config`, to be copied. Received: none for {missing}."
+            )
+        values = {name: getattr(self, name) for name in names}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def __reduce__(self):
+        # Tables cannot be pickled or copied: make them anew.
+        return _rebuilt, (type(self), self.get_config())
+
+    def __repr__(self) -> str:
+        special = f", {len(self.special_tokens)} of them special" if self.special_tokens else ""
+        return f"<{type(self).__name__}: {self.vocabulary_size:,} tokens{special}>"
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Read-only dict from token to id."""
+        return self._table.ids
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of ids, V: 0, 1, ..., V - 1."""
+        return len(self._table.tokens)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Read-only dict from special token to id."""
+        return self._table.special
+
+    @property
+    def end_of_text(self) -> str | None:
+        """The special token at which a text ends; None if there is none."""
+        return self._table.end_of_text
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """The id of the token at which a text ends; None if there is none."""
+        return None if self.end_of_text is None else self._table.ids[self.end_of_text]
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a token, written as the vocabulary has it; ValueError if it is not there."""
+        if not isinstance(token, str):
+            raise TypeError(f"`token` must be a string. Received: {token!r}.")
+        if token not in self._table.ids:
+            raise ValueError(f"`token` must be {self._token_place}. Received: {token!r}.{self._token_hint}")
+        return self._table.ids[token]
+
+    def id_to_token(self, token_id: int) -> str:
+        """The token of an id as the vocabulary has it, "" for an id without one; ValueError for an id beyond these."""
+        return self._table.tokens[self._checked(token_id)] or ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of text that an id stands for (b" the"): often, but not always, whole UTF-8 characters."""
+        return self._table.bytes[self._checked(token_id)]
+
+    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
+        texts = as_string_tensor(texts)
+        if texts.shape.rank == 0:
+            return self._tokenize(texts[None]).values
+        return self._tokenize(texts)
+
+    def encode(self, texts: Any) -> list[int] | list[list[int]]:
+        """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
+
+        Args:
+            texts: a string, or a list, array or tensor of strings.
+
+        Returns:
+            list of ints for one string, list of lists of ints for several.
+        """
+        return as_lists(self(texts))
+
+    def detokenize(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
+        """The text that ids stand for, in the graph.
+
+        Args:
+            token_ids: integers (T,) or (B, T), or RaggedTensor (B, tokens).
+            skip_special_tokens: bool, leave special tokens out.
+
+        Returns:
+            string () or (B,). It may begin or end within a UTF-8 character if the ids do.
+
+        Raises:
+            tf.errors.InvalidArgumentError: at run time, if an id is not in the vocabulary.
+        """
+        token_ids = as_id_tensor(token_ids)
+        if token_ids.shape.rank == 1:
+            return self.detokenize(token_ids[None], skip_special_tokens)[0]
+        with tf.device("CPU:0"):
+            rows = token_ids if isinstance(token_ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(token_ids)
+            rows = tf.cast(rows, tf.int64)
+            if skip_special_tokens:
+                rows = tf.ragged.boolean_mask(rows, rows.with_values(~tf.gather(self._is_skipped, rows.values)))
+            return self.join_rows(rows)
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
+        """The text that ids stand for; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            token_ids: list, array or tensor of integers (T,) or (B, T); nested lists and RaggedTensors may have rows
+                of any lengths.
+            skip_special_tokens: bool, leave special tokens out.
+
+        Returns:
+            str for (T,), list of str for rows. An empty list is one row without ids: "".
+
+        Raises:
+            ValueError: if an id is not in the vocabulary, or `token_ids` are no integers or have another rank.
+        """
+        rows, is_batch = as_id_rows(token_ids)
+        check_ids(rows.values.numpy(), self.vocabulary_size)
+        texts = self._decode_rows(rows, bool(skip_special_tokens)).numpy()
+        texts = [text.decode("utf-8", "replace") for text in texts]
+        return texts if is_batch else texts[0]
+
+    # Traced, since ragged operations one by one take ten times as long for a few ids.
+    @tf.function(
+        input_signature=[tf.RaggedTensorSpec([None, None], tf.int64, 1, tf.int64), tf.TensorSpec([], tf.bool)],
+        autograph=False,
+    )
+    def _decode_rows(self, rows: tf.RaggedTensor, skip_special_tokens: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            is_kept = ~(tf.gather(self._is_skipped, rows.values) & skip_special_tokens)
+            return self.join_rows(tf.ragged.boolean_mask(rows, rows.with_values(is_kept)))
+
+    def _checked(self, token_id: int) -> int:
+        token_id = as_integer("token_id", token_id)
+        check_ids(token_id, self.vocabulary_size)
+        return token_id
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        with tf.device("CPU:0"):
+            rows = self.tokenize_rows(texts)
+            if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):
+                raise TypeError(
+                    f"`tokenize_rows` of `{type(self).__name__}` must give a RaggedTensor of integers (B, tokens). "
+                    f"Received: {type(rows).__name__} of shape {getattr(rows, 'shape', None)}."
+                )
+            return tf.cast(rows, tf.int32)
+
+
+class _TokenTable:
+    """Tokens by id and ids by token, beside the module, whose tuples and dicts TensorFlow would wrap to track them."""
+
+    def __init__(
+        self,
+        tokens: Iterable[str | None],
+        token_bytes: Iterable[bytes] | None,
+        special_tokens: Iterable[str | None],
+        end_of_text: str | None,
+    ):
+        self.tokens = tuple(tokens)
+        if token_bytes is None:
+            token_bytes = [(token or "").encode() for token in self.tokens]
+        self.bytes = tuple(token_bytes)
+        named = [(token, token_id) for token_id, token in enumerate(self.tokens) if token is not None]
+        ids = dict(named)
+        if not ids or len(ids) < len(named) or len(self.bytes) != len(self.tokens):
+            raise ValueError(
+                "`tokens` must differ from each other, and `token_bytes` be one for each. Received: "
+                f"{len(self.tokens)} tokens, {len(ids)} different ones, and {len(self.bytes)} `token_bytes`."
+            )
+        self.ids = MappingProxyType(ids)
+        special_tokens = check_special_tokens(special_tokens, ids)
+        if not isinstance(end_of_text, str | None):
+            raise TypeError(f"`end_of_text` must be a string or None. Received: end_of_text={end_of_text!r}.")
+        self.special = MappingProxyType({token: ids[token] for token in special_tokens})
+        if end_of_text is not None and end_of_text not in self.special:
+            raise ValueError(
+                f"`end_of_text` must be a special token. Received: end_of_text={end_of_text!r} and "
+                f"special_tokens={special_tokens[:5]}."
+            )
+        self.end_of_text = end_of_text
+
+
+def _rebuilt(cls: type[Tokenizer], config: dict[str, Any]) -> Tokenizer:
+    return cls(**config)
