@@ -90,7 +90,7 @@ OLDEST_TESTS ?= tests/test_compat.py tests/test_import.py tests/ops tests/layers
 OLDEST_DESELECT ?= tests/export/test_saved_model.py::test_warmup_requests_are_what_a_server_reads
 OLDEST_WITHOUT ?= tests/layers/test_registry.py tests/generation/test_every_sampler.py tests/export/test_served_samplers.py
 LOWEST = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
-	print(*(one.replace(">=", "==") for one in p["dependencies"] + e["checkpoints"] + e["grammar"]), sep="\n")
+	print(*(one.replace(">=", "==") for one in p["dependencies"] + e["checkpoints"]), sep="\n")
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.tests
