@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.data.epochs import as_integer
+from keras_tfm.arguments import as_integer
 from keras_tfm.data.labels import check_equally_many, packer_of, warn_of_cut
 from keras_tfm.data.token_rows import BLOCK, TokenRows
 from keras_tfm.tokenizers import WordPieceTokenizer

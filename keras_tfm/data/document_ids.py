@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from keras_tfm.arguments import as_integer
+
 
 def with_document_ids(end_of_text_id: int) -> Callable:
     """A function for `dataset.map` that lets a model keep the documents of a packed row apart.
@@ -19,7 +21,7 @@ def with_document_ids(end_of_text_id: int) -> Callable:
         A function of int32 (B, T) tensors.
 
     Raises:
-        TypeError: for an id that is no integer, such as the None of a tokenizer without an end-of-text token.
+        ValueError: for an id that is no integer, such as the None of a tokenizer without an end-of-text token.
 
     Example:
         >>> dataset = language_model_dataset(files, tokenizer, sequence_length=256, batch_size=16)
@@ -28,11 +30,7 @@ def with_document_ids(end_of_text_id: int) -> Callable:
     Reference:
         Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination", https://arxiv.org/abs/2107.02027
     """
-    if isinstance(end_of_text_id, bool) or not isinstance(end_of_text_id, int):
-        raise TypeError(
-            "`end_of_text_id` must be an integer. "
-            f"Received: end_of_text_id={end_of_text_id!r}. Train the tokenizer with an end-of-text token."
-        )
+    end_of_text_id = as_integer("end_of_text_id", end_of_text_id, note=": that of the tokenizer's end-of-text token")
 
     def add(token_ids: tf.Tensor, *others: tf.Tensor) -> tuple:
         ends = tf.cast(token_ids == end_of_text_id, tf.int32)

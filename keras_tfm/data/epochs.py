@@ -1,8 +1,6 @@
 """Batches that differ from epoch to epoch, in a way that (seed, epoch) decides."""
 
-import operator
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -89,14 +87,3 @@ class _EpochCounter:
             return tf.constant(True)
 
         tf.cond(when, insert, lambda: tf.constant(False))
-
-
-def as_integer(name: str, value: Any, smallest: int) -> int:
-    """An argument as an int, or an error that names it."""
-    try:
-        value = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}.") from error
-    if value < smallest:
-        raise ValueError(f"`{name}` must be at least {smallest}. Received: {name}={value}.")
-    return value

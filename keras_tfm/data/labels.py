@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tfm.data.epochs import as_integer
+from keras_tfm.arguments import as_integer
 from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
 
 

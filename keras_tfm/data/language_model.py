@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.data.documents import tokenize_documents
-from keras_tfm.data.epochs import as_integer, epochs_of_batches, shuffled
+from keras_tfm.data.epochs import epochs_of_batches, shuffled
 
 _REMAINDERS = ("drop", "pad")
 
@@ -199,7 +200,7 @@ class PackedTokens:
 
         Raises:
             ValueError: if `batch_size` < 1, `seed` or `initial_epoch` < 0, or no batch is left.
-            TypeError: if one of the numbers is no integer.
+            ValueError: if one of the numbers is no integer.
 
         Example:
             >>> steps = packed.num_batches(batch_size=16)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_tfm.data.epochs import as_integer, epochs_of_batches, shuffled
+from keras_tfm.arguments import as_integer
+from keras_tfm.data.epochs import epochs_of_batches, shuffled
 from keras_tfm.data.sentence_rows import PairRows, SingleRows
 from keras_tfm.data.token_masking import TokenMasker
 from keras_tfm.tokenizers import WordPieceTokenizer

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_tfm.data.epochs import as_integer, epochs_of_batches, shuffled
+from keras_tfm.arguments import as_integer
+from keras_tfm.data.epochs import epochs_of_batches, shuffled
 from keras_tfm.data.labels import check_equally_many, finite_floats, packer_of, warn_of_cut
 from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
 

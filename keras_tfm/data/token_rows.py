@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.data.epochs import as_integer, epochs_of_batches, shuffled
+from keras_tfm.arguments import as_integer
+from keras_tfm.data.epochs import epochs_of_batches, shuffled
 
 BLOCK = 1024  # texts that are packed in one call
 

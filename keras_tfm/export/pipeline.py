@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_tfm.export.writing import write_saved_model
-from keras_tfm.whole import check_is_free
+from keras_tfm.files import check_is_free
 
 
 def export_pipeline(pipeline, path) -> None:

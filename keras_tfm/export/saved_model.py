@@ -10,13 +10,13 @@ from keras import tree
 
 from keras_tfm.export.warmup import predict_request
 from keras_tfm.export.writing import write_saved_model
+from keras_tfm.files import check_is_free
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
-from keras_tfm.generation.generation import GenerationOptions
+from keras_tfm.generation.options import GenerationOptions
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
 from keras_tfm.samplers.stopping import REASONS
-from keras_tfm.whole import check_is_free
 
 # What a caller may set: signature argument -> (processor, its field).
 _CONTROLS = {"temperature": (Temperature, "value"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_tfm import compat
 from keras_tfm.export.warmup import write_warmup_requests
-from keras_tfm.whole import written_whole
+from keras_tfm.files import written_whole
 
 
 def write_saved_model(

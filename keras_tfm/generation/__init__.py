@@ -1,6 +1,6 @@
 """Text and token generation: the loop, its compilation, strings in and out, and texts that go on."""
 
-from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.session import TextSession
 from keras_tfm.generation.text_generator import TextGenerator
 

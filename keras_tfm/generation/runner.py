@@ -1,7 +1,6 @@
 """Runs the compiled loop from Python: checks prompts, keeps what was compiled, gives arrays back."""
 
 import collections
-import contextlib
 import dataclasses
 import logging
 import random
@@ -16,7 +15,7 @@ from keras import tree
 
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for, stop_rules
-from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace
 from keras_tfm.samplers.numbers import models_in, split_numbers
 from keras_tfm.samplers.stopping import INVALID, REASONS, TIME
@@ -145,8 +144,10 @@ class GenerationRunner:
         """The state after the prompts were read; compiles what these sizes need, and tells the log of it."""
         arguments = (inputs, room, settings, numbers)
         shapes = tuple(x.shape for x in tree.flatten(arguments))
-        with contextlib.nullcontext() if shapes in compiled.shapes else compiled.lock:
-            if shapes in compiled.shapes:
+        if shapes in compiled.shapes:
+            return compiled.begin(*arguments)
+        with compiled.lock:
+            if shapes in compiled.shapes:  # another thread has just compiled them
                 return compiled.begin(*arguments)
             num_rows, length = inputs.token_ids.shape
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"

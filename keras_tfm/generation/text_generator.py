@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
-from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.samplers.registry import get_sampler
 from keras_tfm.samplers.stop_strings import StopStrings, strings_of
 

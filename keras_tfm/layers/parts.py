@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_tfm.arguments import as_integer
+
 
 def revive(part):
     """The object itself, or the one that a serialized dict describes: what lets `from_config` be `cls(**config)`."""
@@ -48,8 +50,7 @@ def check_rank(x, rank: int, name: str, letters: str) -> None:
 def check_positive(**numbers) -> None:
     """Raises unless every named number is an integer of at least 1."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={number!r}.")
+        as_integer(name, number, 1)
 
 
 def check_rate(**rates) -> None:

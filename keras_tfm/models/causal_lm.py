@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_tfm import compat
-from keras_tfm.generation.generation import Generation, GenerationOptions
+from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
 from keras_tfm.layers.parts import check_rank, revive, serialize

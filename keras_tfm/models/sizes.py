@@ -1,5 +1,7 @@
 """Sizes of models by name: a row of a builder's table, with the caller's numbers in place of the row's."""
 
+from keras_tfm.arguments import as_integer
+
 
 def size_of(table: dict, size: str | None, **numbers) -> dict:
     """Merges a named row and the numbers given.
@@ -25,7 +27,4 @@ def size_of(table: dict, size: str | None, **numbers) -> dict:
             f"A model needs a size name or all of its numbers. Received: size={size!r} without {missing}. "
             f"Pass them, or one of {sorted(table)}."
         )
-    wrong = {name: number for name, number in given.items() if not isinstance(number, int) or number < 1}
-    if wrong:
-        raise ValueError(f"The sizes of a model must be integers of at least 1. Received: {wrong}.")
-    return merged
+    return {**merged, **{name: as_integer(name, number, 1) for name, number in given.items()}}

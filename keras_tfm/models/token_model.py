@@ -6,9 +6,9 @@ from collections.abc import Callable
 import keras
 
 from keras_tfm import compat
+from keras_tfm.files import written_whole
 from keras_tfm.layers.parts import serialize
 from keras_tfm.ops.masks import refuse_float_mask
-from keras_tfm.whole import written_whole
 
 INPUTS = {
     "token_ids": "int32",

@@ -2,9 +2,9 @@
 
 from keras import backend, ops
 
+from keras_tfm.ops.grouped_products import query_key_products, weighted_values
 from keras_tfm.ops.lean_attention import HIDDEN_SCORE, lean_attention
 from keras_tfm.ops.masks import Visibility
-from keras_tfm.ops.products import gathered, products
 
 # Measured on 2 cores: from about 1,024 x 1,024 positions on the lean path is faster, and memory begins to matter.
 LEAN_FROM = 1024 * 1024
@@ -140,7 +140,7 @@ def _rule_of(mask) -> Visibility:
 
 def _plain_attention(query, key, value, visible, bias, logit_cap, sink, dropout):
     """(output (B, N, T, H), weights (B, N, T, S)) from all scores at once."""
-    scores = ops.cast(products(query, key), "float32")
+    scores = ops.cast(query_key_products(query, key), "float32")
     if logit_cap is not None:
         scores = logit_cap * ops.tanh(scores / logit_cap)
     if bias is not None:
@@ -149,7 +149,7 @@ def _plain_attention(query, key, value, visible, bias, logit_cap, sink, dropout)
     sees_something = ops.any(visible, axis=-1, keepdims=True)
 
     kept = weights if dropout is None else dropout(weights)
-    output = gathered(ops.cast(kept, value.dtype), value)
+    output = weighted_values(ops.cast(kept, value.dtype), value)
     output = ops.where(sees_something, output, ops.zeros_like(output))
     return output, ops.where(sees_something, weights, ops.zeros_like(weights))
 

@@ -2,9 +2,9 @@
 
 from keras import ops
 
+from keras_tfm.ops.grouped_products import query_key_products, transposed_sums, weighted_values
 from keras_tfm.ops.loop import TileBuffer, while_loop
 from keras_tfm.ops.masks import Visibility
-from keras_tfm.ops.products import gathered, products, scattered
 from keras_tfm.ops.tile_bias import tile_bias
 from keras_tfm.ops.tiles import TiledVisibility, from_tiles, tile_size, to_tiles
 
@@ -74,7 +74,7 @@ class _Scores:
 
     def tile(self, i, j):
         """(float32 (B, N, queries, keys), slope of the cap or None)."""
-        scores = ops.cast(products(self.queries[i], self.keys[j]), "float32")
+        scores = ops.cast(query_key_products(self.queries[i], self.keys[j]), "float32")
         slope = None
         if self.logit_cap is not None:
             capped = ops.tanh(scores / self.logit_cap)
@@ -102,7 +102,7 @@ def _forward(scores, values, sink, dropout):
             shrink = ops.exp(greatest - new_greatest)
             total = total * shrink + ops.sum(weights, axis=-1, keepdims=True)
             weights = _dropped(weights, dropout, visible, i, j)
-            output = output * shrink + ops.cast(gathered(ops.cast(weights, values.dtype), values[j]), "float32")
+            output = output * shrink + ops.cast(weighted_values(ops.cast(weights, values.dtype), values[j]), "float32")
             return j + 1, new_greatest, total, output
 
         start = visible.first[i], greatest, total, ops.zeros_like(query)
@@ -127,15 +127,15 @@ def _backward(scores, values, dropout, log_sums, upstream, delta):
             tile, slope = scores.tile(i, j)
             weights = ops.exp(tile - log_sums[i])
             dropped = ops.cast(_dropped(weights, dropout, visible, i, j), values.dtype)
-            d_value = TileBuffer.add(d_value, j, scattered(dropped, upstream[i], values[j]))
-            d_weights = ops.cast(products(upstream[i], values[j]), "float32")
+            d_value = TileBuffer.add(d_value, j, transposed_sums(dropped, upstream[i], values[j]))
+            d_weights = ops.cast(query_key_products(upstream[i], values[j]), "float32")
             d_scores = weights * (_dropped(d_weights, dropout, visible, i, j) - delta[i])
             d_bias = bias.add_gradient(d_bias, i, j, d_scores)
             if slope is not None:
                 d_scores = d_scores * slope
             d_scores = ops.cast(d_scores, values.dtype)
-            d_key = TileBuffer.add(d_key, j, scattered(d_scores, scores.queries[i], scores.keys[j]))
-            d_query = d_query + ops.cast(gathered(d_scores, scores.keys[j]), "float32")
+            d_key = TileBuffer.add(d_key, j, transposed_sums(d_scores, scores.queries[i], scores.keys[j]))
+            d_query = d_query + ops.cast(weighted_values(d_scores, scores.keys[j]), "float32")
             return j + 1, d_query, d_key, d_value, d_bias
 
         start = visible.first[i], ops.zeros_like(scores.queries[i], dtype="float32"), d_key, d_value, d_bias

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, integer_of, is_banned, number_of, require
+from keras_tfm.samplers.processors import BANNED, is_banned, number_of, require
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, write_token
 from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME
@@ -65,7 +66,7 @@ class BeamSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "num_beams", integer_of("num_beams", self.num_beams, 1))
+        object.__setattr__(self, "num_beams", as_integer("num_beams", self.num_beams, 1))
         require(
             self.early_stopping in (True, False, "never"),
             '`early_stopping` must be True, False or "never"',

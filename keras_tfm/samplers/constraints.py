@@ -5,18 +5,10 @@ from collections.abc import Mapping
 
 from keras import ops
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.samplers.numbers import as_arrays, bucketed
 from keras_tfm.samplers.penalties import compact
-from keras_tfm.samplers.processors import (
-    BANNED,
-    Processor,
-    integer_of,
-    number_of,
-    one_of,
-    require,
-    sequences_of,
-    token_ids_of,
-)
+from keras_tfm.samplers.processors import BANNED, Processor, number_of, one_of, require, sequences_of, token_ids_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +98,7 @@ class ForceFirstToken(Processor):
     token_id: int
 
     def __post_init__(self):
-        object.__setattr__(self, "token_id", integer_of("token_id", self.token_id, 0))
+        object.__setattr__(self, "token_id", as_integer("token_id", self.token_id, 0))
 
     def __call__(self, logits, tokens, step):
         return ops.where(ops.equal(step, 0), _only(self.token_id, logits), logits)
@@ -125,8 +117,8 @@ class ForceLastToken(Processor):
     max_new_tokens: int
 
     def __post_init__(self):
-        object.__setattr__(self, "token_id", integer_of("token_id", self.token_id, 0))
-        object.__setattr__(self, "max_new_tokens", integer_of("max_new_tokens", self.max_new_tokens, 1))
+        object.__setattr__(self, "token_id", as_integer("token_id", self.token_id, 0))
+        object.__setattr__(self, "max_new_tokens", as_integer("max_new_tokens", self.max_new_tokens, 1))
 
     def __call__(self, logits, tokens, step):
         return ops.where(ops.equal(step, self.max_new_tokens - 1), _only(self.token_id, logits), logits)
@@ -145,7 +137,7 @@ class MinNewTokens(Processor):
     end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        object.__setattr__(self, "count", integer_of("count", self.count, 0))
+        object.__setattr__(self, "count", as_integer("count", self.count, 0))
         object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
 
     def __call__(self, logits, tokens, step):
@@ -167,7 +159,7 @@ class MinLength(Processor):
     end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        object.__setattr__(self, "length", integer_of("length", self.length, 0))
+        object.__setattr__(self, "length", as_integer("length", self.length, 0))
         object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
 
     def __call__(self, logits, tokens, step):

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import integer_of, is_banned, require
+from keras_tfm.samplers.processors import is_banned, require
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, write_token
 
@@ -52,7 +53,7 @@ class ContrastiveSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "top_k", integer_of("top_k", self.top_k, 1))
+        object.__setattr__(self, "top_k", as_integer("top_k", self.top_k, 1))
         require(0 <= self.alpha <= 1, "`alpha` must be at least 0 and at most 1", alpha=self.alpha)
         object.__setattr__(self, "alpha", float(self.alpha))
 

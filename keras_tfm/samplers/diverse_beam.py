@@ -4,10 +4,11 @@ import dataclasses
 
 from keras import ops, tree
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.beam import BeamSampler
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import integer_of, number_of, require
+from keras_tfm.samplers.processors import number_of, require
 from keras_tfm.samplers.state import Change
 
 
@@ -36,7 +37,7 @@ class DiverseBeamSampler(BeamSampler):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "num_groups", integer_of("num_groups", self.num_groups, 1))
+        object.__setattr__(self, "num_groups", as_integer("num_groups", self.num_groups, 1))
         require(
             self.num_beams % self.num_groups == 0,
             "`num_beams` must be a multiple of `num_groups`",

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.samplers.automata import Automaton, automaton_of
 from keras_tfm.samplers.json_schema import expression_of_schema
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, StatefulProcessor, integer_of, require, sequences_of, token_ids_of
+from keras_tfm.samplers.processors import BANNED, StatefulProcessor, require, sequences_of, token_ids_of
 from keras_tfm.samplers.regular_expressions import expression_of
 from keras_tfm.samplers.token_tables import TokenTables, empty_transitions
 
@@ -151,7 +152,7 @@ def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
     Example:
         >>> match_one_of([tokenizer.encode(name) for name in ("Romeo", "Juliet")], tokenizer.vocabulary_size)
     """
-    vocabulary_size = integer_of("vocabulary_size", vocabulary_size, 1)
+    vocabulary_size = as_integer("vocabulary_size", vocabulary_size, 1)
     sequences = sequences_of("sequences", sequences)
     require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=sequences)
     most = max(max(sequence) for sequence in sequences)
@@ -199,7 +200,7 @@ def _with_ends(tables: TokenTables, ends, final: int, end_token_ids) -> Grammar:
     goes_on = (tables.transitions >= 0).any(axis=1)
     tables.transitions[:, _END] = np.where(ends & goes_on, final, -1)
     grammar = Grammar(tables.kinds, tables.transitions, _END)
-    return grammar.ending_at([integer_of("end_token_ids", token_id, 0) for token_id in end_token_ids])
+    return grammar.ending_at([as_integer("end_token_ids", token_id, 0) for token_id in end_token_ids])
 
 
 def _on_a_way_to(ends, transitions):

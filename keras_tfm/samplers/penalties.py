@@ -4,8 +4,9 @@ import dataclasses
 
 from keras import ops
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.samplers.numbers import bucketed
-from keras_tfm.samplers.processors import BANNED, Processor, integer_of, number_of, one_of, require, token_ids_of
+from keras_tfm.samplers.processors import BANNED, Processor, number_of, one_of, require, token_ids_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class NoRepeatNgram(Processor):
     n: int = 3
 
     def __post_init__(self):
-        object.__setattr__(self, "n", integer_of("n", self.n, 1))
+        object.__setattr__(self, "n", as_integer("n", self.n, 1))
 
     def __call__(self, logits, tokens, step):
         history, lengths = compact(tokens)
@@ -112,7 +113,7 @@ class ExponentialLengthDecay(Processor):
     end_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        object.__setattr__(self, "start", integer_of("start", self.start, 0))
+        object.__setattr__(self, "start", as_integer("start", self.start, 0))
         require(number_of("factor", self.factor) >= 1, "`factor` must be at least 1", factor=self.factor)
         object.__setattr__(self, "factor", float(self.factor))
         object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))

@@ -10,7 +10,6 @@ import math
 import operator
 from collections.abc import Iterable
 
-import numpy as np
 from keras import ops, tree
 
 # Lower than any logit; finite, so that differences of two banned logits are 0 and not NaN.
@@ -83,16 +82,6 @@ def require(holds, statement: str, **received) -> None:
     if not holds:
         listed = ", ".join(f"{name}={value!r}" for name, value in received.items())
         raise ValueError(f"{statement}. Received: {listed}.")
-
-
-def integer_of(name: str, value, least: int, note: str = "") -> int:
-    """The value as an int, for anything that `operator.index` takes; raises a ValueError that names the argument."""
-    try:
-        number = least - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    require(number >= least, f"`{name}` must be an integer of at least {least}{note}", **{name: value})
-    return number
 
 
 def number_of(name: str, value) -> float:

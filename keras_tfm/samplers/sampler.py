@@ -4,7 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, integer_of, is_banned
+from keras_tfm.arguments import as_integer
+from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, is_banned
 from keras_tfm.samplers.state import Change, Context, GenerationState, newest_tokens, write_token
 
 
@@ -34,7 +35,7 @@ class Sampler:
     def __post_init__(self):
         processors = self.processors
         if self.seed is not None:
-            object.__setattr__(self, "seed", integer_of("seed", self.seed, -(2**31)))
+            object.__setattr__(self, "seed", as_integer("seed", self.seed, -(2**31)))
         object.__setattr__(self, "processors", (processors,) if callable(processors) else tuple(processors))
         strangers = [p for p in self.processors if not isinstance(p, Processor) or not dataclasses.is_dataclass(p)]
         if strangers:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, integer_of, is_banned, require
+from keras_tfm.samplers.processors import BANNED, is_banned, require
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
 from keras_tfm.samplers.state import Change, newest_tokens, write_token
 
@@ -43,7 +44,7 @@ class PromptLookup:
     max_ngram: int = static(3)
 
     def __post_init__(self):
-        object.__setattr__(self, "max_ngram", integer_of("max_ngram", self.max_ngram, 1))
+        object.__setattr__(self, "max_ngram", as_integer("max_ngram", self.max_ngram, 1))
 
     def begin(self, state, context, num_drafts):
         """What is remembered: nothing."""
@@ -144,7 +145,7 @@ class SpeculativeSampler(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "num_drafts", integer_of("num_drafts", self.num_drafts, 1))
+        object.__setattr__(self, "num_drafts", as_integer("num_drafts", self.num_drafts, 1))
         require(
             isinstance(self.rule, Sampler) and type(self.rule).advance is Sampler.advance and not self.rule.processors,
             "`rule` must choose token by token and have no processors; give those to the `SpeculativeSampler`",

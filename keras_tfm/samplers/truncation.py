@@ -4,7 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.samplers.processors import BANNED, Processor, integer_of, require
+from keras_tfm.arguments import as_integer
+from keras_tfm.samplers.processors import BANNED, Processor, require
 
 # Sums of probabilities in float32 are off by less.
 _ROUNDING = 1e-6
@@ -23,7 +24,7 @@ class TopK(Processor):
     k: int = 50
 
     def __post_init__(self):
-        object.__setattr__(self, "k", integer_of("k", self.k, 0, " (0 = off)"))
+        object.__setattr__(self, "k", as_integer("k", self.k, 0, " (0 = off)"))
 
     def __call__(self, logits, tokens, step):
         def enough(kept):

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.tokenizers.byte_pair_files import arguments_from_json
 from keras_tfm.tokenizers.byte_pair_vocabulary import check_byte_pair_special_tokens
-from keras_tfm.tokenizers.inputs import TrainingTexts, as_integer
+from keras_tfm.tokenizers.inputs import TrainingTexts
 
 
 def train_byte_pair_arguments(

@@ -9,8 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.files import read_json, replace_file
-from keras_tfm.tokenizers.inputs import TrainingTexts, as_integer
+from keras_tfm.tokenizers.inputs import TrainingTexts
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.vocabulary import check_encodable, check_special_tokens, id_table, parts_of, tokens_of
 from keras_tfm.tokenizers.word_splitter import SEPARATOR, replace_invalid_utf8, special_token_pattern

@@ -1,7 +1,6 @@
 """What callers give to tokenizers: texts and ids in any container, as tensors, and texts and files to train on."""
 
 import itertools
-import operator
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -93,14 +92,6 @@ def _as_id_array(row: Any) -> np.ndarray:
             f"Received: {str(row)[:60]} (dtype={array.dtype}, shape={array.shape})."
         )
     return array.astype(np.int64)
-
-
-def as_integer(name: str, value: Any) -> int:
-    """An argument as an int, whatever kind of integer it is; TypeError that names it if it is none."""
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}.") from error
 
 
 class TrainingTexts:

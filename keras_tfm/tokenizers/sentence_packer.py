@@ -1,11 +1,11 @@
 """[CLS] a [SEP] b [SEP]: texts to the inputs of a model as BERT's, in the graph."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
 from keras_tfm.tokenizers.inputs import as_string_tensor
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
@@ -48,13 +48,11 @@ class SentencePacker(tf.Module):
 
     def __init__(self, tokenizer: WordPieceTokenizer | BytePairTokenizer, sequence_length: int | None = None):
         super().__init__(name="sentence_packer")
-        if sequence_length is not None and not _is_integer(sequence_length, smallest=4):
-            raise ValueError(
-                "`sequence_length` must be an integer of at least 4, for a token beside [CLS] and two [SEP], or None. "
-                f"Received: sequence_length={sequence_length!r}."
-            )
+        if sequence_length is not None:
+            note = ", for a token beside [CLS] and two [SEP], or None"
+            sequence_length = as_integer("sequence_length", sequence_length, 4, note)
         self.tokenizer = tokenizer
-        self.sequence_length = None if sequence_length is None else operator.index(sequence_length)
+        self.sequence_length = sequence_length
         self._special, self._num_between = _frame(tokenizer)
 
     def __call__(self, texts: Any, pairs: Any = None) -> dict[str, tf.Tensor]:
@@ -137,10 +135,11 @@ class SentencePacker(tf.Module):
                 "`sequence_length` must be given to the packer for `windows`. Received: sequence_length=None."
             )
         text_length = self.sequence_length - 3
-        if not _is_integer(stride, smallest=0) or stride >= text_length - self.question_room:
+        stride, longest = as_integer("stride", stride, 0), text_length - self.question_room - 1
+        if stride > longest:
             raise ValueError(
-                f"`stride` must be an integer, 0 to {text_length - self.question_room - 1} with `sequence_length="
-                f"{self.sequence_length}`. Received: stride={stride!r}."
+                f"`stride` must be at most {longest} with `sequence_length={self.sequence_length}`. "
+                f"Received: stride={stride}."
             )
         questions, contexts = (
             tf.reshape(as_string_tensor(texts, name), [-1])  # one string is one text
@@ -275,13 +274,6 @@ def as_word_rows(words: Any) -> tf.RaggedTensor:
             f"Received: dtype={words.dtype.name}, shape={words.shape}."
         )
     return words
-
-
-def _is_integer(value: Any, smallest: int) -> bool:
-    try:
-        return not isinstance(value, bool) and operator.index(value) >= smallest
-    except TypeError:
-        return False
 
 
 def _parts(values: tf.RaggedTensor, rows: tf.Tensor, begin: tf.Tensor, size: tf.Tensor) -> tf.RaggedTensor:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.files import replace_file
-from keras_tfm.tokenizers.inputs import as_integer
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 
 FILE_NAMES = ("tokenizer.model", "spiece.model")

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_tfm.tokenizers.inputs import as_id_rows, as_id_tensor, as_integer, as_lists, as_string_tensor, check_ids
+from keras_tfm.arguments import as_integer
+from keras_tfm.tokenizers.inputs import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
 from keras_tfm.tokenizers.vocabulary import check_special_tokens
 
 

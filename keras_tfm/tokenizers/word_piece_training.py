@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertRules
-from keras_tfm.tokenizers.inputs import TrainingTexts, as_integer
+from keras_tfm.tokenizers.inputs import TrainingTexts
 from keras_tfm.tokenizers.vocabulary import check_special_tokens
 from keras_tfm.tokenizers.word_piece_files import arguments_from_json
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import pad_prompts, room_for
-from keras_tfm.generation.generation import GenerationOptions
+from keras_tfm.generation.options import GenerationOptions
 from keras_tfm.generation.runner import generation_of, prompts_of, settings_of
 
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 import keras_tfm as ktfm
 from keras_tfm.generation.compiled import bucket
-from keras_tfm.generation.generation import GenerationOptions
 from keras_tfm.generation.loop import Shape
+from keras_tfm.generation.options import GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.samplers import GreedySampler, RandomSampler, Temperature, TopK, TopP
 from tests.generation.lively import lively, lively_model, slow_greedy

@@ -369,7 +369,7 @@ def test_accents_before_an_answer_do_not_move_it(answering):
 def test_wrong_numbers_and_long_questions_are_told(answering, tokenizer):
     with pytest.raises(ValueError, match="`max_answer_tokens` must be an integer of at least 1. Received: .*=0"):
         QuestionAnswering(answering.model, tokenizer, max_answer_tokens=0)
-    with pytest.raises(ValueError, match="`stride` must be an integer, 0 to 8.*Received: stride=9"):
+    with pytest.raises(ValueError, match="`stride` must be at most 8.*Received: stride=9"):
         QuestionAnswering(answering.model, tokenizer, sequence_length=20, stride=9)
     with pytest.warns(UserWarning, match="1 of 1 texts have more than the 8 tokens.*has 9") as record:
         answering("who " * 9, "anna")

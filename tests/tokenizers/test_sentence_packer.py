@@ -159,8 +159,10 @@ def test_bad_arguments_are_refused(uncased):
             packer.words(words)
     with pytest.raises(ValueError, match="given to the packer for `windows`. Received: sequence_length=None"):
         SentencePacker(uncased).windows(["a"], ["b"])
-    for stride in (-1, 5, 1.5):
-        with pytest.raises(
-            ValueError, match=f"must be an integer, 0 to 4 with `sequence_length=13`. Received: stride={stride}"
-        ):
+    for stride, rule in (
+        (-1, "an integer of at least 0"),
+        (1.5, "an integer"),
+        (5, "at most 4 with `sequence_length=13`"),
+    ):
+        with pytest.raises(ValueError, match=f"`stride` must be {rule}.* Received: stride={stride}"):
             packer.windows(["a"], ["b"], stride)

@@ -59,7 +59,7 @@ def test_ids_may_be_any_integers_and_other_things_are_refused(tokenizer):
     )
     for wrong in (1.5, "a", [1], None):
         for look_up in (tokenizer.id_to_token, tokenizer.token_bytes):
-            with pytest.raises(TypeError, match="`token_id` must be an integer. Received: token_id="):
+            with pytest.raises(ValueError, match="`token_id` must be an integer.*Received: token_id="):
                 look_up(wrong)
         with pytest.raises(TypeError, match=r"`token` must be a string\. Received: "):
             tokenizer.token_to_id([wrong])
@@ -111,7 +111,7 @@ def test_vocabularies_that_are_none_are_refused_by_name(vocabulary, merges, erro
 @pytest.mark.parametrize("size", [300.0, "300", None])
 def test_sizes_are_integers(size):
     for kind in (BytePairTokenizer, WordPieceTokenizer):
-        with pytest.raises(TypeError, match="`vocabulary_size` must be an integer. Received: vocabulary_size="):
+        with pytest.raises(ValueError, match="`vocabulary_size` must be an integer.*Received: vocabulary_size="):
             kind.train("the cat", size)
 
 

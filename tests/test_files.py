@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from keras_tfm import checkpoints, whole
+from keras_tfm.files import written_whole
 from keras_tfm.models import SentenceEncoder, SentencePairRanker, build_bert, build_gpt
-from keras_tfm.whole import written_whole
 
 SMALL = {"vocabulary_size": 9, "max_sequence_length": 8, "num_layers": 1, "num_heads": 1, "hidden_dim": 4}
 # The file alone, since it needs nothing of the package.

@@ -1,24 +1,24 @@
-"""The matrix products of attention, of which heads share columns; a cache is read as it lies, never copied."""
+"""The matrix products of grouped-query attention: G = N / K query heads share a key head. A KV cache is not copied."""
 
 from keras import backend, ops
 
 from keras_tfm.ops.sizes import batch_size, size
 
 
-def products(rows, columns):
-    """(B, N, T, H) and (B, K, S, H) -> (B, N, T, S): each row with each column of its shared head."""
+def query_key_products(rows, columns):
+    """Q K^T: queries (B, N, T, H) and keys (B, K, S, H) -> (B, N, T, S)."""
     scores = _product(*_by_shared_head(rows, columns), transpose_y=True)
     return ops.reshape(scores, (batch_size(rows), size(rows, 1), size(rows, 2), size(columns, 2)))
 
 
-def gathered(weights, columns):
-    """(B, N, T, S) and (B, K, S, H) -> (B, N, T, H): sums of columns."""
+def weighted_values(weights, columns):
+    """A V: weights (B, N, T, S) and values (B, K, S, H) -> (B, N, T, H)."""
     sums = ops.matmul(*_by_shared_head(weights, columns))
     return ops.reshape(sums, (batch_size(weights), size(weights, 1), size(weights, 2), columns.shape[3]))
 
 
-def scattered(weights, rows, columns):
-    """(B, N, T, S) and (B, N, T, H) -> (B, K, S, H), float32: sums of rows, over the heads that share a column."""
+def transposed_sums(weights, rows, columns):
+    """A^T X: weights (B, N, T, S) and (B, N, T, H) -> (B, K, S, H), float32, summed over the heads that share a key head."""
     num_columns, shared, width = size(weights, 3), columns.shape[1], columns.shape[3]
     group = weights.shape[1] // shared * size(weights, 2)
     weights, rows = (ops.reshape(x, (-1, group, number)) for x, number in ((weights, num_columns), (rows, width)))

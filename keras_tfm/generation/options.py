@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.samplers.registry import get_sampler
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.stop_strings import StopStrings
@@ -77,9 +78,8 @@ class GenerationOptions:
     max_seconds: float | None = None
 
     def __post_init__(self):
-        _require_integer("max_new_tokens", self.max_new_tokens, 0)
-        _require_integer("num_return_sequences", self.num_return_sequences, 1)
-        _require_integer("alternatives", self.alternatives, 0)
+        for name, least in (("max_new_tokens", 0), ("num_return_sequences", 1), ("alternatives", 0)):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), least))
         object.__setattr__(self, "sampler", get_sampler(self.sampler).ending_at(tuple(self.stop_token_ids)))
         if any(len(sequence) == 0 for sequence in self.stop_sequences):
             raise ValueError(f"A stop sequence must not be empty. Received: stop_sequences={self.stop_sequences}.")
@@ -90,8 +90,3 @@ class GenerationOptions:
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"`max_seconds` must be greater than 0. Received: {self.max_seconds}.")
         self.sampler.rows_per_prompt(self.num_return_sequences)  # raises if the sampler cannot return so many
-
-
-def _require_integer(name, value, least) -> None:
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {value!r}.")
