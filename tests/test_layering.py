@@ -1,6 +1,8 @@
 """Who may import whom, read from the source with `ast`; and what library code may not contain."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,9 @@ def test_library_code_has_no_bare_asserts():
     for path in FILES:
         asserts = [node.lineno for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Assert)]
         assert not asserts, f"{path}: lines {asserts}"
+
+
+def test_the_pictures_of_the_architecture_are_as_the_code_is():
+    script = PACKAGE.parent / "docs" / "draw.py"
+    run = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-500:]

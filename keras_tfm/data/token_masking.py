@@ -64,9 +64,9 @@ class TokenMasker:
 
     def __call__(self, token_ids: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         keys = tf.unstack(tf.random.split(key, 4, alg="philox"), num=4)
-        is_chosen = self._choose(token_ids, keys[0], keys[1])
+        is_chosen = self._choose(token_ids, keys[0], keys[1])  # (B, T)
         length = tf.shape(token_ids)[1]
-        places = tf.sort(tf.where(is_chosen, tf.range(length), length), axis=1)[:, : self.num_masks]
+        places = tf.sort(tf.where(is_chosen, tf.range(length), length), axis=1)[:, : self.num_masks]  # (B, M)
         places = tf.ensure_shape(places, [token_ids.shape[0], self.num_masks])
         is_mask = places < length
         mask_positions = tf.where(is_mask, places, 0)
@@ -78,8 +78,8 @@ class TokenMasker:
         )
         hidden = tf.where(fate < _MASKED + _RANDOM, tf.gather(self._ordinary_ids, draws), mask_ids)
         hidden = tf.where(fate < _MASKED, self._mask_id, hidden)
-        where = tf.cast(tf.where(is_mask), tf.int32)
-        where = tf.stack([where[:, 0], tf.boolean_mask(mask_positions, is_mask)], axis=1)
+        where = tf.cast(tf.where(is_mask), tf.int32)  # (masks, 2): row, place in the row of masks
+        where = tf.stack([where[:, 0], tf.boolean_mask(mask_positions, is_mask)], axis=1)  # (masks, 2): row, token
         masked = tf.tensor_scatter_nd_update(token_ids, where, tf.boolean_mask(hidden, is_mask))
         return masked, mask_positions, mask_ids, tf.cast(is_mask, tf.float32)
 
@@ -92,18 +92,18 @@ class TokenMasker:
         num_rows, length = tf.unstack(tf.shape(token_ids))
 
         # For each token the length of its word, the place of the token in it, and the word's random number.
-        places = tf.broadcast_to(tf.range(length), [num_rows, length])
+        places = tf.broadcast_to(tf.range(length), [num_rows, length])  # (B, T)
         word = tf.cumsum(tf.cast(begins, tf.int32), axis=1) - 1 + tf.range(num_rows)[:, None] * length
-        word = tf.where(is_token, word, -1)
+        word = tf.where(is_token, word, -1)  # (B, T): a number for each word of the batch
         num_words = num_rows * length
-        firsts = tf.math.unsorted_segment_min(places, word, num_words)
+        firsts = tf.math.unsorted_segment_min(places, word, num_words)  # (B * T,), by word
         known = tf.maximum(word, 0)
         lengths = tf.gather(tf.math.unsorted_segment_sum(tf.cast(is_token, tf.int32), word, num_words), known)
-        offsets = places - tf.gather(firsts, known)
+        offsets = places - tf.gather(firsts, known)  # (B, T)
         scores = tf.gather(tf.random.stateless_uniform([num_words], order_key, alg="philox"), known)
 
         # Tokens in the random order of their words, which keeps those of a word together: the circle.
-        order = tf.argsort(tf.where(is_token, scores, 2.0), axis=1, stable=True)
+        order = tf.argsort(tf.where(is_token, scores, 2.0), axis=1, stable=True)  # (B, T)
         lengths, offsets = (tf.gather(values, order, batch_dims=1) for values in (lengths, offsets))
         is_token = tf.gather(is_token, order, batch_dims=1)
         around = tf.cast(tf.math.count_nonzero(is_token, axis=1), tf.float32)[:, None]  # (B, 1)

@@ -100,7 +100,7 @@ class KVCache(NamedTuple):
         num_slots = size(self.positions, 1)
 
         def write(slots, new):
-            # Batch and heads as one axis, as attention reads them: see `products`.
+            # Batch and heads as one axis, as attention reads them: see `ops/grouped_products.py`.
             merged, new = (ops.reshape(x, (-1, n, x.shape[3])) for x, n in ((slots, num_slots), (new, num_new)))
             written = slice_update(merged, (0, self.index, 0), new)
             return ops.reshape(written, (batch_size(slots), slots.shape[1], num_slots, slots.shape[3]))

@@ -18,7 +18,7 @@ def weighted_values(weights, columns):
 
 
 def transposed_sums(weights, rows, columns):
-    """A^T X: weights (B, N, T, S) and (B, N, T, H) -> (B, K, S, H), float32, summed over the heads that share a key head."""
+    """A^T X: weights (B, N, T, S) and (B, N, T, H) -> (B, K, S, H), float32, sums over heads that share a key head."""
     num_columns, shared, width = size(weights, 3), columns.shape[1], columns.shape[3]
     group = weights.shape[1] // shared * size(weights, 2)
     weights, rows = (ops.reshape(x, (-1, group, number)) for x, number in ((weights, num_columns), (rows, width)))

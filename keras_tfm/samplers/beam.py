@@ -113,11 +113,11 @@ class BeamSampler(Sampler):
         return self.process(logs, state.tokens, state.num_tokens[:, None], state.processor_states)
 
     def search(self, state, logits, logs, context):
-        """One step of beam search: (state, parents int32 (R,))."""
+        """One step of beam search: (state, parents int32 (R,)). B prompts, W beams each, R = B * W rows."""
         width, vocabulary_size = self.group_size, logits.shape[-1]
         num_rows = ops.shape(logits)[0]
         memory, state = state.memory, state._replace(memory=())
-        totals = memory.scores[:, None] + logs
+        totals = memory.scores[:, None] + logs  # (R, V)
         first_rows = ops.arange(num_rows // width, dtype="int32")[:, None] * width  # (B, 1)
 
         def write(candidates):
@@ -128,20 +128,20 @@ class BeamSampler(Sampler):
             return write_token(take_rows(state, parents), self.processors, token, rows, context), parents
 
         # Only the best `width` candidates may end; the next best are there so that enough beams go on.
-        flat_totals = ops.reshape(totals, (-1, width * vocabulary_size))
+        flat_totals = ops.reshape(totals, (-1, width * vocabulary_size))  # (B, W * V)
         _, best = ops.top_k(ops.reshape(self.ending_order(state, totals, context), ops.shape(flat_totals)), width)
-        best_scores = ops.take_along_axis(flat_totals, best, axis=1)
+        best_scores = ops.take_along_axis(flat_totals, best, axis=1)  # (B, W)
         ended, _ = write(ops.cast(best, "int32"))
         is_stop = ops.any(ops.arange(vocabulary_size, dtype="int32")[:, None] == context.stops.token_ids[None], axis=-1)
-        going_on = ops.reshape(ops.where(is_stop, BANNED, totals), (-1, width * vocabulary_size))
-        scores, candidates = self.candidates(state, going_on, context)
-        written, parents = write(candidates)
+        going_on = ops.reshape(ops.where(is_stop, BANNED, totals), (-1, width * vocabulary_size))  # (B, W * V)
+        scores, candidates = self.candidates(state, going_on, context)  # (B, C)
+        written, parents = write(candidates)  # B * C rows
         scores = ops.where(ops.reshape(written.finish, ops.shape(scores)) > 0, scores + NOT_YET, scores)
         chosen = ops.cast(self.select(written, scores, context), "int32")  # (B, W), places among the candidates
         rows = ops.arange(num_rows // width, dtype="int32")[:, None] * ops.shape(candidates)[1] + chosen
-        rows = ops.reshape(rows, (-1,))
+        rows = ops.reshape(rows, (-1,))  # (R,), of the candidates' rows
         after = take_rows(written, rows)
-        scores = ops.take(ops.reshape(scores, (-1,)), rows)
+        scores = ops.take(ops.reshape(scores, (-1,)), rows)  # (R,)
 
         length = ops.take(state.num_tokens, first_rows) + 1  # (B, 1)
         memory_after = self._set_aside(memory, ended, best_scores, length, context)
