@@ -37,8 +37,10 @@ def model_of(layer, length=None):
     return keras.Model(inputs, layer(inputs))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("length", [None, 11])
+@pytest.mark.parametrize(
+    ("length", "jit_compile"),
+    [(None, True), (11, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((None, False), (11, True)))],
+)
 def test_fit_has_the_losses_of_the_plain_method(jit_compile, length):
     losses = []
     for method in ("plain", "lean"):

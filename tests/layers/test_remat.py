@@ -38,7 +38,7 @@ def kinds_and_ways():
     # On JAX a layer with seeds cannot be compiled but through `stateless_call`, as `fit` does below.
     for compiled in [None, "graph", "jit"] if keras.backend.backend() == "tensorflow" else [None]:
         for kind in ("sequential", "parallel", "cross"):
-            is_slow = compiled == "jit" and kind != "sequential"
+            is_slow = compiled == "jit" or kind == "cross"
             yield pytest.param(kind, compiled, marks=[pytest.mark.slow] if is_slow else [])
 
 

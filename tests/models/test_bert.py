@@ -170,6 +170,7 @@ def test_slots_without_weight_count_neither_in_the_loss_nor_in_the_accuracy(pret
     assert full == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_masked_lm_alone_fits_and_reloads(tmp_path):
     model = MaskedLM(build_bert(**TINY, dropout=0.0))
     inputs, labels, weights = ({k: v for k, v in x.items() if k != "next_sentence"} for x in pretraining_batch())

@@ -86,7 +86,10 @@ def test_an_array_and_a_dict_without_a_mask_are_the_same_input(models):
         np.testing.assert_allclose(model.predict(token_ids, verbose=0), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt_learned", "gpt_alibi", "gpt_relative", "llama"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_learned", "gpt_alibi", "gpt_relative"))],
+)
 def test_thirty_steps_memorise_one_batch(name):
     x, y = batch()
     model = compile_model(TINY[name](num_layers=1, **({"dropout": 0.0} if name.startswith("gpt") else {})), 2e-2)
@@ -96,7 +99,12 @@ def test_thirty_steps_memorise_one_batch(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("gpt_relative", "mixed_float16"), ("llama", "mixed_bfloat16"), ("llama", "mixed_float16")]
+    ("name", "dtype"),
+    [
+        pytest.param("gpt_relative", "mixed_float16", marks=pytest.mark.slow),
+        pytest.param("llama", "mixed_bfloat16", marks=pytest.mark.slow),
+        ("llama", "mixed_float16"),
+    ],
 )
 def test_mixed_precision_trains_to_a_lower_finite_loss(name, dtype):
     x, y = batch()

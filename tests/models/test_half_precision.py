@@ -99,6 +99,7 @@ def test_served_it_writes_the_same_text(name, dtype, is_int8, tiny_tokenizer):
     assert served["text"].numpy()[0].decode() == writer("ROMEO:", max_new_tokens=8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_it_is_served_from_the_disk(tiny_tokenizer, tmp_path):
     model = lively(_BUILDERS["gpt"](vocabulary_size=tiny_tokenizer.vocabulary_size, dtype="bfloat16"))

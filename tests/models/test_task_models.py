@@ -108,14 +108,15 @@ def crossentropy():
 @pytest.mark.parametrize(
     ("name", "loss", "labels"),
     [
-        ("text_classifier", crossentropy, np.array([0, 2, 1, 0])),
+        pytest.param("text_classifier", crossentropy, np.array([0, 2, 1, 0]), marks=pytest.mark.slow),
         pytest.param("text_classifier_mean", crossentropy, np.array([0, 2, 1, 0]), marks=pytest.mark.slow),
         pytest.param("text_regressor", lambda: "mse", np.array([0.5, -1.0, 2.0, 0.0]), marks=pytest.mark.slow),
         ("token_classifier", crossentropy, np.arange(36).reshape(4, 9) % 3),
-        (
+        pytest.param(
             "span_classifier",
             lambda: {"start": crossentropy(), "end": crossentropy()},
             {"start": np.array([0, 1, 2, 3]), "end": np.array([4, 1, 5, 3])},
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -153,6 +154,7 @@ def test_in_batch_negatives_bring_each_pair_together():
     np.testing.assert_allclose(ranker(pairs()), 20 * first @ second.T, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pair_scores_are_learned_as_cosines():
     model = SentenceEncoder(encoder())
     regressor = SentencePairRegressor(model)

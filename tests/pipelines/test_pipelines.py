@@ -208,6 +208,7 @@ def entities(make_encoder, tokenizer):
     return trained(pipeline, dataset, crossentropy(reduction="mean_with_sample_weight"), 40)
 
 
+@pytest.mark.slow
 def test_entities_are_learned_from_words_and_found_in_raw_text(entities, tmp_path):
     text = "Anna lives in New  York.  Café? Bob: PARIS"
     found = entities(text)
@@ -323,6 +324,7 @@ def answering(make_encoder, tokenizer):
     return trained(pipeline, dataset, {"start": crossentropy(), "end": crossentropy()}, 80)
 
 
+@pytest.mark.slow
 def test_answers_are_learned_and_found_in_long_contexts(answering, tmp_path):
     questions, numbers, answers = zip(*QUESTIONS, strict=True)
     contexts = [CONTEXTS[number] for number in numbers]

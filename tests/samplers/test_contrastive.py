@@ -31,7 +31,9 @@ def by_the_formula(model, prompt, num_new, top_k, alpha):
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize(("top_k", "alpha"), [(4, 0.6), (3, 0.2), (2, 1.0)])
+@pytest.mark.parametrize(
+    ("top_k", "alpha"), [(4, 0.6), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 0.2), (2, 1.0)))]
+)
 def test_it_follows_the_formula(model, top_k, alpha):
     sampler = ContrastiveSampler(top_k=top_k, alpha=alpha)
     answer = generate_eagerly(model, PROMPTS, max_new_tokens=8, sampler=sampler)

@@ -63,6 +63,7 @@ def test_their_greedy_writes_as_ours(model):
     assert model.generate(PROMPTS, max_new_tokens=6, sampler=sampler).token_ids.tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_their_random_samplers_draw_in_our_loop(model):
     top_1 = from_keras_hub(keras_hub.samplers.TopKSampler(k=1, seed=1))
     expected = model.generate(PROMPTS, max_new_tokens=6).token_ids
