@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tfm import checkpoints, whole
+from keras_tfm import checkpoints, files
 from keras_tfm.files import written_whole
 from keras_tfm.models import SentenceEncoder, SentencePairRanker, build_bert, build_gpt
 
@@ -110,7 +110,7 @@ def test_many_threads_write_to_one_path(write, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
 def test_what_a_killed_process_leaves_is_deleted_by_the_next_writer(tmp_path):
     path = tmp_path / "model"
-    done = subprocess.run([sys.executable, "-c", KILLED, path, whole.__file__])
+    done = subprocess.run([sys.executable, "-c", KILLED, path, files.__file__])
     assert done.returncode == -signal.SIGKILL
     assert len(names(tmp_path)) == 1
     assert not path.exists()

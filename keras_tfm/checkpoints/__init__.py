@@ -1,5 +1,6 @@
 """Checkpoints of other libraries, in and out; nothing of torch or transformers is needed."""
 
+from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.keras_hub import from_keras_hub
@@ -14,6 +15,7 @@ from keras_tfm.checkpoints.loader import (
 from keras_tfm.checkpoints.writer import save
 
 __all__ = [
+    "Architecture",
     "ChatTemplate",
     "Checkpoint",
     "from_keras_hub",
@@ -25,3 +27,7 @@ __all__ = [
     "save",
     "summary",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

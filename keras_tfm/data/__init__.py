@@ -23,3 +23,7 @@ __all__ = [
     "with_document_ids",
     "word_label_dataset",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -102,7 +102,7 @@ def _byte_span(row: int, context: str, answer: str, start: int) -> tuple[int, in
     """Where the answer starts and ends in the bytes of its context, without white space around it; (0, 0) for none."""
     if not answer.strip():
         return 0, 0
-    start = as_integer(f"answer_starts[{row}]", start, smallest=0)
+    start = as_integer(f"answer_starts[{row}]", start, least=0)
     found = context[start : start + len(answer)]
     if found != answer:
         elsewhere = context.find(answer)

@@ -97,7 +97,7 @@ def pack(
         >>> packed.num_tokens, packed.num_sequences, packed.num_dropped_tokens
         (19, 4, 2)
     """
-    sequence_length = as_integer("sequence_length", sequence_length, smallest=1)
+    sequence_length = as_integer("sequence_length", sequence_length, least=1)
     if remainder not in _REMAINDERS:
         raise ValueError(f'`remainder` must be "drop" or "pad". Received: remainder={remainder!r}.')
     token_ids, num_documents = tokenize_documents(texts_or_files, tokenizer)
@@ -157,7 +157,7 @@ class PackedTokens:
 
     def num_batches(self, batch_size: int, drop_partial_batch: bool = False) -> int:
         """Batches in one epoch: the `steps_per_epoch` that goes with `dataset(..., repeat=True)`."""
-        whole, rest = divmod(self.num_sequences, as_integer("batch_size", batch_size, smallest=1))
+        whole, rest = divmod(self.num_sequences, as_integer("batch_size", batch_size, least=1))
         return whole + (rest > 0 and not drop_partial_batch)
 
     def dataset(
@@ -211,15 +211,15 @@ class PackedTokens:
             >>> rest = packed.dataset(16, initial_epoch=4, repeat=True)
             >>> model.fit(rest, steps_per_epoch=steps, initial_epoch=4, epochs=5, shuffle=False)
         """
-        batch_size = as_integer("batch_size", batch_size, smallest=1)
+        batch_size = as_integer("batch_size", batch_size, least=1)
         num_batches = self.num_batches(batch_size, drop_partial_batch)
         if not num_batches:
             raise ValueError(
                 "`batch_size` must be at most the number of windows with `drop_partial_batch=True`. "
                 f"Received: batch_size={batch_size} and {self.num_sequences} windows."
             )
-        seed = as_integer("seed", seed, smallest=0)
-        initial_epoch = as_integer("initial_epoch", initial_epoch, smallest=0)
+        seed = as_integer("seed", seed, least=0)
+        initial_epoch = as_integer("initial_epoch", initial_epoch, least=0)
         whole_batches = drop_partial_batch or self.num_sequences % batch_size == 0  # so that B is a static dimension
         windows = self._windows()
 

@@ -89,10 +89,10 @@ def masked_lm_dataset(
             "`tokenizer` must be a WordPieceTokenizer. "
             f"Received: {str(tokenizer)[:60]} of type {type(tokenizer).__name__}."
         )
-    sequence_length = as_integer("sequence_length", sequence_length, smallest=8)
-    batch_size = as_integer("batch_size", batch_size, smallest=1)
-    seed = as_integer("seed", seed, smallest=0)
-    initial_epoch = as_integer("initial_epoch", initial_epoch, smallest=0)
+    sequence_length = as_integer("sequence_length", sequence_length, least=8)
+    batch_size = as_integer("batch_size", batch_size, least=1)
+    seed = as_integer("seed", seed, least=0)
+    initial_epoch = as_integer("initial_epoch", initial_epoch, least=0)
     special_length = 3 if next_sentence else 2
     mask = TokenMasker(tokenizer, mask_rate, whole_word, sequence_length - special_length)
     make_rows = (PairRows if next_sentence else SingleRows)(texts_or_files, tokenizer, sequence_length)

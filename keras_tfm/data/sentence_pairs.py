@@ -51,8 +51,8 @@ def sentence_pair_dataset(
         >>> sorted(inputs), labels.numpy().tolist()
         (['first', 'second'], [0, 1])
     """
-    batch_size = as_integer("batch_size", batch_size, smallest=1)
-    seed = as_integer("seed", seed, smallest=0)
+    batch_size = as_integer("batch_size", batch_size, least=1)
+    seed = as_integer("seed", seed, least=0)
     num_pairs = check_equally_many(first=first, second=second, **({} if scores is None else {"scores": scores}))
     packer = packer_of(tokenizer, sequence_length)
     numbers = None if scores is None else tf.constant(finite_floats("scores", scores))

@@ -65,8 +65,8 @@ class TokenRows:
             shuffle: bool, a new order in each epoch; else that of the rows.
             seed: int.
         """
-        batch_size = as_integer("batch_size", batch_size, smallest=1)
-        seed = as_integer("seed", seed, smallest=0)
+        batch_size = as_integer("batch_size", batch_size, least=1)
+        seed = as_integer("seed", seed, least=0)
         num_rows = len(self.lengths)
         num_batches = -(-num_rows // batch_size)
         with tf.device("CPU:0"):

@@ -5,3 +5,7 @@ from keras_tfm.generation.session import TextSession
 from keras_tfm.generation.text_generator import TextGenerator
 
 __all__ = ["Generation", "GenerationOptions", "TextGenerator", "TextSession"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,14 +2,15 @@
 
 from keras_tfm.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
 from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
-from keras_tfm.layers.cache import BlockCache, ContextCache, KVCache
+from keras_tfm.layers.cache import BlockCache, ContextCache, Int8Array, KVCache, RollingKVCache
 from keras_tfm.layers.feed_forward import FeedForward, GatedFeedForward
 from keras_tfm.layers.masked_lm_head import MaskedLMHead
 from keras_tfm.layers.parallel_transformer_block import ParallelTransformerBlock
 from keras_tfm.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_tfm.layers.position_bias import AlibiBias, RelativePositionBias
 from keras_tfm.layers.positions import PositionEmbedding, SinusoidalEmbedding, TokenPositions
-from keras_tfm.layers.residual import LayerScale
+from keras_tfm.layers.projection import Projection
+from keras_tfm.layers.residual import LayerScale, Residual
 from keras_tfm.layers.rotary import RotaryEmbedding
 from keras_tfm.layers.rotary_scaling import (
     DynamicNtkScaling,
@@ -33,6 +34,7 @@ __all__ = [
     "FeedForward",
     "FirstTokenPooling",
     "GatedFeedForward",
+    "Int8Array",
     "KVCache",
     "LayerScale",
     "LinearScaling",
@@ -45,7 +47,10 @@ __all__ = [
     "OutputGate",
     "ParallelTransformerBlock",
     "PositionEmbedding",
+    "Projection",
     "RelativePositionBias",
+    "Residual",
+    "RollingKVCache",
     "RotaryEmbedding",
     "RotaryScaling",
     "SinusoidalEmbedding",
@@ -56,3 +61,7 @@ __all__ = [
     "YarnScaling",
     "get_rotary_scaling",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

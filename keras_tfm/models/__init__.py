@@ -15,6 +15,7 @@ from keras_tfm.models.span_classifier import SpanClassifier
 from keras_tfm.models.text_classifier import TextClassifier
 from keras_tfm.models.text_regressor import TextRegressor
 from keras_tfm.models.token_classifier import TokenClassifier
+from keras_tfm.models.token_model import TokenModel
 
 __all__ = [
     "Bert",
@@ -28,6 +29,7 @@ __all__ = [
     "TextClassifier",
     "TextRegressor",
     "TokenClassifier",
+    "TokenModel",
     "build_bert",
     "build_bloom",
     "build_gemma2",
@@ -35,3 +37,7 @@ __all__ = [
     "build_gpt_neox",
     "build_llama",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,6 +2,7 @@
 
 from keras_tfm.ops.activations import gelu_sigmoid, gelu_tanh
 from keras_tfm.ops.attention import method_up_to, scaled_dot_product_attention
+from keras_tfm.ops.decoding_state import DecodingState, Memory
 from keras_tfm.ops.dropout import AttentionDropout
 from keras_tfm.ops.gather import gather_positions, take_rows
 from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
@@ -18,6 +19,8 @@ from keras_tfm.ops.random import random_bits, random_uniform
 
 __all__ = [
     "AttentionDropout",
+    "DecodingState",
+    "Memory",
     "Visibility",
     "alibi_slopes",
     "apply_rotary",
@@ -37,3 +40,7 @@ __all__ = [
     "sinusoidal_encoding",
     "take_rows",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

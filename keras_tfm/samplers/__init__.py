@@ -28,6 +28,7 @@ from keras_tfm.samplers.randomness import StepRandom
 from keras_tfm.samplers.registry import SAMPLERS, get_sampler
 from keras_tfm.samplers.sampler import GreedySampler, RandomSampler, Sampler
 from keras_tfm.samplers.speculative import DraftModel, PromptLookup, SpeculativeSampler
+from keras_tfm.samplers.state import Change, Context, GenerationState, LogProbs, write_token
 from keras_tfm.samplers.stop_strings import StopStrings
 from keras_tfm.samplers.truncation import EpsilonCutoff, EtaCutoff, MinP, TopK, TopP, Typical
 
@@ -38,7 +39,9 @@ __all__ = [
     "BanTokens",
     "BanTokensAtBegin",
     "BeamSampler",
+    "Change",
     "ConstrainedBeamSampler",
+    "Context",
     "ContrastiveSampler",
     "DiverseBeamSampler",
     "DraftModel",
@@ -48,8 +51,10 @@ __all__ = [
     "ForceFirstToken",
     "ForceLastToken",
     "FrequencyPenalty",
+    "GenerationState",
     "Grammar",
     "GreedySampler",
+    "LogProbs",
     "MinLength",
     "MinNewTokens",
     "MinP",
@@ -76,4 +81,9 @@ __all__ = [
     "match_one_of",
     "match_regex",
     "static",
+    "write_token",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

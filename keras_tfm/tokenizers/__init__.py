@@ -17,3 +17,7 @@ __all__ = [
     "WordPieceTokenizer",
     "split_words",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,3 +5,7 @@ from keras_tfm.training.scores import answer_scores, entity_scores
 from keras_tfm.training.warmup import WarmupLinearDecay
 
 __all__ = ["LayerwiseAdamW", "WarmupLinearDecay", "answer_scores", "entity_scores", "layerwise_factors"]
+
+
+def __dir__() -> list[str]:
+    return __all__

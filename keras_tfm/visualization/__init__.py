@@ -3,3 +3,7 @@
 from keras_tfm.visualization.loss_curve import plot_loss_curve
 
 __all__ = ["plot_loss_curve"]
+
+
+def __dir__() -> list[str]:
+    return __all__

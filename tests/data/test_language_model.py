@@ -285,7 +285,11 @@ def test_fit_resumes_in_the_middle_of_an_epoch():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"sequence_length": 0}, ValueError, "`sequence_length` must be at least 1. Received: sequence_length=0"),
+        (
+            {"sequence_length": 0},
+            ValueError,
+            "`sequence_length` must be an integer of at least 1. Received: sequence_length=0",
+        ),
         ({"sequence_length": 2.5}, ValueError, "`sequence_length` must be an integer.*Received: sequence_length=2.5"),
         ({"sequence_length": 9}, ValueError, "must be 10 tokens or more .* Received: 6 tokens"),
         ({"remainder": "wrap"}, ValueError, "`remainder` must be .* Received: remainder='wrap'"),
@@ -299,12 +303,16 @@ def test_fit_resumes_in_the_middle_of_an_epoch():
         ({"tokenizer": "gpt2"}, TypeError, "`tokenizer` must be callable .* Received: 'gpt2' of type str"),
         ({"tokenizer": lambda texts: [[1]]}, TypeError, "`tokenizer` must map .* Received: list of shape None"),
         ({"tokenizer": tf.strings.length}, TypeError, r"Received: EagerTensor of shape \(1,\)"),
-        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1. Received: batch_size=0"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1. Received: batch_size=0"),
         ({"batch_size": "4"}, ValueError, "`batch_size` must be an integer.*Received: batch_size='4'"),
         ({"batch_size": 6, "drop_partial_batch": True}, ValueError, "Received: batch_size=6 and 2 windows"),
         ({"seed": None}, ValueError, "`seed` must be an integer.*Received: seed=None"),
-        ({"seed": -1}, ValueError, "`seed` must be at least 0. Received: seed=-1"),
-        ({"initial_epoch": -1}, ValueError, "`initial_epoch` must be at least 0. Received: initial_epoch=-1"),
+        ({"seed": -1}, ValueError, "`seed` must be an integer of at least 0. Received: seed=-1"),
+        (
+            {"initial_epoch": -1},
+            ValueError,
+            "`initial_epoch` must be an integer of at least 0. Received: initial_epoch=-1",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(options, error, message, characters):

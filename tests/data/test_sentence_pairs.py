@@ -59,11 +59,11 @@ def test_wrong_pairs_are_refused(tokenizer):
         sentence_pair_dataset(FIRST, SECOND[:3], tokenizer, 8, 2)
     with pytest.raises(ValueError, match="Received: 4 first, 4 second, 1 scores"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 2, scores=[1.0])
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1. Received: batch_size=0"):
+    with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1. Received: batch_size=0"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 0)
     with pytest.raises(ValueError, match="`sequence_length` must be an integer.*Received: sequence_length=None"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, None, 2)
-    with pytest.raises(ValueError, match="`seed` must be at least 0. Received: seed=-1"):
+    with pytest.raises(ValueError, match="`seed` must be an integer of at least 0. Received: seed=-1"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 2, seed=-1)
 
 

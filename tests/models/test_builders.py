@@ -85,7 +85,9 @@ def test_missing_numbers_are_named(build, numbers, name):
 
 @pytest.mark.parametrize("wrong", [0, -3, 2.5, "8"])
 def test_numbers_that_are_no_sizes_are_refused(wrong):
-    with pytest.raises(ValueError, match=rf"integers of at least 1. Received: {{'num_layers': {wrong!r}}}"):
+    with pytest.raises(
+        ValueError, match=rf"`num_layers` must be an integer of at least 1. Received: num_layers={wrong!r}"
+    ):
         build_gpt("nano", num_layers=wrong)
 
 
