@@ -170,8 +170,8 @@ def test_nothing_asked_for_gives_nothing(model):
             "8 positions. Received: a prompt of 7 tokens and max_new_tokens=2",
         ),
         ({"token_ids": [[]], "max_new_tokens": 8}, "a prompt of 1 tokens and max_new_tokens=8"),
-        ({"token_ids": [[1]], "max_new_tokens": -1}, "Received: -1"),
-        ({"token_ids": [[1]], "max_new_tokens": 2.5}, r"Received: 2\.5"),
+        ({"token_ids": [[1]], "max_new_tokens": -1}, "Received: max_new_tokens=-1"),
+        ({"token_ids": [[1]], "max_new_tokens": 2.5}, r"Received: max_new_tokens=2\.5"),
         ({"token_ids": [[1]], "sampler": "beem"}, "'beem'"),
     ],
 )
