@@ -25,7 +25,7 @@ from benchmarks import harness
 TEXT = "ROMEO:\nBut, soft! what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n" * 9
 PROMPTS = ("ROMEO:", "", "but soft, what light", "né 👩‍🚀 日本", "\0", "שלום", b"a \xff\xfe b", "sun " * 20)
 PIECES = (1, 7, 64)  # tokens that a stream asks for at a time
-_EXPECTED_SHARE = 0.1  # of the time, after which memory is looked at first: until then threads get their own
+_SETTLED = 0.1  # of the time, after which memory is looked at first: until then threads get their own
 
 
 class Case(NamedTuple):
@@ -74,7 +74,7 @@ def soak(case: Case, num_threads: int, seconds: float) -> dict[str, Any]:
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(num_threads)]
     for worker in workers:
         worker.start()
-    time.sleep(seconds * _EXPECTED_SHARE)
+    time.sleep(seconds * _SETTLED)
     early = harness.memory_mb("VmRSS")
     with lock:
         early_calls = counts["calls"]

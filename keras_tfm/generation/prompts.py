@@ -60,7 +60,7 @@ def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids") ->
         if row.ndim != 1 or row.dtype.kind not in "iu":
             raise ValueError(
                 f"`{name}` must be integers of shape (B, T) or (T,), or a list of lists; `TextGenerator` takes text. "
-                f"Received: {str(token_ids)[:60]} of type {type(token_ids).__name__}, in which row {i} has shape "
+                f"Received: {str(token_ids)[:60]} of type {type(token_ids).__name__}, with row {i} of shape "
                 f"{row.shape} and dtype {row.dtype}."
             )
         if row.size and (row.min() < 0 or row.max() >= vocabulary_size):
