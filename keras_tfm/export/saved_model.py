@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from keras import tree
 
+from keras_tfm.arguments import as_integer
 from keras_tfm.export.warmup import predict_request
 from keras_tfm.export.writing import write_saved_model
 from keras_tfm.files import check_is_free
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
-from keras_tfm.generation.options import GenerationOptions
+from keras_tfm.generation.options import MOST_NEW_TOKENS, GenerationOptions
+from keras_tfm.generation.prompts import texts_of
+from keras_tfm.generation.runner import int32_seed
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
+from keras_tfm.samplers.processors import number_of, require
 from keras_tfm.samplers.stopping import REASONS
 
 # What a caller may set: signature argument -> (processor, its field).
@@ -24,6 +28,9 @@ _CONTROL_DTYPES = {"temperature": tf.float32, "top_k": tf.int32, "top_p": tf.flo
 SIGNATURES = ("serving_default", "generate", "prefill", "decode_step", "tokenize", "logits")
 # Of the tensors state_...: another number whenever a field comes, goes or changes its meaning.
 STATE_FORMAT = 1
+# The limit of a prompt and its new tokens where neither the model's positions nor its checkpoint tell one.
+DEFAULT_TOTAL_TOKENS = 4096
+MOST_WARMUP_REQUESTS = 1000  # TensorFlow Serving refuses more
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -37,8 +44,9 @@ def export_text_generator(
     seed: int = 0,
     num_return_sequences: int = 1,
     stop_strings=(),
+    max_total_tokens: int | None = None,
     jit_compile: bool = False,
-    warmup: Sequence[str | Sequence[str]] = (),
+    warmup: str | Sequence[str | Sequence[str]] = (),
 ) -> None:
     """Writes a SavedModel whose signatures take and give strings; it loads in a process that imports only tensorflow.
 
@@ -56,6 +64,10 @@ def export_text_generator(
         tokenize: texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,).
         logits: token_ids int32 (B, T) -> logits float32 (B, T, V).
 
+    Bytes of a text that are no UTF-8 are read as U+FFFD. A request is refused before anything is allocated for it
+    (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`. How
+    many prompts one request may hold is not limited here, but by the size of a request that the server allows.
+
     The writer's sampler is exported with all its processors; its temperature, top-k and top-p, where they stand among
     them or else at the end, take the caller's values. The same seed gives the text that the writer gives in Python.
 
@@ -67,32 +79,77 @@ def export_text_generator(
     Args:
         writer: `TextGenerator`.
         path: str or path of a folder that does not exist yet.
-        max_new_tokens: int, default of `serving_default`; `generate` takes any number that fits the model.
+        max_new_tokens: int, default of `serving_default`; `generate` takes any number that fits `max_total_tokens`.
         temperature, top_k, top_p: defaults. Default: the sampler's own, else 1, 0 and 1 (greedy: temperature 0).
         seed: int, default.
         num_return_sequences: int, texts for each prompt.
-        stop_strings: str each; a text ends before the first of them.
+        stop_strings: str, or list of str; a text ends before the first of them.
+        max_total_tokens: int, the most tokens of a prompt and its new tokens together, in each row of any request.
+            Default: the model's learned positions, else `max_position_embeddings` of the checkpoint that it was loaded
+            from, else 4,096. A checkpoint's number may be large: the keys and values of a row take memory for so many.
         jit_compile: bool, whether XLA compiles the generation.
         warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
-            it takes others; each a prompt, or a list of prompts at once. A first request takes seconds, and compiled by
-            XLA the first of each power of two of prompts and of the longest prompt's tokens (at least 16) does.
+            it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
+            and compiled by XLA the first of each power of two of prompts and of the longest prompt's tokens (at least
+            16) does.
 
     Raises:
         FileExistsError: if `path` exists.
-        ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token, or a draft model
-            of another vocabulary.
+        ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token, a draft model of
+            another vocabulary, numbers out of their range, and requests of `serving_default` or `warmup` that
+            `max_total_tokens` would refuse.
 
     Example:
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
     """
     check_is_free(path)  # before any work
-    warmup_requests = [predict_request("serving_default", prompts=prompts) for prompts in _batches(warmup)]
-    controls = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    sampler, controls = _open_sampler(writer.sampler, controls)
-    options = writer.options(sampler=sampler, num_return_sequences=num_return_sequences, stop_strings=stop_strings)
-    defaults = {"max_new_tokens": max_new_tokens, "seed": seed, **controls}
-    module = ServedTextGenerator(writer, options, defaults, jit_compile)
-    write_saved_model(module, module.signatures(), path, warmup_requests)
+    batches = batches_of(warmup)
+    sampler, controls = _open_sampler(writer.sampler, _checked_controls(temperature, top_k, top_p))
+    options = writer.options(
+        max_new_tokens=max_new_tokens,
+        sampler=sampler,
+        num_return_sequences=num_return_sequences,
+        stop_strings=stop_strings,
+    )
+    limit = total_tokens_of(writer.model, max_total_tokens)
+    longest = max([1, *(len(ids) for batch in batches for ids in writer.encode(batch, "warmup"))])
+    if longest + options.max_new_tokens > limit:
+        raise ValueError(
+            "The prompts of `warmup`, or any at all, and their new tokens must fit "
+            f"`max_total_tokens`={limit}. Received: a prompt of {longest} tokens and "
+            f"max_new_tokens={options.max_new_tokens}."
+        )
+    defaults = {
+        "max_new_tokens": options.max_new_tokens,
+        "seed": int32_seed(as_integer("seed", seed, -(2**31))),
+        **controls,
+    }
+    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit)
+    requests = [predict_request("serving_default", prompts=batch) for batch in batches]
+    write_saved_model(module, module.signatures(), path, requests)
+
+
+def total_tokens_of(model, max_total_tokens: int | None = None) -> int:
+    """The most tokens of a prompt and its new tokens, given or by default.
+
+    Args:
+        model: `CausalLM`.
+        max_total_tokens: as in `export_text_generator`.
+
+    Raises:
+        ValueError: for anything but an integer that the model has positions for.
+    """
+    positions = model.max_sequence_length
+    if max_total_tokens is not None:
+        limit = as_integer("max_total_tokens", max_total_tokens, 1)
+        most, what = (MOST_NEW_TOKENS, "tokens") if positions is None else (positions, "positions of the model")
+        require(limit <= most, f"`max_total_tokens` must be at most the {most} {what}", max_total_tokens=limit)
+        return limit
+    if positions is not None:
+        return positions
+    noted = getattr(model, "checkpoint_notes", {}).get("max_position_embeddings")
+    is_length = isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS
+    return noted if is_length else DEFAULT_TOTAL_TOKENS
 
 
 class _Served(NamedTuple):
@@ -117,9 +174,17 @@ class ServedTextGenerator(tf.Module):
         options: `GenerationOptions` with the sampler, the texts for each prompt and the stops.
         defaults: values of "max_new_tokens", "seed" and the sampler's controls for `serving_default`.
         jit_compile: bool, whether XLA compiles the generation.
+        max_total_tokens: int, as in `export_text_generator`.
     """
 
-    def __init__(self, writer, options: GenerationOptions, defaults: dict, jit_compile: bool = False):
+    def __init__(
+        self,
+        writer,
+        options: GenerationOptions,
+        defaults: dict,
+        jit_compile: bool = False,
+        max_total_tokens: int | None = None,
+    ):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
         self.tokenizer = writer.tokenizer
@@ -128,6 +193,7 @@ class ServedTextGenerator(tf.Module):
         self._writer = writer
         self._options = options
         self._defaults = defaults
+        self._limit = total_tokens_of(writer.model, max_total_tokens)
         self._shape = loop.Shape(options.num_return_sequences)
         self._compiled = CompiledGeneration(
             writer.model,
@@ -183,8 +249,13 @@ class ServedTextGenerator(tf.Module):
         state, room, _, settings, numbers = self._compiled.extend.structured_input_signature[0]
         served = _unnamed(_Served(state, room, settings, numbers, num_tokens), states)
         state = served.generation
-        written = tf.reduce_max(tf.where(state.finish == 0, state.num_tokens, 0))
-        served = self._extend(served, tf.minimum(written + num_tokens, served.settings.max_new_tokens))
+        # The state comes from a caller: its numbers must not ask for more work than its tensors have room for.
+        message = "`state_generation_num_tokens` must be at least 0."
+        with tf.control_dependencies([tf.debugging.assert_non_negative(state.num_tokens, message)]):
+            written = tf.reduce_max(tf.where(state.finish == 0, state.num_tokens, 0))
+        room = tf.size(served.room)
+        until = tf.minimum(written, room) + tf.clip_by_value(num_tokens, 0, room)
+        served = self._extend(served, tf.minimum(until, tf.minimum(served.settings.max_new_tokens, room)))
         return {**self._answer(served), **_named(served)}
 
     def tokenize(self, texts):
@@ -197,6 +268,13 @@ class ServedTextGenerator(tf.Module):
         size = self._writer.model.vocabulary_size
         message = f"`token_ids` must be at least 0 and less than {size}."
         checks = [
+            tf.debugging.Assert(
+                tf.shape(token_ids)[1] <= self._limit,
+                [
+                    f"`token_ids` must have at most `max_total_tokens`={self._limit} columns. Received:",
+                    tf.shape(token_ids),
+                ],
+            ),
             tf.debugging.assert_non_negative(token_ids, message),
             tf.debugging.assert_less(token_ids, size, message),
         ]
@@ -250,15 +328,20 @@ class ServedTextGenerator(tf.Module):
         return tf.where(finish == 0, safe, text)
 
     def _checks(self, token_ids, max_new_tokens, controls):
-        longest = tf.cast(tf.reduce_max(tf.concat([token_ids.row_lengths(), [1]], 0)), tf.int32)
-        limit = self._writer.model.max_sequence_length
+        lengths = tf.maximum(tf.cast(token_ids.row_lengths(), tf.int32), 1)  # an empty prompt starts from a token
+        longest = tf.reduce_max(tf.concat([lengths, [1]], 0))
+        must = f"A prompt and its new tokens must fit `max_total_tokens`={self._limit}, as this model was exported."
+        received = [
+            f"{must} Received: in row",
+            tf.argmax(tf.concat([lengths, [1]], 0)),
+            "a prompt of",
+            longest,
+            "tokens, and `max_new_tokens`",
+            max_new_tokens,
+        ]
         checks = [
             tf.debugging.assert_non_negative(max_new_tokens, "`max_new_tokens` must be at least 0."),
-            tf.debugging.assert_less_equal(
-                longest,
-                (tf.int32.max if limit is None else limit) - max_new_tokens,
-                f"A prompt and its new tokens must fit the {limit} positions of the model.",
-            ),
+            tf.debugging.Assert(longest <= self._limit - max_new_tokens, received),
         ]
         if "temperature" in controls:
             checks += [
@@ -296,21 +379,37 @@ def _leaves(structure, name):
     return [leaf for key, part in parts for leaf in _leaves(part, f"{name}_{key}")]
 
 
-def _batches(warmup) -> list[list[str]]:
+def batches_of(warmup) -> list[list[str]]:
     """Lists of prompts, of what may be single ones."""
-    batches = None
-    if isinstance(warmup, (list, tuple)):
-        batches = [[entry] if isinstance(entry, str) else entry for entry in warmup]
-        is_valid = [
-            isinstance(batch, (list, tuple)) and batch and all(isinstance(prompt, str) for prompt in batch)
-            for batch in batches
-        ]
-    if batches is None or not all(is_valid):
+    entries = [warmup] if isinstance(warmup, str) else warmup
+    try:
+        batches = [texts_of("warmup", entry) for entry in entries]
+    except TypeError:
+        batches = [[]]
+    if not all(batches):
         raise ValueError(
-            "`warmup` must be a list, of which each entry is a prompt or a list of prompts, one or more. "
+            "`warmup` must be a prompt or a list, of which each entry is a prompt or a list of prompts, one or more. "
             f"Received: {warmup!r}."
         )
+    require(
+        len(batches) <= MOST_WARMUP_REQUESTS,
+        f"`warmup` must hold at most {MOST_WARMUP_REQUESTS} requests: TensorFlow Serving refuses more",
+        num_requests=len(batches),
+    )
     return batches
+
+
+def _checked_controls(temperature, top_k, top_p) -> dict:
+    """What the caller gave of `_CONTROLS`, by name; None where nothing."""
+    if temperature is not None:
+        temperature = number_of("temperature", temperature)
+        require(temperature >= 0, "`temperature` must be at least 0 (0 = greedy)", temperature=temperature)
+    if top_k is not None:
+        top_k = as_integer("top_k", top_k, 0, " (0 = off)")
+    if top_p is not None:
+        top_p = number_of("top_p", top_p)
+        require(0 < top_p <= 1, "`top_p` must be greater than 0 and at most 1 (1 = off)", top_p=top_p)
+    return {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
 def _open_sampler(sampler, values):

@@ -1,10 +1,19 @@
 """How many tokens are written before a reader sees them: few enough to read along, enough that looking costs little."""
 
 import time
+from typing import Any
+
+from keras_tfm.arguments import as_integer
 
 SECONDS_PER_PIECE = 0.1  # people read some five words a second
 _FASTEST_GROWTH = 4  # from the first token, which is shown by itself, to full pieces
 _TOKENS_BETWEEN_CLOCK_READINGS = 16
+
+
+def tokens_between_looks(name: str, num_tokens: Any) -> int | None:
+    """Tokens between two looks at a text, as the caller gave them in the argument `name`, checked."""
+    note = f", or None for as many as take {SECONDS_PER_PIECE} seconds"
+    return None if num_tokens is None else as_integer(name, num_tokens, 1, note)
 
 
 class Pace:
@@ -17,11 +26,6 @@ class Pace:
     """
 
     def __init__(self, last: int, tokens_per_piece: int | None, seconds: float | None):
-        if tokens_per_piece is not None and (not isinstance(tokens_per_piece, int) or tokens_per_piece < 1):
-            raise ValueError(
-                "Tokens between two looks at a text must be an integer of at least 1, or None for as many as take "
-                f"{SECONDS_PER_PIECE} seconds. Received: {tokens_per_piece!r}."
-            )
         self.last = last
         self.is_timed = tokens_per_piece is None
         self.size = 1 if self.is_timed else tokens_per_piece

@@ -16,8 +16,10 @@ from keras import tree
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.options import Generation, GenerationOptions
-from keras_tfm.generation.pace import Pace
+from keras_tfm.generation.pace import Pace, tokens_between_looks
+from keras_tfm.generation.prompts import check_fits, prompts_of
 from keras_tfm.samplers.numbers import models_in, split_numbers
+from keras_tfm.samplers.processors import require
 from keras_tfm.samplers.stopping import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
 
@@ -88,9 +90,12 @@ class GenerationRunner:
             tokens_per_step: int, or None: as `Pace` takes them.
             prefix: what the prompts go on from, all of them; it is not modified.
         """
+        tokens_per_step = tokens_between_looks("tokens_per_step", tokens_per_step) if options.max_new_tokens else None
         prompts = prompts_of(token_ids, self._model.vocabulary_size)
+        check_ids_of(options, self._model.vocabulary_size)
         num_remembered = 0 if prefix is None else len(prefix.token_ids)
         check_fits(self._model, prompts, options.max_new_tokens, num_remembered)
+        negative = self._negative_prompts(prompts, options)
         num_rows = int(prompts.nrows()) * options.num_return_sequences
         if options.max_new_tokens == 0 or num_rows == 0:
             yield Progress(_nothing(num_rows, options), None if prefix is None else prefix.state)
@@ -111,7 +116,7 @@ class GenerationRunner:
         numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
         settings = settings_of(options, seed)
         room = room_for(options.max_new_tokens)
-        inputs = self._prompts(prompts, options, prefix, room, sampler)
+        inputs = self._prompts(prompts, negative, options, prefix, room, sampler)
         state = self._begin(compiled, inputs, room, settings, numbers)
         has_ended = False
         while pace.until < options.max_new_tokens and not has_ended:
@@ -160,10 +165,9 @@ class GenerationRunner:
             compiled.shapes.add(shapes)
             return state
 
-    def _prompts(self, prompts, options, prefix, room, sampler) -> loop.Prompts:
+    def _prompts(self, prompts, negative, options, prefix, room, sampler) -> loop.Prompts:
         """The prompts, padded; with negative ones, or with the state of a prefix copied for each and made longer."""
-        if options.guidance_scale is not None:
-            negative = self._negative_prompts(prompts, options)
+        if negative is not None:
             longest = tf.cast(tf.reduce_max(tf.concat([prompts.row_lengths(), negative.row_lengths()], 0)), tf.int32)
             padded, negative = (pad_prompts(rows, options.start_token_id, longest) for rows in (prompts, negative))
             return loop.Prompts(
@@ -181,17 +185,35 @@ class GenerationRunner:
         decoding = prefix.state.take(tf.zeros([num_rows], tf.int32)).grow(length + int(slots))
         return loop.Prompts(**padded, history=tf.constant(history), decoding=decoding)
 
-    def _negative_prompts(self, prompts, options) -> tf.RaggedTensor:
+    def _negative_prompts(self, prompts, options) -> tf.RaggedTensor | None:
+        """One for each prompt; None without guidance."""
+        if options.guidance_scale is None:
+            return None
         if options.negative_token_ids is None:
             return prompts[:, -1:]
-        negative = prompts_of(options.negative_token_ids, self._model.vocabulary_size)
-        if negative.nrows() != prompts.nrows():
+        negative = prompts_of(options.negative_token_ids, self._model.vocabulary_size, "negative_token_ids")
+        num_prompts, num_negative = int(prompts.nrows()), int(negative.nrows())
+        if num_negative not in (1, num_prompts):
             raise ValueError(
-                "`negative_token_ids` must hold one prompt for each prompt. "
-                f"Received: {int(negative.nrows())} for {int(prompts.nrows())}."
+                "`negative_prompts`, or `negative_token_ids`, must hold one prompt for all, or one for each. "
+                f"Received: {num_negative} for {num_prompts} prompts."
             )
         check_fits(self._model, negative, options.max_new_tokens)
-        return negative
+        return negative if num_negative == num_prompts else tf.gather(negative, tf.zeros([num_prompts], tf.int32))
+
+
+def check_ids_of(options: GenerationOptions, vocabulary_size: int) -> None:
+    """Raises unless the options' numbers that depend on the vocabulary are right for it."""
+    require(
+        options.start_token_id < vocabulary_size,
+        f"`start_token_id` must be less than the {vocabulary_size} tokens of the vocabulary",
+        start_token_id=options.start_token_id,
+    )
+    require(
+        options.alternatives <= vocabulary_size,
+        f"`alternatives` must be at most the {vocabulary_size} tokens of the vocabulary",
+        alternatives=options.alternatives,
+    )
 
 
 def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
@@ -199,9 +221,14 @@ def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
     return loop.Settings(
         stops=stop_rules(options),
         max_new_tokens=tf.constant(options.max_new_tokens),
-        seed=tf.constant(np.uint32(seed % 2**32).view(np.int32)),
+        seed=tf.constant(int32_seed(seed)),
         guidance_scale=() if options.guidance_scale is None else tf.constant(options.guidance_scale, tf.float32),
     )
+
+
+def int32_seed(seed: int) -> np.int32:
+    """A seed of any size as the 32 bits that are drawn with."""
+    return np.uint32(seed % 2**32).view(np.int32)
 
 
 def generation_of(state, scores, num_rows, options) -> Generation:
@@ -229,47 +256,14 @@ def generation_of(state, scores, num_rows, options) -> Generation:
 
 def _nothing(num_rows, options) -> Generation:
     """The answer to nobody, or of no tokens."""
+    shape = (num_rows, options.max_new_tokens)
+    of_alternatives = (*shape, options.alternatives) if options.alternatives else None
     return Generation(
-        token_ids=np.full((num_rows, options.max_new_tokens), -1, "int32"),
+        token_ids=np.full(shape, -1, "int32"),
         num_tokens=np.zeros(num_rows, "int32"),
         finish_reasons=("length",) * num_rows,
         scores=np.zeros(num_rows, "float32"),
+        log_probs=np.zeros(shape, "float32") if options.log_probs else None,
+        top_ids=None if of_alternatives is None else np.full(of_alternatives, -1, "int32"),
+        top_log_probs=None if of_alternatives is None else np.zeros(of_alternatives, "float32"),
     )
-
-
-def prompts_of(token_ids, vocabulary_size: int) -> tf.RaggedTensor:
-    """Prompts in any of the accepted forms as an int32 ragged tensor (B, None).
-
-    Raises:
-        ValueError: for another rank, or ids outside the vocabulary.
-    """
-    if isinstance(token_ids, tf.RaggedTensor):
-        rows = token_ids.to_list()
-    else:
-        rows = token_ids if isinstance(token_ids, (list, tuple)) else np.asarray(token_ids)
-    if len(rows) and np.ndim(rows[0]) == 0:
-        rows = [rows]
-    rows = [np.asarray(row, "int32" if len(row) == 0 else None) for row in rows]
-    for i, row in enumerate(rows):
-        if row.ndim != 1 or row.dtype.kind not in "iu":
-            raise ValueError(
-                "`token_ids` must be integers of shape (B, T) or (T,), or a list of lists. "
-                f"Received: row {i} of shape {row.shape} and dtype {row.dtype}."
-            )
-        if row.size and (row.min() < 0 or row.max() >= vocabulary_size):
-            raise ValueError(
-                f"Token ids must be in [0, {vocabulary_size}). Received: ids from {row.min()} to {row.max()} in row "
-                f"{i}. Use the tokenizer that the model was trained with."
-            )
-    flat = np.concatenate([*rows, np.zeros(0, "int32")]).astype("int32")
-    return tf.RaggedTensor.from_row_lengths(flat, np.array([len(row) for row in rows], "int64"))
-
-
-def check_fits(model, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
-    """Raises unless the longest prompt and its new tokens fit the model's positions."""
-    limit, longest = model.max_sequence_length, max([1, *prompts.row_lengths().numpy()]) + num_remembered
-    if limit is not None and longest + max_new_tokens > limit:
-        raise ValueError(
-            f"A prompt and its new tokens must fit the model's {limit} positions. Received: a prompt of {longest} "
-            f"tokens and max_new_tokens={max_new_tokens}. Shorten the prompt or ask for fewer tokens."
-        )

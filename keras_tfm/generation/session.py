@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from keras_tfm.generation.pace import tokens_between_looks
+from keras_tfm.generation.prompts import text_of
 from keras_tfm.generation.runner import Prefix
 
 
@@ -15,7 +17,8 @@ class TextSession:
     changed between calls (an adapter, 8 bits, another part), all is read again; what other values of its weights would
     make of the text so far, the session does not ask: begin a new one after training.
 
-    A stop string is in neither the answer nor what is remembered. `cache_dtype`, once given, holds for later calls too.
+    A stop string or stop token is in neither the answer nor what is remembered: where a chat template ends each turn
+    with a token, begin the next prompt with it. `cache_dtype`, once given, holds for later calls too.
 
     Args:
         writer: `TextGenerator`.
@@ -82,7 +85,8 @@ class TextSession:
     ) -> Iterator[str]:
         """`__call__` for a str, yielding text as it is written. If it is closed early, the session stays as it was."""
         options = self._options(max_new_tokens, options)
-        for _, piece in self._writer.pieces(self._run(prompt, options, tokens_per_piece), options):
+        tokens_per_piece = tokens_between_looks("tokens_per_piece", tokens_per_piece)
+        for _, piece in self._writer.pieces(self._run(text_of("prompt", prompt), options, tokens_per_piece), options):
             yield piece
 
     def _options(self, max_new_tokens, options):

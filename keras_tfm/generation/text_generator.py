@@ -6,8 +6,13 @@ import functools
 from collections.abc import Iterator
 
 from keras_tfm.generation.options import Generation, GenerationOptions
+from keras_tfm.generation.pace import tokens_between_looks
+from keras_tfm.generation.prompts import text_of, texts_of
+from keras_tfm.samplers.processors import token_ids_of
 from keras_tfm.samplers.registry import get_sampler
-from keras_tfm.samplers.stop_strings import StopStrings, strings_of
+from keras_tfm.samplers.stop_strings import StopStrings
+
+_OF_WRITERS = ("vocabulary_size", "init_state", "read", "project")
 
 
 class TextGenerator:
@@ -22,6 +27,7 @@ class TextGenerator:
 
     Raises:
         ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
+        TypeError: for a model that does not write.
 
     Example:
         >>> writer = TextGenerator(model, tokenizer, sampler=RandomSampler([Temperature(0.8), TopP(0.95)], seed=7))
@@ -32,6 +38,11 @@ class TextGenerator:
     """
 
     def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
+        if not all(hasattr(model, name) for name in _OF_WRITERS):
+            raise TypeError(
+                f"`model` must be a `CausalLM`, which writes text. Received: {str(model)[:60]} of type "
+                f"{type(model).__name__}."
+            )
         if tokenizer.vocabulary_size != model.vocabulary_size:
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
@@ -41,7 +52,8 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self.sampler = get_sampler(sampler)
         end = tokenizer.end_of_text_id
-        self.stop_token_ids = tuple(dict.fromkeys([*([] if end is None else [end]), *map(int, stop_token_ids)]))
+        stop_token_ids = token_ids_of("stop_token_ids", stop_token_ids, least=0)
+        self.stop_token_ids = tuple(dict.fromkeys([*([] if end is None else [end]), *stop_token_ids]))
         self.stop_strings = functools.lru_cache(maxsize=8)(self._stop_strings)
 
     @property
@@ -68,7 +80,8 @@ class TextGenerator:
             in the place of each. Bytes that are no UTF-8 become U+FFFD.
 
         Raises:
-            ValueError: if a prompt with its new tokens does not fit the model; before any work.
+            ValueError: if a prompt with its new tokens does not fit the model, or for a number out of its range.
+            TypeError: for prompts that are no str. Both before any work.
         """
         texts = self.generate(prompts, max_new_tokens, **options).texts
         width = options.get("num_return_sequences", 1)
@@ -84,7 +97,8 @@ class TextGenerator:
             max_new_tokens: int.
             **options: those of `GenerationOptions`, and
                 stop_strings: str, or list of str; a text ends before the first of them, wherever token borders fall.
-                negative_prompts: str, or one for each prompt, for classifier-free guidance; with `guidance_scale`.
+                negative_prompts: str for all prompts, or one for each, for classifier-free guidance; with
+                    `guidance_scale`.
                 Stop tokens are added to the tokenizer's end-of-text token.
 
         Returns:
@@ -109,6 +123,7 @@ class TextGenerator:
             iterator ends the work.
         """
         options = self.options(max_new_tokens=max_new_tokens, **options)
+        tokens_per_piece = tokens_between_looks("tokens_per_piece", tokens_per_piece)
         steps = self._steps(self.encode(prompts), options, tokens_per_piece)
         for row, piece in self.pieces(steps, options):
             yield piece if isinstance(prompts, str) and options.num_return_sequences == 1 else (row, piece)
@@ -117,22 +132,22 @@ class TextGenerator:
         """A `TextSession` that begins with `text`, for example a system prompt: it is read once."""
         from keras_tfm.generation.session import TextSession  # it is made of this class
 
-        return TextSession(self, self.encode(text)[0])
+        return TextSession(self, self.encode(text_of("text", text))[0])
 
     def options(self, stop_strings=(), negative_prompts=None, stop_token_ids=(), **options) -> GenerationOptions:
         """The options of a call, with what strings among them mean for the tokenizer."""
-        if stop_strings:
-            options["stop_strings"] = self.stop_strings(strings_of(stop_strings))
+        if strings := () if stop_strings is None else tuple(texts_of("stop_strings", stop_strings)):
+            options["stop_strings"] = self.stop_strings(strings)
         if negative_prompts is not None:
-            options["negative_token_ids"] = self.encode(negative_prompts)
+            options["negative_token_ids"] = self.encode(negative_prompts, "negative_prompts")
         return GenerationOptions(
             **{"sampler": self.sampler, "start_token_id": self.start_token_id, **options},
-            stop_token_ids=(*self.stop_token_ids, *stop_token_ids),
+            stop_token_ids=(*self.stop_token_ids, *token_ids_of("stop_token_ids", stop_token_ids, least=0)),
         )
 
-    def encode(self, prompts) -> list[list[int]]:
-        """Token ids of each prompt."""
-        return [self.tokenizer.encode(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    def encode(self, prompts, name: str = "prompts") -> list[list[int]]:
+        """Token ids of each prompt, given in the argument `name`."""
+        return [self.tokenizer.encode(prompt) for prompt in texts_of(name, prompts)]
 
     def with_texts(self, generation: Generation, options: GenerationOptions) -> Generation:
         """The generation with its texts."""
@@ -160,8 +175,9 @@ class TextGenerator:
         Args:
             path: a folder that does not exist yet; servers expect `.../1`.
             **defaults: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` for callers that give prompts alone;
-                `num_return_sequences` and `stop_strings` for all; `jit_compile` for servers that let XLA compile, and
-                `warmup`, prompts that a server reads before it takes requests.
+                `num_return_sequences`, `stop_strings` and `max_total_tokens`, the limit of a prompt and its new tokens,
+                for all; `jit_compile` for servers that let XLA compile, and `warmup`, prompts that a server reads
+                before it takes requests.
         """
         from keras_tfm.export.saved_model import export_text_generator  # it imports this package
 

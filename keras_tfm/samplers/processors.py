@@ -111,6 +111,8 @@ def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
 def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
     """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
     is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)
+    sequences = tuple(sequences) if is_several else sequences
+    is_several = is_several and all(isinstance(sequence, Iterable) for sequence in sequences)
     require(is_several, f"`{name}` must hold sequences of ids, as in ((5, 7),)", **{name: sequences})
     return tuple(token_ids_of(name, sequence) for sequence in sequences)
 

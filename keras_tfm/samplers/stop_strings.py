@@ -125,6 +125,10 @@ def _encoded(text) -> bytes:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"A stop string must not hold half a surrogate pair. Received: {text!r}.") from error
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise ValueError(
+            f"A stop string must not hold U+FFFD, which stands for bytes that are no text. Received: {text!r}."
+        )
     if not encoded:
         raise ValueError(f"A stop string must not be empty. Received: stop_strings={[text]}.")
     return encoded

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm as ktfm
+from keras_tfm.export.saved_model import DEFAULT_TOTAL_TOKENS, batches_of, total_tokens_of
 from keras_tfm.export.writing import write_saved_model
 from keras_tfm.samplers import BanTokens, GreedySampler, MinP, RandomSampler, RepetitionPenalty, Temperature, TopP
 from tests.export.stock_server import STOCK_SERVER, ask_stock_server
@@ -66,7 +67,8 @@ def writer(tiny_writer, sampler):
 @pytest.fixture(scope="module")
 def path(writer, tmp_path_factory):
     path = tmp_path_factory.mktemp("serving") / "deep" / "1"
-    writer.export(path, max_new_tokens=12, seed=7, warmup=["ROMEO:", PROMPTS])
+    numbers = {"max_new_tokens": np.int64(12), "seed": np.int64(7), "max_total_tokens": np.int64(48)}
+    writer.export(path, **numbers, warmup=["ROMEO:", PROMPTS])
     return path
 
 
@@ -153,7 +155,7 @@ def test_eight_threads_at_once_get_their_own_texts(served, writer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_new_tokens": 64}, "must fit the 64 positions of the model"),
+        ({"max_new_tokens": 48}, "must fit `max_total_tokens`=48"),
         ({"temperature": -1.0}, "`temperature` must be at least 0"),
         ({"top_k": -1}, "`top_k` must be at least 0"),
         ({"top_p": 0.0}, "`top_p` must be greater than 0"),
@@ -166,13 +168,90 @@ def test_bad_settings_raise_in_the_graph(served, settings, message):
         served["generate"](prompts=tf.constant(["a"]), **{name: tf.constant(v) for name, v in settings.items()})
 
 
-def test_a_refused_request_takes_no_memory(served):
-    settings = {"prompts": tf.constant(["a"]), **{name: tf.constant(value) for name, value in SETTINGS.items()}}
+def test_just_so_many_tokens_fit(served):
+    settings = {name: tf.constant(value) for name, value in {**SETTINGS, "max_new_tokens": 47}.items()}
+    assert served["generate"](prompts=tf.constant(["a"]), **settings)["num_tokens"].numpy() <= 47
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_new_tokens", "message"),
+    [("a", 2**29, ""), ("a", 2**31 - 1, ""), ("a" * 2**20, 1, r"\[in row\]|in row.*1.*a prompt of")],
+)
+def test_a_refused_request_takes_no_memory(served, prompt, max_new_tokens, message):
+    settings = {name: tf.constant(value) for name, value in SETTINGS.items()}
+    settings["max_new_tokens"] = tf.constant(max_new_tokens)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KB
-    with pytest.raises(tf.errors.InvalidArgumentError, match="must fit the 64 positions of the model"):
-        served["generate"](**{**settings, "max_new_tokens": tf.constant(2**29)})
-    # The room for so many tokens would be 2 GB.
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s)must fit `max_total_tokens`=48.*{message}"):
+        served["generate"](prompts=tf.constant(["a", prompt]), **settings)
+    # The room for so many tokens would be 2 GB, and keys and values of such a prompt 1 GB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19
+
+
+def test_logits_refuse_rows_that_are_too_long(served):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most `max_total_tokens`=48 columns"):
+        served["logits"](token_ids=tf.zeros([1, 49], tf.int32))
+
+
+def test_a_state_asks_for_no_more_work_than_it_has_room_for(served):
+    settings = {name: tf.constant(value) for name, value in SETTINGS.items()}
+    begun = served["prefill"](prompts=tf.constant(["a"]), **settings)
+    states = {name: tensor for name, tensor in begun.items() if name.startswith("state_")}
+    endless = {**states, "state_settings_max_new_tokens": tf.constant(2**31 - 1)}
+    answer = served["decode_step"](num_tokens=tf.constant(2**31 - 1), **endless)
+    assert answer["num_tokens"].numpy() <= 16  # the room for 9
+    before = {**states, "state_generation_num_tokens": tf.constant([-(2**31)])}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_tokens` must be at least 0"):
+        served["decode_step"](num_tokens=tf.constant(1), **before)
+
+
+class Named:
+    """What `total_tokens_of` asks of a model."""
+
+    def __init__(self, positions=None, notes=None):
+        self.max_sequence_length = positions
+        if notes is not None:
+            self.checkpoint_notes = notes
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        (Named(64), None, 64),
+        (Named(64), 48, 48),
+        (Named(), None, DEFAULT_TOTAL_TOKENS),
+        (Named(notes={}), None, DEFAULT_TOTAL_TOKENS),
+        (Named(notes={"max_position_embeddings": 8192}), None, 8192),
+        (Named(notes={"max_position_embeddings": 8192}), 10**5, 10**5),
+        (Named(notes={"max_position_embeddings": "many"}), None, DEFAULT_TOTAL_TOKENS),
+        (Named(notes={"max_position_embeddings": 2**40}), None, DEFAULT_TOTAL_TOKENS),
+    ],
+)
+def test_the_limit_is_what_is_given_or_what_model_or_checkpoint_say(model, given, expected):
+    assert total_tokens_of(model, given) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"max_total_tokens": 65}, ValueError, "`max_total_tokens` must be at most the 64 positions of the model"),
+        ({"max_total_tokens": 0}, ValueError, "`max_total_tokens` must be an integer of at least 1"),
+        ({"max_new_tokens": 64}, ValueError, "must fit `max_total_tokens`=64.*max_new_tokens=64"),
+        ({"warmup": "a " * 60}, ValueError, "prompts of `warmup`.*must fit `max_total_tokens`=64"),
+        ({"warmup": ["a"] * 1001}, ValueError, "`warmup` must hold at most 1000 requests"),
+        ({"max_new_tokens": 2.0}, ValueError, "`max_new_tokens` must be an integer"),
+        ({"seed": "a"}, ValueError, "`seed` must be an integer"),
+        ({"num_return_sequences": 2.0}, ValueError, "`num_return_sequences` must be an integer"),
+        ({"temperature": -1}, ValueError, "`temperature` must be at least 0"),
+        ({"temperature": "hot"}, ValueError, "`temperature` must be a finite number"),
+        ({"top_k": -1}, ValueError, "`top_k` must be an integer of at least 0"),
+        ({"top_p": 0}, ValueError, "`top_p` must be greater than 0"),
+        ({"stop_strings": 5}, TypeError, "`stop_strings` must be a str"),
+    ],
+)
+def test_a_bad_export_is_refused_by_name_before_any_work(writer, tmp_path, settings, error, message):
+    with pytest.raises(error, match=message):
+        writer.export(tmp_path / "1", **{"max_new_tokens": 8, **settings})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("token_id", [-1, 300])
@@ -200,9 +279,13 @@ def test_warmup_requests_are_what_a_server_reads(path, served):
         assert inputs.keys() == served["serving_default"].structured_input_signature[1].keys()
 
 
-@pytest.mark.parametrize("warmup", ["ROMEO:", [7], [[]], [["a", 7]]])
+def test_one_warmup_prompt_is_one_request():
+    assert batches_of("ROMEO:") == batches_of(["ROMEO:"]) == batches_of([["ROMEO:"]]) == [["ROMEO:"]]
+
+
+@pytest.mark.parametrize("warmup", [7, [7], [[]], [["a", 7]], b"ROMEO:"])
 def test_a_warmup_that_is_no_list_of_prompts_raises(writer, tmp_path, warmup):
-    with pytest.raises(ValueError, match=r"`warmup` must be a list, .*\. Received: "):
+    with pytest.raises(ValueError, match=r"`warmup` must be a prompt or a list, .*\. Received: "):
         writer.export(tmp_path / "1", warmup=warmup)
 
 

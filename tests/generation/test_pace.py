@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_tfm.generation import pace
-from keras_tfm.generation.pace import Pace
+from keras_tfm.generation.pace import Pace, tokens_between_looks
 
 
 @pytest.fixture
@@ -70,7 +70,11 @@ def test_pieces_keep_their_time_where_a_deadline_cuts_them_in_two(clock):
     assert abs(sizes - 25).max() <= 1  # 0.1 s at 0.004 s a token
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, "8"])
-def test_another_size_is_an_error(size):
-    with pytest.raises(ValueError, match="at least 1, or None"):
-        Pace(8, size, None)
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
+def test_another_size_is_an_error_that_names_it(size):
+    with pytest.raises(ValueError, match="`tokens_per_piece` must be an integer of at least 1, or None"):
+        tokens_between_looks("tokens_per_piece", size)
+
+
+def test_numpys_integers_are_sizes():
+    assert [tokens_between_looks("tokens_per_piece", size) for size in (None, 3, np.int64(3))] == [None, 3, 3]

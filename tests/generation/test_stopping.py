@@ -112,10 +112,10 @@ def test_several_texts_for_a_prompt_stand_side_by_side(tiny_tokenizer):
     [
         ({"num_return_sequences": 0}, "`num_return_sequences`.*Received: num_return_sequences=0"),
         ({"alternatives": -1}, "`alternatives`.*Received: alternatives=-1"),
-        ({"stop_sequences": ((1,), ())}, r"stop_sequences=\(\(1,\), \(\)\)"),
+        ({"stop_sequences": ((1,), ())}, "`stop_sequences` must hold at least one id"),
         ({"negative_token_ids": [[1]]}, "guidance_scale=None"),
         ({"cache_dtype": "int4"}, "'int4'"),
-        ({"max_seconds": 0}, "Received: 0"),
+        ({"max_seconds": 0}, "`max_seconds` must be greater than 0"),
     ],
 )
 def test_bad_options_raise(options, message):

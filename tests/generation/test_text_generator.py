@@ -92,6 +92,42 @@ def test_the_samplers_seed_is_the_default(tiny_writer):
     assert writer("a", max_new_tokens=10) == writer("a", max_new_tokens=10) == writer("a", max_new_tokens=10, seed=11)
 
 
-def test_one_stop_string_is_one_string(tiny_writer):
-    assert tiny_writer.options(stop_strings="the").stop_strings.strings == ("the",)
-    assert tiny_writer.options(stop_strings=["the", "\n"]).stop_strings.strings == ("the", "\n")
+@pytest.mark.parametrize("stop_strings", ["the", ["the"], ("the",), np.array(["the"])])
+def test_one_stop_string_is_one_string(tiny_writer, stop_strings):
+    assert tiny_writer.options(stop_strings=stop_strings).stop_strings.strings == ("the",)
+
+
+@pytest.mark.parametrize("stop_strings", [None, (), []])
+def test_no_stop_strings_are_none(tiny_writer, stop_strings):
+    assert tiny_writer.options(stop_strings=stop_strings).stop_strings is None
+
+
+def test_one_negative_prompt_is_one_prompt(tiny_writer):
+    options = tiny_writer.options(negative_prompts="the", guidance_scale=1.5)
+    assert options.negative_token_ids == [tiny_writer.tokenizer.encode("the")]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda writer: writer(b"abc"), TypeError, "`prompts` must be a str"),
+        (lambda writer: writer(None), TypeError, "`prompts` must be a str"),
+        (lambda writer: writer(["a", 5]), TypeError, "`prompts` must be a str"),
+        (lambda writer: list(writer.stream(5)), TypeError, "`prompts` must be a str"),
+        (lambda writer: list(writer.stream("a", tokens_per_piece=0)), ValueError, "`tokens_per_piece` must be"),
+        (lambda writer: writer("a", negative_prompts=b"a"), TypeError, "`negative_prompts` must be a str"),
+        (lambda writer: writer("a", stop_strings=5), TypeError, "`stop_strings` must be a str"),
+        (lambda writer: writer("a", stop_strings=[["a"]]), TypeError, "`stop_strings` must be a str"),
+        (lambda writer: writer("a", stop_strings=""), ValueError, "must not be empty"),
+        (lambda writer: writer("a", stop_token_ids=5), ValueError, "`stop_token_ids` must hold ids"),
+        (lambda writer: writer("a", num_return_sequences=2.0), ValueError, "`num_return_sequences` must be an integer"),
+        (lambda writer: writer.session(["a", "b"]), TypeError, "`text` must be one str"),
+        (lambda writer: list(writer.session().stream(["a", "b"])), TypeError, "`prompt` must be one str"),
+        (lambda writer: list(writer.session().stream("a", tokens_per_piece=0)), ValueError, "`tokens_per_piece` must"),
+        (lambda writer: type(writer)(writer.model, writer.tokenizer, stop_token_ids=5), ValueError, "`stop_token_ids`"),
+        (lambda writer: type(writer)(writer.model.stack, writer.tokenizer), TypeError, "`model` must be a `CausalLM`"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name_before_any_work(tiny_writer, call, error, message):
+    with pytest.raises(error, match=message):
+        call(tiny_writer)

@@ -63,6 +63,7 @@ def test_text_is_cut_before_the_first_and_held_while_one_may_come():
         (["ax"], "'ax', of which no token has b'x'"),
         (["a" * (MOST_BYTES + 1)], "Received: 1025 bytes in 1 strings"),
         (["\ud800"], "half a surrogate pair"),
+        (["a\ufffd"], r"U\+FFFD, which stands for bytes that are no text"),
     ],
 )
 def test_strings_that_cannot_be_found_raise(strings, message):
