@@ -21,7 +21,8 @@ class TextGenerator:
         stop_token_ids: ids at which a text ends besides, for example those of `checkpoints.load_stop_token_ids`.
 
     Raises:
-        ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
+        ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name. TypeError: for a
+            model that is no `CausalLM`.
 
     Example:
         >>> writer = TextGenerator(model, tokenizer, sampler=RandomSampler([Temperature(0.8), TopP(0.95)], seed=7))
@@ -32,6 +33,12 @@ class TextGenerator:
     """
 
     def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
+        if not hasattr(type(model), "generation_runner"):
+            raise TypeError(
+                "`model` must be a `CausalLM`, as `build_gpt` and `checkpoints.load` make it. "
+                f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "
+                "of your own into a `CausalLM`."
+            )
         if tokenizer.vocabulary_size != model.vocabulary_size:
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
