@@ -28,10 +28,11 @@ class Composite(keras.layers.Layer):
         self._settings = (parts_trainable or {}, parts_quantized or {})  # for parts that `build` makes
 
     def __setattr__(self, name, value):
+        is_now_built = name == "built" and value and not self.built  # Keras sets it when `build` is done, and once more
         super().__setattr__(name, value)
-        if name == "built" and value:  # Keras sets it when `build` is done
+        if is_now_built:
             if not self.trainable:
-                self.trainable = False
+                freeze_parts(self)
             set_parts(self, *self._settings)
             self._settings = ({}, {})
 
@@ -46,6 +47,12 @@ class Composite(keras.layers.Layer):
             "parts_trainable": {**trainable, **trainable_settings(self)},
             "parts_quantized": {**quantized, **quantized_settings(self)},
         }
+
+
+def freeze_parts(layer) -> None:
+    """Freezes all parts of a layer that is frozen: to set its `trainable` once more to the same would tell nobody."""
+    for part in compat.all_layers(layer, include_self=False):
+        part.trainable = False
 
 
 def set_parts(layer, trainable: dict, quantized: dict) -> None:

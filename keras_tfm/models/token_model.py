@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_tfm import compat
-from keras_tfm.layers.composite import Composite, quantized_settings, set_parts, trainable_settings
+from keras_tfm.layers.composite import Composite, freeze_parts, quantized_settings, set_parts, trainable_settings
 from keras_tfm.layers.parts import refuse_ragged, revive, serialize
 from keras_tfm.layers.token_embedding import TokenEmbedding
 from keras_tfm.ops.masks import refuse_float_mask
@@ -72,7 +72,7 @@ class TokenModel(keras.Model):
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
         for layer in compat.all_layers(self, include_self=False):
             if not layer.trainable and not isinstance(layer, Composite | TokenModel):  # which see to it themselves
-                layer.trainable = False  # revived as frozen, before it had parts that could be told
+                freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
         set_parts(self, parts_trainable or {}, parts_quantized or {})
