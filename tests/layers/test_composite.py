@@ -111,19 +111,22 @@ def test_a_template_is_no_part_and_stays_as_it_was_given(template):
 
 
 @pytest.mark.filterwarnings("ignore:.* does not have a `quantize` method implemented")
-def test_keras_quantize_rounds_projections_and_reloads(tmp_path):
-    model = keras.Sequential([keras.Input((T,), dtype="int32"), layers.TokenEmbedding(11, D), make_block()])
+@pytest.mark.parametrize(
+    ("make", "num_rounded"), [(lambda: layers.FeedForward(12), 3), pytest.param(make_block, 7, marks=pytest.mark.slow)]
+)
+def test_keras_quantize_rounds_projections_and_reloads(make, num_rounded, tmp_path):
+    model = keras.Sequential([keras.Input((T,), dtype="int32"), layers.TokenEmbedding(11, D), make()])
     ids = np.array([[1, 2, 3, 4, 5]], "int32")
     expected = float32(model(ids))
     model.quantize("int8")
     y = float32(model(ids))
     assert 0 < np.abs(y - expected).max() < 0.1
     kernels = [weight for weight in model.weights if weight.path.endswith(("kernel", "embeddings"))]
-    assert len(kernels) == 7
+    assert len(kernels) == num_rounded
     assert {weight.dtype for weight in kernels} == {"int8"}
-    for other in (reloaded(model, tmp_path), keras.models.clone_model(model)):
-        assert [weight.dtype for weight in other.weights] == [weight.dtype for weight in model.weights]
-    np.testing.assert_array_equal(float32(reloaded(model, tmp_path)(ids)), y)
+    other = reloaded(model, tmp_path)
+    assert [weight.dtype for weight in other.weights] == [weight.dtype for weight in model.weights]
+    np.testing.assert_array_equal(float32(other(ids)), y)
 
 
 def test_a_quantized_table_gives_the_logits_of_its_rounded_rows():
@@ -163,9 +166,10 @@ def test_the_output_shape_is_known_without_a_call(name):
     assert tuple(layer.compute_output_shape(case.inputs[first].shape, **shapes)) == tuple(y.shape)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in one_case_of_each(keras.layers.Layer) if len(CASES[name].inputs) == 1]
-)
+WITH_ONE_INPUT = [name for name in one_case_of_each(keras.layers.Layer) if len(CASES[name].inputs) == 1]
+
+
+@pytest.mark.parametrize("name", WITH_ONE_INPUT)
 def test_time_distributed_applies_a_layer_to_each_step(name):
     (x,) = CASES[name].inputs.values()
     layer = CASES[name].make()
