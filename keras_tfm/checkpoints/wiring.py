@@ -11,6 +11,7 @@ _IMMATERIAL = {
     "dtype",
     "method",
     "name",
+    "parts_trainable",
     "remat",
     "stochastic_depth",
     "trainable",

@@ -40,8 +40,9 @@ class TextGenerator:
     def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
         if not all(hasattr(model, name) for name in _OF_WRITERS):
             raise TypeError(
-                f"`model` must be a `CausalLM`, which writes text. Received: {str(model)[:60]} of type "
-                f"{type(model).__name__}."
+                "`model` must be a `CausalLM`, as `build_gpt` and `checkpoints.load` make it. "
+                f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "
+                "of your own into a `CausalLM`."
             )
         if tokenizer.vocabulary_size != model.vocabulary_size:
             raise ValueError(

@@ -5,13 +5,23 @@ from keras import ops
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
-from keras_tfm.layers.parts import build_part, check_positive, check_rank, check_rate, clone, revive, serialize
+from keras_tfm.layers.composite import Composite
+from keras_tfm.layers.parts import (
+    as_layer,
+    build_part,
+    check_positive,
+    check_rank,
+    check_rate,
+    clone,
+    serialize,
+    set_template,
+)
 from keras_tfm.layers.projection import Projection
 from keras_tfm.ops.attention import check_method
 from keras_tfm.ops.sizes import batch_size, size
 
 
-class _MultiHeadAttention(keras.layers.Layer):
+class _MultiHeadAttention(Composite):
     """What self- and cross-attention share: the four projections, and attending."""
 
     def __init__(
@@ -53,14 +63,15 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.logit_cap = logit_cap
         self.use_bias = use_bias
         self.output_use_bias = use_bias if output_use_bias is None else output_use_bias
-        self.query_key_norm = revive(query_key_norm)
-        self.sink = revive(sink)
+        query_key_norm = as_layer(query_key_norm, "query_key_norm", "keras.layers.RMSNormalization()", optional=True)
+        set_template(self, "query_key_norm", query_key_norm)
+        self.sink = as_layer(sink, "sink", f"AttentionSink({num_heads})", optional=True)
         if self.sink is not None and self.sink.num_heads != num_heads:
             raise ValueError(
                 "`sink` must have a score for each head. "
                 f"Received: num_heads={num_heads} and a sink of {self.sink.num_heads} heads."
             )
-        self.output_gate = revive(output_gate)
+        self.output_gate = as_layer(output_gate, "output_gate", "OutputGate()", optional=True)
         self.dropout = dropout
         self.method = method
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -151,6 +162,9 @@ class _MultiHeadAttention(keras.layers.Layer):
         if self.output_gate is not None:
             y = self.output_gate(y, x=x)
         return self.output_dense(y), scores
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
 
     def get_config(self):
         return {
@@ -251,7 +265,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         super().__init__(num_heads, head_dim, num_key_value_heads, **kwargs)
         if window is not None:
             check_positive(window=window)
-        self.rotary = revive(rotary)
+        self.rotary = as_layer(rotary, "rotary", "RotaryEmbedding()", optional=True)
         self.causal = causal
         self.window = window
 

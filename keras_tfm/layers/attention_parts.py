@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_tfm.layers.composite import Composite
 from keras_tfm.layers.parts import check_positive, clone, serialize
 from keras_tfm.layers.projection import Projection
 from keras_tfm.ops.attention import softmax_with_sink
@@ -45,12 +46,15 @@ class AttentionSink(keras.layers.Layer):
     def call(self, scores):
         return softmax_with_sink(scores, self.scores)
 
+    def compute_output_shape(self, scores_shape):
+        return scores_shape
+
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "initializer": serialize(self.initializer)}
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class OutputGate(keras.layers.Layer):
+class OutputGate(Composite):
     """What the heads gathered, times a gate computed from the block's input: it decides what attention may add.
 
     Args:
@@ -92,6 +96,9 @@ class OutputGate(keras.layers.Layer):
 
     def call(self, attended, x):
         return attended * self.dense(x)
+
+    def compute_output_shape(self, attended_shape, x_shape=None):
+        return attended_shape
 
     def get_config(self):
         return {

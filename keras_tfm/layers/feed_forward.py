@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_tfm.layers.composite import Composite
 from keras_tfm.layers.parts import check_positive, clone, serialize
 from keras_tfm.layers.projection import Projection
 
 
-class _FeedForward(keras.layers.Layer):
+class _FeedForward(Composite):
     """What plain and gated feed-forward share: arguments and the way a projection is made."""
 
     def __init__(
@@ -42,6 +43,9 @@ class _FeedForward(keras.layers.Layer):
         wide = (*x_shape[:-1], self.intermediate_dim)
         self.intermediate_dense = self._dense("intermediate", self.intermediate_dim, x_shape, self.kernel_initializer)
         self.output_dense = self._dense("output", x_shape[-1], wide, self.output_kernel_initializer)
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
 
     def get_config(self):
         return {

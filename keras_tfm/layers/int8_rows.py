@@ -73,6 +73,15 @@ def _unknown_zero(x):
     return ops.cast(ops.reshape(x, (-1,))[0] < float("-inf"), x.dtype)
 
 
+def refuse_rounded(layer: keras.layers.Layer, by: str | None) -> None:
+    """Raises if `by`, a name, has quantized the layer already: its integers would be taken for weights."""
+    if by is not None:
+        raise ValueError(
+            "A layer must be quantized once only, by Keras' `quantize` or by `to_int8`. "
+            f"Received: {layer.name!r}, quantized already: {by}. Begin with the model that is not."
+        )
+
+
 def replace_weight(layer: keras.layers.Layer, name: str, rows: Int8Rows) -> Int8Rows:
     """Puts rows in the place of the "kernel" or "embeddings" of a built layer; they do not train."""
     compat.remove_weight(layer, name)

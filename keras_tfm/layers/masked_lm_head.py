@@ -2,13 +2,14 @@
 
 import keras
 
-from keras_tfm.layers.parts import build_part, check_rank, clone, revive, serialize
+from keras_tfm.layers.composite import Composite
+from keras_tfm.layers.parts import as_layer, build_part, check_rank, clone, serialize
 from keras_tfm.layers.projection import Projection
 from keras_tfm.ops.gather import gather_positions
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class MaskedLMHead(keras.layers.Layer):
+class MaskedLMHead(Composite):
     """norm(activation(x W + b)), projected with the token embedding's own table, plus a bias for each token.
 
     Args:
@@ -38,10 +39,10 @@ class MaskedLMHead(keras.layers.Layer):
 
     def __init__(self, token_embedding, activation="gelu", norm=None, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
-        self.token_embedding = revive(token_embedding)
+        self.token_embedding = as_layer(token_embedding, "token_embedding", "TokenEmbedding(30522, 768)")
         self.activation = keras.activations.get(activation)
         default = keras.layers.LayerNormalization(epsilon=1e-12, dtype=self.dtype_policy)
-        self.norm = default if norm is None else revive(norm)
+        self.norm = as_layer(default if norm is None else norm, "norm", "keras.layers.LayerNormalization()")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, x_shape, mask_positions_shape=None):

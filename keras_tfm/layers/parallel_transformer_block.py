@@ -3,13 +3,14 @@
 import keras
 
 from keras_tfm.layers.cache import BlockCache
-from keras_tfm.layers.parts import build_part, revive, serialize
+from keras_tfm.layers.composite import Composite
+from keras_tfm.layers.parts import as_layer, build_part, serialize, set_template
 from keras_tfm.layers.remat import rematerialized
 from keras_tfm.layers.residual import Residual
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class ParallelTransformerBlock(keras.layers.Layer):
+class ParallelTransformerBlock(Composite):
     """x + attention(norm(x)) + feed_forward(norm(x)): both sublayers at once, rather than one after the other.
 
     GPT-J and Falcon use one norm for both; GPT-NeoX and Pythia have one for each.
@@ -56,13 +57,14 @@ class ParallelTransformerBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.self_attention = revive(self_attention)
-        self.feed_forward = revive(feed_forward)
-        self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy) if norm is None else revive(norm)
+        self.self_attention = as_layer(self_attention, "self_attention", "MultiHeadSelfAttention(num_heads=8)")
+        self.feed_forward = as_layer(feed_forward, "feed_forward", "FeedForward(256)")
+        norm = keras.layers.LayerNormalization(dtype=self.dtype_policy) if norm is None else norm
+        set_template(self, "norm", as_layer(norm, "norm", "keras.layers.LayerNormalization()"))
         self.shared_norm = shared_norm
         self.dropout = dropout
         self.stochastic_depth = stochastic_depth
-        self.residual_scale = revive(residual_scale)
+        set_template(self, "residual_scale", as_layer(residual_scale, "residual_scale", "LayerScale()", optional=True))
         self.remat = remat
         self.supports_masking = True
 
@@ -124,6 +126,9 @@ class ParallelTransformerBlock(keras.layers.Layer):
         z = self.feed_forward(normalized if self.shared_norm else self.feed_forward_wrap.before(x))
         x = self.attention_wrap.after(x, y, training)
         return self.feed_forward_wrap.after(x, z, training), cache
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
 
     def get_config(self):
         return {

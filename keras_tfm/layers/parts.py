@@ -11,6 +11,28 @@ def revive(part):
     return keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
 
 
+def as_layer(part, name: str, example: str, optional: bool = False):
+    """`revive`, for an argument that must be a layer, or None if `optional`; a TypeError for anything else."""
+    part = revive(part)
+    if not isinstance(part, keras.layers.Layer) and not (optional and part is None):
+        kind = "a class" if isinstance(part, type) else f"of type {type(part).__name__}"
+        raise TypeError(
+            f"`{name}` must be a layer{' or None' if optional else ''}, for example `{example}`. "
+            f"Received: {name}={part!r:.80}, {kind}."
+        )
+    return part
+
+
+def set_template(layer, name: str, template) -> None:
+    """Keeps a copy of a layer from which others are cloned as an attribute, so that it is no part of `layer`.
+
+    As a part, it would be saved and quantized, and be the same object as another part that the caller made of it.
+    """
+    if template is not None:
+        template = template.__class__.from_config(template.get_config())
+    vars(layer)[name] = template  # Keras tracks what `setattr` is given
+
+
 def serialize(part):
     """The dict that `revive` turns back into `part`; None stays None."""
     return None if part is None else keras.saving.serialize_keras_object(part)
@@ -41,8 +63,18 @@ def build_part(layer, *shapes) -> None:
         layer.build(*shapes)
 
 
+def refuse_ragged(x, name: str) -> None:
+    """Raises for TensorFlow's ragged tensors, which layers would take for rows of one length."""
+    if hasattr(x, "row_splits"):
+        raise TypeError(
+            f"`{name}` must be a dense tensor. Received: a ragged one. Make it dense with `x.to_tensor()`, and say "
+            "which tokens are real with a mask: `tf.sequence_mask(x.row_lengths())`."
+        )
+
+
 def check_rank(x, rank: int, name: str, letters: str) -> None:
-    """Raises unless `x` has `rank` axes; `letters` names them, for example "(B, T, D)"."""
+    """Raises unless `x` is dense with `rank` axes; `letters` names them, for example "(B, T, D)"."""
+    refuse_ragged(x, name)
     if len(x.shape) != rank:
         raise ValueError(f"`{name}` must have shape {letters}. Received: shape={tuple(x.shape)}.")
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.layers.parts import check_positive, clone, serialize
+from keras_tfm.ops.gather import look_up
 
 
 class AlibiRule(NamedTuple):
@@ -45,7 +46,8 @@ class RelativeRule(NamedTuple):
 
     def __call__(self, query_positions, key_positions):
         """int32 (B, T), (B, S) -> (B, N, T, S)."""
-        by_distance = ops.transpose(ops.take(self.table, self.lookup, axis=0))  # (N, 2 * max_distance + 1)
+        by_distance = look_up(self.table, self.lookup, self.table.dtype)
+        by_distance = ops.transpose(by_distance)  # (N, 2 * max_distance + 1)
         bias = ops.take(by_distance, self._distances(query_positions, key_positions), axis=1)
         return ops.swapaxes(bias, 0, 1)  # (N, B, T, S) -> (B, N, T, S)
 
@@ -107,6 +109,12 @@ class AlibiBias(keras.layers.Layer):
 
     def call(self, positions, key_positions=None):
         return self.rule()(positions, positions if key_positions is None else key_positions)
+
+    def compute_output_shape(self, positions_shape, key_positions_shape=None):
+        return (positions_shape[0], self.num_heads, positions_shape[1], (key_positions_shape or positions_shape)[1])
+
+    def compute_output_spec(self, positions, **arguments):
+        return keras.Operation.compute_output_spec(self, positions, **arguments)  # float32 in every dtype policy
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads}
@@ -180,6 +188,9 @@ class RelativePositionBias(keras.layers.Layer):
 
     def call(self, positions, key_positions=None):
         return self.rule()(positions, positions if key_positions is None else key_positions)
+
+    def compute_output_shape(self, positions_shape, key_positions_shape=None):
+        return (positions_shape[0], self.num_heads, positions_shape[1], (key_positions_shape or positions_shape)[1])
 
     def get_config(self):
         return {

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.layers.parts import check_positive, check_rank, clone, serialize
+from keras_tfm.ops.gather import look_up
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -35,6 +36,12 @@ class TokenPositions(keras.layers.Layer):
         else:
             mask = tfm_ops.padding_mask(padding_mask, token_ids.shape, "padding_mask")
         return tfm_ops.next_positions(mask, num_tokens, document_ids)
+
+    def compute_output_shape(self, token_ids_shape):
+        return token_ids_shape
+
+    def compute_output_spec(self, token_ids, **arguments):
+        return keras.Operation.compute_output_spec(self, token_ids, **arguments)  # integers, and other errors
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -76,6 +83,7 @@ class PositionEmbedding(keras.layers.Layer):
             shape=(self.max_sequence_length, self.hidden_dim),
             initializer=clone(self.embeddings_initializer),
             name="embeddings",
+            autocast=False,  # gradients of a position that many rows have are summed in float32
         )
 
     def call(self, positions):
@@ -86,7 +94,7 @@ class PositionEmbedding(keras.layers.Layer):
                 f"The sequence must not be longer than `max_sequence_length`={self.max_sequence_length} learned "
                 f"positions. Received: {length} tokens. Shorten it, or build the model with more positions."
             )
-        return ops.take(ops.cast(self.embeddings, self.compute_dtype), ops.maximum(positions, 0), axis=0)
+        return look_up(self.embeddings, ops.maximum(positions, 0), self.compute_dtype)
 
     def compute_output_shape(self, positions_shape):
         return (*positions_shape, self.hidden_dim)

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.int8_rows import Int8Rows, replace_weight
+from keras_tfm.layers.int8_rows import Int8Rows, refuse_rounded, replace_weight
+from keras_tfm.layers.parts import refuse_ragged
 from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.sizes import batch_size, size
 
@@ -39,13 +40,20 @@ class Projection(keras.layers.Dense):
     def to_int8(self) -> None:
         """Rounds the kernel to 8 bits; it cannot be trained after that."""
         if self.int8_rows is None:
+            refuse_rounded(self, self.quantization_mode)
             self.int8_rows = replace_weight(self, "kernel", Int8Rows.of(ops.transpose(self.kernel)))
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Keras' quantization, which it leaves to `Dense` itself unless told otherwise."""
+        refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
+        super().quantize(mode, type_check=False, config=config)
 
     def call(self, inputs, training=None):
         if self.int8_rows is not None:
             y = self.int8_rows.product(inputs)
             y = y + ops.cast(self.bias, y.dtype) if self.use_bias else y
             return y if self.activation is None else self.activation(y)
+        refuse_ragged(inputs, "inputs")
         if len(inputs.shape) != 3 or self.quantization_mode is not None:
             return super().call(inputs, training=training)
         kernel = ops.cast(self.kernel, self.compute_dtype)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_tfm.layers.composite import Composite
 from keras_tfm.layers.parts import build_part, check_rate, clone, serialize
 
 NORM_PLACEMENTS = ("pre", "post", "sandwich")
@@ -39,11 +40,14 @@ class LayerScale(keras.layers.Layer):
     def call(self, x):
         return x * ops.cast(self.factors, x.dtype)
 
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
     def get_config(self):
         return {**super().get_config(), "initializer": serialize(self.initializer)}
 
 
-class Residual(keras.layers.Layer):
+class Residual(Composite):
     """The norms, the scale and the dropouts around one sublayer; a place without one holds an Identity.
 
     Args:

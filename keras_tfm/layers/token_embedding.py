@@ -3,21 +3,22 @@
 import keras
 from keras import ops
 
+from keras_tfm.layers.composite import Composite
 from keras_tfm.layers.parts import (
+    as_layer,
     build_part,
     check_positive,
     check_rank,
     check_rate,
     clone,
     known_value,
-    revive,
     serialize,
 )
 from keras_tfm.layers.token_table import TokenTable
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class TokenEmbedding(keras.layers.Layer):
+class TokenEmbedding(Composite):
     """A vector for each token, plus one for its position and one for its segment; normalized, if a norm is given.
 
     The same table projects back to logits (`reverse=True`).
@@ -81,19 +82,19 @@ class TokenEmbedding(keras.layers.Layer):
             raise ValueError(f"`logit_cap` must be positive. Received: logit_cap={logit_cap}.")
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
-        self.position = revive(position)
+        self.position = as_layer(position, "position", f"PositionEmbedding(512, {hidden_dim})", optional=True)
         self.scale = scale
         self.num_segments = num_segments
-        self.norm = revive(norm)
+        self.norm = as_layer(norm, "norm", "keras.layers.LayerNormalization()", optional=True)
         self.logit_cap = logit_cap
         self.dropout = dropout
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self.embedding = self._table(TokenTable, vocabulary_size, "tokens")
-        self.segment = self._table(keras.layers.Embedding, num_segments, "segments") if num_segments else None
+        self.embedding = self._table(vocabulary_size, "tokens")
+        self.segment = self._table(num_segments, "segments") if num_segments else None
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
-    def _table(self, kind, num_rows, name):
-        return kind(
+    def _table(self, num_rows, name):
+        return TokenTable(
             num_rows,
             self.hidden_dim,
             embeddings_initializer=clone(self.embeddings_initializer),
@@ -139,6 +140,10 @@ class TokenEmbedding(keras.layers.Layer):
         # Said, not traced: JAX and torch trace with a made-up length, which may exceed the learned positions.
         width = self.vocabulary_size if reverse else self.hidden_dim
         return keras.KerasTensor((*inputs.shape[:2], width), dtype=self.compute_dtype)
+
+    def compute_output_shape(self, inputs_shape):
+        # Ids (B, T) to vectors; states (B, T, D) to logits.
+        return (*inputs_shape[:2], self.vocabulary_size if len(inputs_shape) == 3 else self.hidden_dim)
 
     def get_config(self):
         return {

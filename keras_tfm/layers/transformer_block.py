@@ -3,13 +3,14 @@
 import keras
 
 from keras_tfm.layers.cache import BlockCache
-from keras_tfm.layers.parts import build_part, revive, serialize
+from keras_tfm.layers.composite import Composite
+from keras_tfm.layers.parts import as_layer, build_part, serialize, set_template
 from keras_tfm.layers.remat import rematerialized
 from keras_tfm.layers.residual import Residual
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(Composite):
     """Residual sublayers in a row, each normalized: one class for GPT, BERT, Llama and T5 blocks.
 
     Args:
@@ -65,14 +66,17 @@ class TransformerBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.self_attention = revive(self_attention)
-        self.feed_forward = revive(feed_forward)
-        self.cross_attention = revive(cross_attention)
-        self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy) if norm is None else revive(norm)
+        self.self_attention = as_layer(self_attention, "self_attention", "MultiHeadSelfAttention(num_heads=8)")
+        self.feed_forward = as_layer(feed_forward, "feed_forward", "FeedForward(256)")
+        self.cross_attention = as_layer(
+            cross_attention, "cross_attention", "MultiHeadCrossAttention(num_heads=8)", optional=True
+        )
+        norm = keras.layers.LayerNormalization(dtype=self.dtype_policy) if norm is None else norm
+        set_template(self, "norm", as_layer(norm, "norm", "keras.layers.LayerNormalization()"))
         self.norm_placement = norm_placement
         self.dropout = dropout
         self.stochastic_depth = stochastic_depth
-        self.residual_scale = revive(residual_scale)
+        set_template(self, "residual_scale", as_layer(residual_scale, "residual_scale", "LayerScale()", optional=True))
         self.remat = remat
         self.supports_masking = True
 
@@ -158,6 +162,9 @@ class TransformerBlock(keras.layers.Layer):
             )
             x = self.context_wrap.after(x, y, training)
         return self.feed_forward_wrap.after(x, self.feed_forward(self.feed_forward_wrap.before(x)), training), cache
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
 
     def get_config(self):
         return {

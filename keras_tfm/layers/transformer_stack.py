@@ -4,16 +4,18 @@ from functools import partial
 
 import keras
 
-from keras_tfm.layers.parts import build_part, revive, serialize
+from keras_tfm.layers.composite import Composite
+from keras_tfm.layers.parts import as_layer, build_part, serialize
 from keras_tfm.layers.traced_once import traced_once
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class TransformerStack(keras.layers.Layer):
+class TransformerStack(Composite):
     """Blocks one after the other, a position bias that they share, and a final norm.
 
     Args:
-        blocks: list of `TransformerBlock`, or of any layers with their call arguments.
+        blocks: list of `TransformerBlock`, or of any layers with their call arguments. One object may stand several
+            times (ALBERT); in a config an int stands for "as the block of that number".
         position_bias: `AlibiBias` or `RelativePositionBias`, or None. Its one table serves all blocks.
         final_norm: a norm layer, or None. Pre-norm models need one.
         remat: bool, switch on the `remat` of every block: in training only their inputs are kept.
@@ -43,11 +45,9 @@ class TransformerStack(keras.layers.Layer):
 
     def __init__(self, blocks, position_bias=None, final_norm=None, remat: bool = False, **kwargs):
         super().__init__(**kwargs)
-        if not blocks:
-            raise ValueError(f"`blocks` must hold at least one layer. Received: blocks={blocks!r}.")
-        self.blocks = [revive(block) for block in blocks]
-        self.position_bias = revive(position_bias)
-        self.final_norm = revive(final_norm)
+        self.blocks = _as_blocks(blocks)
+        self.position_bias = as_layer(position_bias, "position_bias", "AlibiBias(num_heads=8)", optional=True)
+        self.final_norm = as_layer(final_norm, "final_norm", "keras.layers.LayerNormalization()", optional=True)
         if self.final_norm is not None:
             self.final_norm.supports_masking = True  # Keras' RMSNormalization does not say so, and warns
         self.remat = remat
@@ -120,11 +120,32 @@ class TransformerStack(keras.layers.Layer):
             return super().compute_output_spec(x, cache=cache, **arguments)
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
+
     def get_config(self):
+        first = [self.blocks.index(block) for block in self.blocks]
         return {
             **super().get_config(),
-            "blocks": [serialize(block) for block in self.blocks],
+            "blocks": [serialize(block) if first[i] == i else first[i] for i, block in enumerate(self.blocks)],
             "position_bias": serialize(self.position_bias),
             "final_norm": serialize(self.final_norm),
             "remat": self.remat,
         }
+
+
+def _as_blocks(blocks) -> list:
+    if not isinstance(blocks, list | tuple):
+        raise TypeError(
+            f"`blocks` must be a list of layers, for example of `TransformerBlock`. Received: blocks={blocks!r:.80}."
+        )
+    if not blocks:
+        raise ValueError(f"`blocks` must hold at least one layer. Received: blocks={blocks!r}.")
+    layers = []
+    for i, block in enumerate(blocks):
+        if type(block) is int and 0 <= block < i:
+            layers.append(layers[block])
+        else:
+            example = "TransformerBlock(MultiHeadSelfAttention(8), FeedForward(256))"
+            layers.append(as_layer(block, f"blocks[{i}]", example))
+    return layers

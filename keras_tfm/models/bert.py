@@ -12,9 +12,9 @@ from keras_tfm.layers import (
     TransformerBlock,
     TransformerStack,
 )
-from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.layers.parts import as_layer, revive, serialize
 from keras_tfm.models.sizes import size_of
-from keras_tfm.models.token_model import TokenModel, token_inputs
+from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
 from keras_tfm.ops import method_up_to
 
 _BERT = {"vocabulary_size": 30522, "max_sequence_length": 512}
@@ -70,11 +70,12 @@ class Bert(TokenModel):
     def __init__(self, token_embedding, stack, pooler=None, dtype=None, **kwargs):
         parts = {
             "token_positions": TokenPositions(name="token_positions"),
-            "token_embedding": revive(token_embedding),
-            "stack": revive(stack),
+            "token_embedding": as_embedding(token_embedding),
+            "stack": as_layer(stack, "stack", "TransformerStack([TransformerBlock(...), ...])"),
             "first_token": FirstTokenPooling(name="first_token", dtype=dtype),
-            "pooler": revive(pooler),
+            "pooler": as_layer(pooler, "pooler", 'keras.layers.Dense(768, "tanh")', optional=True),
         }
+        check_blocks(parts["stack"])
         segments = ("segment_ids",) if parts["token_embedding"].num_segments > 1 else ()
         super().__init__(token_inputs(*segments, "padding_mask", "document_ids"), parts, dtype, **kwargs)
 

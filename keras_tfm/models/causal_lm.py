@@ -10,9 +10,9 @@ from keras_tfm import compat
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
-from keras_tfm.layers.parts import check_rank, revive, serialize
+from keras_tfm.layers.parts import as_layer, check_rank, serialize
 from keras_tfm.layers.positions import PositionEmbedding, TokenPositions
-from keras_tfm.models.token_model import TokenModel, token_inputs
+from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.positions import last_real
@@ -40,8 +40,9 @@ class CausalLM(TokenModel):
         Logits (B, T, V) in the compute dtype.
 
     Raises:
-        ValueError: for ids outside the vocabulary (eagerly), other ranks, sequences longer than learned positions.
-        TypeError: for a float padding mask.
+        ValueError: for ids outside the vocabulary (eagerly), other ranks, sequences longer than learned positions;
+            for blocks with cross-attention. TypeError: for a float padding mask, a ragged tensor, parts that are no
+            layers.
 
     Masking:
         Padding may be on either side and is looked at by nobody. Without a mask every token is real.
@@ -59,7 +60,10 @@ class CausalLM(TokenModel):
     untraced_attributes = ("generation_runner",)
 
     def __init__(self, token_embedding, stack, head=None, weight_dtype=None, dtype=None, **kwargs):
-        token_embedding, stack, head = revive(token_embedding), revive(stack), revive(head)
+        token_embedding = as_embedding(token_embedding)
+        stack = as_layer(stack, "stack", "TransformerStack([TransformerBlock(...), ...])")
+        check_blocks(stack)
+        head = as_layer(head, "head", "keras.layers.Dense(vocabulary_size)", optional=True)
         parts = {
             "token_positions": TokenPositions(name="token_positions"),
             "token_embedding": token_embedding,

@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from keras_tfm import compat
 from keras_tfm.files import written_whole
-from keras_tfm.layers.parts import serialize
+from keras_tfm.layers.composite import Composite, freeze_parts, quantized_settings, set_parts, trainable_settings
+from keras_tfm.layers.parts import refuse_ragged, revive, serialize
+from keras_tfm.layers.token_embedding import TokenEmbedding
 from keras_tfm.ops.masks import refuse_float_mask
 
 INPUTS = {
@@ -42,6 +45,9 @@ class TokenModel(keras.Model):
     A model without "segment_ids" among its inputs leaves those that it is given unread, since all packers and datasets
     of this library give them. Inputs of other names are an error.
 
+    Keras' `clone_model` makes a plain Functional model of it, without `generate` and with all inputs required:
+    `type(model).from_config(model.get_config())` is a copy of the same kind.
+
     Subclasses write `_forward(token_ids, ...)` in terms of their parts, and `get_config` on top of the one here.
 
     Args:
@@ -49,18 +55,27 @@ class TokenModel(keras.Model):
         parts: dict from attribute name to layer, or None; `_forward` reads them as attributes.
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
+        parts_trainable, parts_quantized: as in `Composite`.
     """
 
-    def __init__(self, inputs: dict, parts: dict, dtype=None, trainable: bool = True, **kwargs):
+    def __init__(
+        self,
+        inputs: dict,
+        parts: dict,
+        dtype=None,
+        trainable: bool = True,
+        parts_trainable: dict | None = None,
+        parts_quantized: dict | None = None,
+        **kwargs,
+    ):
         compat.set_before_init(self, parts)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
         for layer in compat.all_layers(self, include_self=False):
-            if not layer.trainable:
-                # Revived as frozen, before it had parts that could be told; setting the same value would tell nobody.
-                layer.trainable = True
-                layer.trainable = False
+            if not layer.trainable and not isinstance(layer, Composite | TokenModel):  # which see to it themselves
+                freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
+        set_parts(self, parts_trainable or {}, parts_quantized or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
@@ -80,7 +95,7 @@ class TokenModel(keras.Model):
 
     def _complete(self, inputs) -> dict:
         """The dict of all inputs; None for those not given."""
-        inputs = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        inputs = inputs if isinstance(inputs, dict) else {"token_ids": _as_array(inputs)}
         known = [tensor.name for tensor in self.inputs]
         unknown = sorted(set(inputs) - {*known, "segment_ids"})
         if unknown or "token_ids" not in inputs:
@@ -88,6 +103,8 @@ class TokenModel(keras.Model):
                 f"The inputs of {self.name!r} must be named {known}, 'token_ids' among them. "
                 f"Received: {sorted(inputs)}."
             )
+        for name, x in inputs.items():
+            refuse_ragged(x, name)
         refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
 
@@ -105,8 +122,52 @@ class TokenModel(keras.Model):
         save_whole(super().save, filepath, overwrite, **options)
 
     def get_config(self):
-        return {"name": self.name, "trainable": self.trainable, "dtype": serialize(self.dtype_policy)}
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": serialize(self.dtype_policy),
+            "parts_trainable": trainable_settings(self),
+            "parts_quantized": quantized_settings(self),
+        }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _as_array(inputs):
+    """Lists of token ids as an array: Keras would take each number for an input of its own."""
+    if not isinstance(inputs, list | tuple):
+        return inputs
+    try:
+        ids = np.asarray(inputs)
+    except ValueError:  # rows of different lengths
+        ids = np.empty((), object)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(
+            "Token ids must be an int array (B, T), or a list of lists of one length. "
+            f"Received: {inputs!s:.80}. Pad shorter rows and pass a `padding_mask`."
+        )
+    return ids
+
+
+def as_embedding(part) -> TokenEmbedding:
+    """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else."""
+    part = revive(part)
+    if not isinstance(part, TokenEmbedding):
+        raise TypeError(
+            "`token_embedding` must be a `TokenEmbedding(vocabulary_size, hidden_dim)`. "
+            f"Received: {part!r:.80} of type {type(part).__name__}."
+        )
+    return part
+
+
+def check_blocks(stack) -> None:
+    """Raises for a stack whose blocks wait for a context, which a model over one text does not have."""
+    for i, block in enumerate(getattr(stack, "blocks", ())):
+        if getattr(block, "cross_attention", None) is not None:
+            raise ValueError(
+                "The blocks of `stack` must be without cross-attention: the model reads one text, and no `context`. "
+                f"Received: a cross_attention in block {i}. Make the block without it, or put the stack into a "
+                "`keras.Model` of your own that calls it with `context=`."
+            )

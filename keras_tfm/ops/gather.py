@@ -1,5 +1,6 @@
 """Picking positions out of sequences, and rows out of batches."""
 
+import keras
 from keras import ops, tree
 
 from keras_tfm.ops.sizes import size
@@ -23,6 +24,30 @@ def gather_positions(x, indices):
     """
     starts = size(x, 1) * ops.arange(size(x, 0), dtype="int32")[:, None]
     return ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.cast(indices, "int32") + starts, axis=0)
+
+
+def look_up(table, ids, dtype):
+    """Rows of a table of weights, cast; in float16 with a gradient that is dense.
+
+    TensorFlow's gradient of a lookup lists rows, and an id that was read twice has two. The check of a scaled loss
+    (`keras.optimizers.LossScaleOptimizer`, Keras 3.15) sees the last of them only: an infinity in another one goes
+    unseen into the table, which is NaN for good.
+
+    Args:
+        table: float (V, D), the weights as they are stored.
+        ids: int32 of any shape, in [0, V).
+        dtype: of the answer, a name.
+
+    Returns:
+        Tensor (..., D).
+
+    Example:
+        >>> look_up(np.array([[1.0], [2.0]]), np.array([1, 1, 0]), "float32")
+        [[2.0], [2.0], [1.0]]
+    """
+    if keras.backend.standardize_dtype(dtype) == "float16":
+        table = ops.reshape(table, table.shape)  # whose gradient knows no rows
+    return ops.cast(ops.take(table, ids, axis=0), dtype)
 
 
 def take_rows(tensors, rows):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_tfm
 from keras_tfm.data import masked_lm_dataset, sentence_pair_dataset, text_label_dataset
 from keras_tfm.layers import FirstTokenPooling, MeanPooling
 from keras_tfm.models import (
@@ -249,6 +250,64 @@ def test_what_is_frozen_is_still_frozen_after_a_reload(tmp_path):
         assert len(other.trainable_weights) == len(one.trainable_weights) < len(one.weights)
     model.trainable = False
     assert model.__class__.from_config(model.get_config()).trainable_weights == []
+
+
+def test_parts_that_a_model_makes_by_itself_are_still_frozen_in_a_copy_and_the_others_still_are_not():
+    one = MaskedLM(encoder())
+    one.masked_lm.dense.trainable = False
+    two = MODELS["text_classifier"]()
+    two.encoder.trainable = False
+    two.encoder.stack.blocks[0].feed_forward.trainable = True
+    two.head.trainable = False
+    for model, num_trainable in ((one, len(one.weights) - 2), (two, 4)):
+        other = model.__class__.from_config(model.get_config())
+        expected = [weight.trainable for weight in model.weights]
+        assert [weight.trainable for weight in other.weights] == expected
+        assert len(other.trainable_weights) == num_trainable
+        assert other.get_config() == model.get_config()
+
+
+def test_an_encoder_is_made_of_an_embedding_and_blocks_without_cross_attention():
+    embedding = encoder().token_embedding
+    block = keras_tfm.layers.TransformerBlock(
+        keras_tfm.layers.MultiHeadSelfAttention(2),
+        keras_tfm.layers.FeedForward(8),
+        cross_attention=keras_tfm.layers.MultiHeadCrossAttention(2),
+    )
+    for model in (keras_tfm.models.Bert, keras_tfm.models.CausalLM):
+        with pytest.raises(ValueError, match="must be without cross-attention.*in block 0. Make the block without it"):
+            model(embedding, keras_tfm.layers.TransformerStack([block]))
+        with pytest.raises(TypeError, match="`token_embedding` must be a `TokenEmbedding.*Received: 64 of type int"):
+            model(64, keras_tfm.layers.TransformerStack([block]))
+        with pytest.raises(TypeError, match="`stack` must be a layer, .*Received: stack=4, of type int"):
+            model(embedding, 4)
+
+
+def test_token_ids_may_be_lists_and_neither_ragged_nor_floats():
+    model = encoder()
+    ids = [[2, 5, 6, 3], [2, 7, 8, 3]]
+    np.testing.assert_array_equal(model(ids)["pooled_output"], model(np.array(ids))["pooled_output"])
+    for wrong in ([[2, 5], [3]], [[2.0, 5.0]], ["text"]):
+        with pytest.raises(TypeError, match="Token ids must be an int array .*Pad shorter rows"):
+            model(wrong)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="ragged tensors are TensorFlow's")
+def test_ragged_tensors_are_refused_with_what_to_pass_instead():
+    import tensorflow as tf
+
+    ids = tf.ragged.constant([[2, 5, 3], [2, 3]])
+    states = tf.RaggedTensor.from_row_lengths(np.ones((5, 8), "float32"), [3, 2])
+    for call in (
+        lambda: encoder()(ids),
+        lambda: encoder()({"token_ids": ids}),
+        lambda: keras_tfm.layers.TokenEmbedding(11, 8)(ids),
+        lambda: keras_tfm.layers.MultiHeadSelfAttention(2)(states),
+        lambda: keras_tfm.layers.FeedForward(8)(states),
+        lambda: keras_tfm.layers.MeanPooling()(states),
+    ):
+        with pytest.raises(TypeError, match=r"must be a dense tensor. Received: a ragged one. .*`x.to_tensor\(\)`"):
+            call()
 
 
 def test_labels_out_of_range_are_refused_by_fit():

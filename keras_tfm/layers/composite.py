@@ -1,0 +1,123 @@
+"""Layers made of layers: what their parts are told when they are built, and what is kept of it in a config."""
+
+import functools
+import inspect
+from collections.abc import Iterator
+
+import keras
+
+from keras_tfm import compat
+from keras_tfm.layers.parts import revive, serialize
+
+
+class Composite(keras.layers.Layer):
+    """A layer made of other layers, which stays frozen, and quantized, down to its last part.
+
+    Keras tells the parts when `trainable` is set; of those that `build` makes afterwards, none hears of it. And what is
+    set on a part that the layer makes by itself stands in no config. So parts are told again when all are there, and
+    the config says what has been set on them.
+
+    Args:
+        parts_trainable: dict from a part's path, such as "query_dense", to its `trainable`, where that is not the
+            layer's.
+        parts_quantized: dict from a part's path to its dtype policy, where Keras' `quantize` has changed it.
+    """
+
+    def __init__(self, parts_trainable: dict | None = None, parts_quantized: dict | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self._settings = (parts_trainable or {}, parts_quantized or {})  # for parts that `build` makes
+
+    def __setattr__(self, name, value):
+        is_now_built = name == "built" and value and not self.built  # Keras sets it when `build` is done, and once more
+        super().__setattr__(name, value)
+        if is_now_built:
+            if not self.trainable:
+                freeze_parts(self)
+            set_parts(self, *self._settings)
+            self._settings = ({}, {})
+
+    def compute_output_spec(self, *args, **kwargs):
+        # Traced, as Keras does without a `compute_output_shape`: caches and scores have shapes of their own.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def get_config(self):
+        trainable, quantized = self._settings
+        return {
+            **super().get_config(),
+            "parts_trainable": {**trainable, **trainable_settings(self)},
+            "parts_quantized": {**quantized, **quantized_settings(self)},
+        }
+
+
+def freeze_parts(layer) -> None:
+    """Freezes all parts of a layer that is frozen: to set its `trainable` once more to the same would tell nobody."""
+    for part in compat.all_layers(layer, include_self=False):
+        part.trainable = False
+
+
+def set_parts(layer, trainable: dict, quantized: dict) -> None:
+    """Sets on the parts of a built layer what `trainable_settings` and `quantized_settings` said of another."""
+    for path, value in trainable.items():
+        _part_at(layer, path).trainable = value
+    for path, policy in quantized.items():
+        _part_at(layer, path).dtype_policy = revive(policy)  # quantizes, if the policy says so
+
+
+def trainable_settings(layer) -> dict[str, bool]:
+    """Paths of the parts whose `trainable` is not that of what they are a part of, outer ones first.
+
+    Parts given to the constructor have configs of their own, which say it. Those of a frozen layer are named all the
+    same: the layer tells all its parts that they are frozen.
+    """
+    return {path: part.trainable for path, part, owner in _parts(layer) if part.trainable != owner.trainable}
+
+
+def quantized_settings(layer) -> dict[str, dict]:
+    """Paths of the parts that Keras' `quantize` has changed, with their dtype policies."""
+    return {
+        path: serialize(part.dtype_policy)
+        for path, part, owner in _parts(layer, given=False)
+        if part.quantization_mode is not None and part.quantization_mode != owner.quantization_mode
+    }
+
+
+def _parts(layer, given: bool | None = None) -> Iterator[tuple]:
+    """(path, part, what it is a part of) of all parts whose config is not to be had elsewhere.
+
+    given: whether parts that were given to the constructor count. Default: if the layer is frozen.
+    """
+    left_out = frozenset() if (not layer.trainable if given is None else given) else _arguments(type(layer))
+    missing = {id(part) for part in compat.all_layers(layer, include_self=False)}  # templates are not among them
+
+    def walk(owner, place, left_out):
+        for name, part in _own_parts(owner):
+            if id(part) in missing and name.split(".")[0] not in left_out:
+                missing.discard(id(part))
+                yield f"{place}{name}", part, owner
+                yield from walk(part, f"{place}{name}.", ())
+
+    yield from walk(layer, "", left_out)
+
+
+def _own_parts(layer) -> Iterator[tuple]:
+    """(attribute, layer) and (attribute.index, layer) of the layers right below a layer."""
+    for name, value in vars(layer).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, keras.layers.Layer):
+            yield name, value
+        elif isinstance(value, list | tuple):
+            yield from ((f"{name}.{i}", part) for i, part in enumerate(value) if isinstance(part, keras.layers.Layer))
+
+
+@functools.cache
+def _arguments(cls) -> frozenset[str]:
+    """The names of all arguments of the class' constructors."""
+    constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    return frozenset(name for constructor in constructors[:-1] for name in inspect.signature(constructor).parameters)
+
+
+def _part_at(layer, path: str):
+    for name in path.split("."):
+        layer = layer[int(name)] if name.isdigit() else getattr(layer, name)
+    return layer
