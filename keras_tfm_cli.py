@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 after an error, which is told in one paragraph.
     """
     options = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors about missing devices are none; Python raises ours
     os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the next command of this kind need not compile
     try:
         _check(options)
@@ -153,11 +154,11 @@ def _tell(text: str) -> None:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Hides what TensorFlow prints of processors and missing CUDA libraries, which its log level does not stop.
+    """Hides what TensorFlow prints before it has read its log level, of processors and missing CUDA libraries.
 
     If it fails, all is shown; and always if `TF_CPP_MIN_LOG_LEVEL` asks for warnings (0 or 1).
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1"):
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] in ("0", "1"):
         yield
         return
     sys.stderr.flush()
