@@ -1,14 +1,22 @@
 """The command `keras-tfm`: look at a checkpoint, convert it, write with it, export it.
 
-Outside of the package, so that `--help` and wrong arguments are answered before TensorFlow is imported.
+Outside of the package, so that `--help`, `--version` and wrong arguments are answered before TensorFlow is imported,
+which takes seconds. Answers go to the standard output, and what is under way to the standard error.
 """
 
 import argparse
+import contextlib
+import difflib
+import importlib.util
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 PATH = "a folder with config.json and model.safetensors, a .gguf file, or a repository's name (org/name)"
+_REPOSITORY = re.compile(r"\w[\w.-]*(/[\w.-]+)?(?<!\.gguf)(?<!\.safetensors)(?<!\.keras)(?<!\.json)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,9 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 after an error, which is told in one paragraph.
     """
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow tells of every library it does not find
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors about missing devices are none; Python raises ours
     os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the next command of this kind need not compile
     try:
+        _check(options)
         _COMMANDS[options.command](options)
     except (OSError, ValueError, ImportError) as error:
         print(f"keras-tfm {options.command}: {error}", file=sys.stderr)
@@ -40,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Hugging Face and GGUF checkpoints in Keras and TensorFlow, without torch or transformers.",
         epilog="Example: keras-tfm generate HuggingFaceTB/SmolLM2-135M-Instruct 'Why is the sky blue?' --chat",
     )
+    parser.add_argument("--version", action="version", version=f"keras-tfm {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command_of(name: str, what: str) -> argparse.ArgumentParser:
@@ -85,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    """Read from the source, since importing the package would import TensorFlow."""
+    package = Path(importlib.util.find_spec("keras_tfm").origin)
+    return re.search(r'^__version__ = "(.+)"$', package.read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
 def _positive(text: str) -> int:
     return _number(int, text, lambda number: number >= 1, "an integer of at least 1")
 
@@ -107,25 +123,73 @@ def _number(kind: type, text: str, is_valid: Callable, what: str):
     return number
 
 
+def _check(options) -> None:
+    """Refuses what can be known to be wrong without TensorFlow."""
+    path = Path(options.path).expanduser()
+    if not path.exists() and not _REPOSITORY.fullmatch(options.path):
+        others = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, others, n=1)
+        hint = f"Did you mean {path.parent / near[0]}?" if near else f"PATH is {PATH}."
+        raise FileNotFoundError(f"PATH must exist. Received: {options.path}, which does not. {hint}")
+    if options.command in ("convert", "export") and os.path.exists(os.path.expanduser(options.output)):
+        can = options.command == "convert"
+        if not (can and options.overwrite):
+            advice = "Pass --overwrite to replace it." if can else "Remove it, or name another folder."
+            raise FileExistsError(f"OUTPUT must not exist yet. Received: {options.output}. {advice}")
+    if options.command == "convert" and _is_keras(options) and options.dtype:
+        raise ValueError(
+            f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
+            "Leave it out, or write a folder."
+        )
+    if options.command in ("generate", "export") and not options.temperature and (options.top_k or options.top_p):
+        raise ValueError(
+            "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
+            f"Received: --temperature {options.temperature}."
+        )
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Hides what TensorFlow prints before it has read its log level, of processors and missing CUDA libraries.
+
+    If it fails, all is shown; and always if `TF_CPP_MIN_LOG_LEVEL` asks for warnings (0 or 1).
+    """
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] in ("0", "1"):
+        yield
+        return
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            hidden.seek(0)
+            os.write(shown, hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
 def _info(options) -> None:
     for name, value in _opened(options).summary().items():
         print(f"{name:<20} {value}")
 
 
 def _convert(options) -> None:
+    checkpoint = _opened(options)
     from keras_tfm import checkpoints
 
-    if os.path.exists(options.output) and not options.overwrite:
-        raise FileExistsError(f"OUTPUT must not exist yet. Received: {options.output}. Pass --overwrite to replace it.")
-    is_keras = options.output.endswith(".keras")
-    if is_keras and options.dtype:
-        raise ValueError(
-            f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
-            "Leave it out, or write a folder."
-        )
-    checkpoint = _opened(options)
     model = checkpoint.model()
-    if is_keras:
+    _tell(f"Writing {options.output} ...")
+    if _is_keras(options):
         model.save(options.output, overwrite=options.overwrite)
     else:
         tokenizer, template = _optional(checkpoint.tokenizer), _optional(checkpoint.chat_template)
@@ -134,9 +198,18 @@ def _convert(options) -> None:
     print(f"Wrote {options.output}: {model.count_params():,} weights.")
 
 
-def _opened(options):
-    from keras_tfm import checkpoints
+def _is_keras(options) -> bool:
+    return options.output.endswith(".keras")
 
+
+def _opened(options):
+    _tell(f"Loading {options.path} ...")
+    with _silenced():
+        import tensorflow as tf
+
+        from keras_tfm import checkpoints
+
+        tf.config.list_logical_devices()  # it looks for GPUs now, and not in the middle of the answer
     return checkpoints.open(options.path, options.ignore)
 
 
@@ -154,13 +227,16 @@ def _generate(options) -> None:
     if options.chat:
         prompt = checkpoint.chat_template()([{"role": "user", "content": prompt}])
     writer = checkpoint.text_generator(_sampler(options))
+    _tell("Compiling what this machine has not compiled before, which takes a while the first time ...")
     for piece in writer.stream(prompt, max_new_tokens=options.max_new_tokens, seed=options.seed):
         print(piece, end="", flush=True)
     print()
 
 
 def _export(options) -> None:
-    writer = _opened(options).text_generator(_sampler(options))
+    checkpoint = _opened(options)
+    writer = checkpoint.text_generator(_sampler(options))
+    _tell(f"Tracing the loop and writing {options.output} ...")
     writer.export(
         options.output,
         max_new_tokens=options.max_new_tokens,
@@ -173,17 +249,12 @@ def _export(options) -> None:
 def _sampler(options):
     from keras_tfm import samplers
 
-    if options.temperature > 0:
-        processors = [samplers.Temperature(options.temperature)]
-        processors += [samplers.TopK(options.top_k)] if options.top_k else []
-        processors += [samplers.TopP(options.top_p)] if options.top_p else []
-        return samplers.RandomSampler(processors)
-    if options.top_k or options.top_p:
-        raise ValueError(
-            "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
-            f"Received: --temperature {options.temperature}."
-        )
-    return "greedy"
+    if options.temperature == 0:
+        return "greedy"
+    processors = [samplers.Temperature(options.temperature)]
+    processors += [samplers.TopK(options.top_k)] if options.top_k else []
+    processors += [samplers.TopP(options.top_p)] if options.top_p else []
+    return samplers.RandomSampler(processors)
 
 
 _COMMANDS = {"info": _info, "convert": _convert, "generate": _generate, "export": _export}

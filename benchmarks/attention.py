@@ -166,7 +166,7 @@ def plot(cases: list[dict[str, Any]], names: list[str], path: Path) -> None:
         axis.set_xticks([case["length"] for case in cases], [f"{case['length']:,}" for case in cases], fontsize=8)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     figure.suptitle("Attention, forward and backward")
     figure.savefig(path, dpi=120)
 

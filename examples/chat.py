@@ -44,16 +44,22 @@ def chat(model, said=(), max_new_tokens=128, temperature=0.2, seed=0) -> list[di
     template = checkpoint.chat_template()
     sampler = RandomSampler([Temperature(temperature), TopP(0.9)]) if temperature else "greedy"
     writer = checkpoint.text_generator(sampler)
-    print("The first answer takes a while: the model is compiled once. An empty line ends the chat.\n")
+    print(
+        "The first answer takes a while, and so does the first after a chat that outgrew a power of two of tokens: "
+        "each such size is compiled once.\nAn empty line ends the chat.\n"
+    )
     messages = []
     for line in lines_of(said):
         messages.append({"role": "user", "content": line})
-        answer, start = "", time.perf_counter()
+        pieces, first = [], 0.0
         for piece in writer.stream(template(messages), max_new_tokens=max_new_tokens, seed=seed):
-            answer += piece
+            first = first or time.perf_counter()  # all that is compiled or read comes before the first piece
+            pieces.append(piece)
             print(piece, end="", flush=True)
-        seconds = time.perf_counter() - start
-        print(f"\n[{len(writer.tokenizer.encode(answer)) / seconds:.0f} tokens/s]\n", flush=True)
+        answer = "".join(pieces)
+        num_after = len(writer.tokenizer.encode("".join(pieces[1:])))
+        told = f"{num_after / (time.perf_counter() - first):.0f} tokens/s after the first" if num_after else "no more"
+        print(f"\n[{told}]\n", flush=True)
         messages.append({"role": "assistant", "content": answer})
     return messages
 

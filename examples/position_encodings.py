@@ -3,6 +3,7 @@
 Trains a small GPT on sequences of 64 tokens once for each scheme, lets it read 256, and prints and draws the
 perplexity by place in the sequence.
 
+pip install -e ".[examples]"
 python examples/position_encodings.py             # some 4 minutes on two CPU cores
 python examples/position_encodings.py --steps 2000 --output runs/long
 """
@@ -16,7 +17,9 @@ import numpy as np
 from keras import ops
 
 import keras_tfm as ktfm
+from keras_tfm.optional import required
 
+matplotlib = required("matplotlib.figure", "examples", "Pictures")  # asked for before all the work
 CORPUS = pathlib.Path(__file__).parent / "data" / "shakespeare.txt"
 TRAINED, READ, BATCH_SIZE = 64, 256, 16
 SCHEMES = ("learned", "sinusoidal", "rotary", "alibi", "relative")
@@ -61,20 +64,31 @@ def scaled(model):
 
 def draw(results, path):
     """One line for each scheme: perplexity by place."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = matplotlib.Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(READ // TRAINED) * TRAINED + TRAINED // 2
     for name, values in results.items():
         axes.plot(places, values, marker="o", label=name)
     axes.axvline(TRAINED, linestyle="--", color="gray")
-    axes.annotate("trained up to here", (TRAINED, axes.get_ylim()[1]), va="top", fontsize=8, color="gray")
+    axes.annotate(
+        "trained up to here",
+        (TRAINED, 0.98),
+        (4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+        color="gray",
+    )
     axes.set(
         xlabel="place in the sequence", ylabel="perplexity per token", yscale="log", title="Trained at 64, read at 256"
     )
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(lowest, highest * (highest / lowest) ** 0.08)  # room for the words at the top
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis("{x:.0f}")  # 435, not 4.35 x 10^2
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    figure.legend(loc="outside right center")  # beside the curves, none of which it hides
     figure.savefig(path, dpi=120)
 
 

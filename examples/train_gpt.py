@@ -1,5 +1,6 @@
 """Train a small GPT on Shakespeare, write text with it, export it, and serve it with TensorFlow alone.
 
+pip install -e ".[examples]"
 python examples/train_gpt.py                      # within 6 minutes on two CPU cores
 python examples/train_gpt.py --corpus my.txt --size gpt2_small --steps 20000
 python examples/train_gpt.py --resume             # after an interruption: goes on from the last checkpoint
@@ -23,8 +24,10 @@ from n_gram_baselines import bigram_loss, unigram_loss
 
 import keras_tfm as ktfm
 from keras_tfm.models.gpt import SIZES
+from keras_tfm.optional import required
 from keras_tfm.samplers import RandomSampler, RepetitionPenalty, Temperature, TopK, TopP
 
+required("matplotlib", "examples", "Pictures")  # asked for before all the work
 HERE = pathlib.Path(__file__).parent
 PROMPT = "ROMEO:\n"
 BATCH_SIZE = 16

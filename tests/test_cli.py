@@ -1,6 +1,7 @@
 """The command `keras-tfm`, run in this process, and once as users do."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm_cli
-from keras_tfm.checkpoints import ChatTemplate, load, save
+from keras_tfm import __version__
+from keras_tfm.checkpoints import ChatTemplate, load, load_tokenizer, save
 from keras_tfm.models import MaskedLM, build_bert, build_gpt
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +75,6 @@ def test_generate_and_export_write_the_same(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("info", "/no/such/folder"), "keras-tfm info: `path_or_repo_id` must exist. Received: '/no/such/folder'"),
         (("info", ROOT), "keras-tfm info: The folder must hold config.json."),
         (("generate", ROOT, "Hi", "--chat"), "must have a chat template"),
     ],
@@ -83,11 +84,38 @@ def test_errors_are_told_in_a_paragraph(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_what_does_not_go_together_is_told(folder, tmp_path, capsys):
-    assert run("convert", folder, tmp_path / "x.keras", "--dtype", "float16") == 1
-    assert "--dtype must not be given for a .keras file" in capsys.readouterr().err
-    assert run("generate", folder, "Hi", "--top-k", 5) == 1
-    assert "must come with a --temperature above 0" in capsys.readouterr().err
+REFUSED = [
+    (("info", "/no/such/folder"), "PATH must exist. Received: /no/such/folder, which does not. PATH is a folder"),
+    (("info", "nofile.gguf"), "PATH must exist. Received: nofile.gguf, which does not."),
+    (("info", "~/no/folder"), "PATH must exist. Received: ~/no/folder"),
+    (("generate", "HERE/gtp", "Hi"), "Did you mean HERE/gpt?"),
+    (("convert", "HERE/gpt", "HERE/gpt"), "OUTPUT must not exist yet. Received: HERE/gpt. Pass --overwrite"),
+    (("export", "org/name", "HERE/gpt"), "OUTPUT must not exist yet. Received: HERE/gpt. Remove it"),
+    (("convert", "org/name", "x.keras", "--dtype", "float16"), "--dtype must not be given for a .keras file"),
+    (("generate", "org/name", "Hi", "--top-k", "5"), "must come with a --temperature above 0"),
+    (("export", "name", "no", "--top-p", "0.5"), "must come with a --temperature above 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
+def test_what_cannot_be_is_refused_before_anything_is_loaded(arguments, message, folder, capsys, monkeypatch):
+    def load(options):
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(keras_tfm_cli, "_opened", load)
+    here = str(folder.parent)
+    assert run(*(argument.replace("HERE", here) for argument in arguments)) == 1
+    assert f"keras-tfm {arguments[0]}: " in (err := capsys.readouterr().err)
+    assert message.replace("HERE", here) in err
+
+
+def test_a_name_that_is_no_file_and_cannot_be_downloaded_is_told_as_both(capsys, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    assert run("info", "nofile") == 1
+    assert "'nofile'. There is no such file or folder here, and as a repository: no network" in capsys.readouterr().err
 
 
 def test_keys_that_nobody_knows_are_passed_over_when_asked(folder, tmp_path, capsys):
@@ -128,12 +156,29 @@ def test_wrong_arguments_are_answered_with_the_usage(arguments, message, capsys)
     assert message in err
 
 
-def test_help_does_not_wait_for_tensorflow():
-    script = "import sys, keras_tfm_cli\ntry:\n    keras_tfm_cli.main(['generate', '--help'])\nexcept SystemExit:\n    "
-    script += "print('tensorflow' in sys.modules)"
+def test_help_version_and_refusals_do_not_wait_for_tensorflow():
+    script = """
+import sys, keras_tfm_cli
+for arguments in (["generate", "--help"], ["--version"], ["info", "no.gguf"]):
+    try:
+        print(keras_tfm_cli.main(arguments))
+    except SystemExit as end:
+        print(end)
+print("tensorflow" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Continue a prompt, or answer it (--chat)." in done.stdout
-    assert done.stdout.endswith("False\n")
+    assert done.stdout.endswith(f"\n0\nkeras-tfm {__version__}\n0\n1\nFalse\n")
+
+
+@pytest.mark.slow
+def test_what_is_under_way_is_told_beside_the_answer_and_nothing_else(folder):
+    # A fresh process, without the log level that the tests set: so TensorFlow would tell of what it does not find.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-m", "keras_tfm_cli", "generate", str(folder), "ROMEO", "--max-new-tokens", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["Loading", "Compiling"]
+    assert done.stdout.strip()
 
 
 def test_the_chat_example_answers_each_message(folder, capsys):
@@ -141,4 +186,23 @@ def test_the_chat_example_answers_each_message(folder, capsys):
 
     messages = chat.chat(str(folder), ["Hi", "Bye"], max_new_tokens=4, temperature=0)
     assert [message["role"] for message in messages] == ["user", "assistant"] * 2
-    assert capsys.readouterr().out.count("tokens/s]") == 2
+    assert capsys.readouterr().out.count("tokens/s after the first]") == 2
+
+
+def test_the_chat_example_counts_no_second_before_the_first_piece(folder, capsys, monkeypatch):
+    import chat
+
+    now = [0.0]
+
+    def stream(self, prompt, **options):
+        now[0] += 20  # it is compiled, and the prompt read
+        yield "R"
+        for piece in ("OM", "EO", ":"):
+            now[0] += 0.5
+            yield piece
+
+    monkeypatch.setattr("keras_tfm.generation.TextGenerator.stream", stream)
+    monkeypatch.setattr(chat.time, "perf_counter", lambda: now[0])
+    chat.chat(str(folder), ["Hi"])
+    num_after = len(load_tokenizer(folder).encode("OMEO:"))
+    assert f"[{num_after / 1.5:.0f} tokens/s after the first]" in capsys.readouterr().out

@@ -58,8 +58,9 @@ def _minilm():
 
 
 @pytest.mark.slow
-def test_pretrain_bert_prints_the_baseline_beside_its_accuracy(tmp_path, capsys):
-    scores = imported("pretrain_bert").main(steps=2, characters=400_000, output=tmp_path)
+@pytest.mark.parametrize("characters", [20_000, 100_000])
+def test_pretrain_bert_prints_the_baseline_beside_its_accuracy(characters, tmp_path, capsys):
+    scores = imported("pretrain_bert").main(steps=2, characters=characters, output=tmp_path)
     assert 0.02 < scores["unigram_accuracy"] < 0.2
     assert 0 <= scores["masked_lm_accuracy"] <= 1
     printed = capsys.readouterr().out

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "training": {"layers", "training"},
     "export": {"generation", "samplers", "tokenizers", "pipelines", "export"},
 }
-GROUND = {"arguments", "compat", "files", "structure"}  # files beside the packages, which anybody may import
+# Files beside the packages, which anybody may import.
+GROUND = {"arguments", "compat", "files", "optional", "structure"}
 # (file, what it imports inside a function): ways round the arrows, each with its reason.
 LAZY = {
     ("generation/text_generator.py", "export"): "`TextGenerator.export` is a shortcut to the package above it",

@@ -65,7 +65,7 @@ def architectures_of(model_type: str) -> tuple[Architecture, ...]:
     if model_type not in model_types():
         raise ValueError(
             f"`model_type` of the config must be one of {model_types()}. Received: {model_type!r}. "
-            "The README says how to add a family."
+            "docs/how_to_add.md says how to add a family."
         )
     return importlib.import_module(f"keras_tfm.checkpoints.families.{model_type}").ARCHITECTURES
 

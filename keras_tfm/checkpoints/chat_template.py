@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_tfm.optional import required
+
 _LONGEST = 2**20  # characters of a template
 
 
@@ -40,10 +42,9 @@ class ChatTemplate:
     def __init__(self, template: str, variables: Mapping[str, Any] | None = None):
         if len(template) > _LONGEST:
             raise ValueError(f"A chat template must have at most {_LONGEST:,} characters. Received: {len(template):,}.")
-        try:
-            from keras_tfm.checkpoints.template_sandbox import Sandbox
-        except ImportError as error:
-            raise ImportError("Chat templates need jinja2. Run: pip install keras-tfm[checkpoints].") from error
+        required("jinja2", "checkpoints", "Chat templates")
+        from keras_tfm.checkpoints.template_sandbox import Sandbox  # it is made of jinja2
+
         self._sandbox = Sandbox()
         self._sandbox.filters["tojson"] = _to_json
         self._sandbox.globals["raise_exception"] = _refuse
@@ -77,6 +78,4 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 
 def _refuse(message: str):
-    import jinja2
-
-    raise jinja2.TemplateError(message)
+    raise required("jinja2", "checkpoints", "Chat templates").TemplateError(message)

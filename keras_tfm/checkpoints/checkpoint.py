@@ -153,7 +153,7 @@ class Checkpoint(abc.ABC):
             FileNotFoundError: if there are no files of a tokenizer.
             ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its SentencePiece
                 model.
-            ImportError: for a SentencePiece model without `pip install keras-tfm[sentencepiece]`.
+            ImportError: for a SentencePiece model without `pip install ".[sentencepiece]"`.
         """
         return self._tokenizer
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_tfm.optional import required
+
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # Types of numbers in a header -> how NumPy and struct call them.
@@ -47,11 +49,8 @@ class GgufFile:
     """
 
     def __init__(self, path: Path):
-        try:
-            import gguf
-        except ImportError as error:
-            raise ImportError("GGUF files need the package gguf. Run: pip install keras-tfm[checkpoints].") from error
         self.place = str(path)
+        gguf = required("gguf", "checkpoints", "GGUF files")
         self._dequantize = gguf.quants.dequantize
         try:
             # The map is let go: its pages that were read count as memory of the process for as long as it is there.

@@ -4,6 +4,7 @@ from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.tokenizer import with_roles
+from keras_tfm.optional import required
 from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
 
 # What llama.cpp calls a pre-tokenizer -> our pattern of words.
@@ -85,19 +86,16 @@ def _roles(header: dict[str, Any]) -> dict[str, str]:
 
 def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> bytes:
     """The SentencePiece model that the file was made from, as far as it keeps it."""
-    try:
-        from sentencepiece import sentencepiece_model_pb2
-    except ImportError as error:
-        raise ImportError(
-            "The tokenizer of this GGUF file is SentencePiece. Run: pip install keras-tfm[sentencepiece]."
-        ) from error
+    protos = required(
+        "sentencepiece.sentencepiece_model_pb2", "sentencepiece", "GGUF files with SentencePiece tokenizers"
+    )
     scores = _array(header, "scores", float, None, len(tokens))
     types = _array(header, "token_type", int, None, len(tokens))
     pieces = [
-        sentencepiece_model_pb2.ModelProto.SentencePiece(piece=token, score=score, type=kind)
+        protos.ModelProto.SentencePiece(piece=token, score=score, type=kind)
         for token, score, kind in zip(tokens, scores, types, strict=True)
     ]
-    trainer = sentencepiece_model_pb2.TrainerSpec(
+    trainer = protos.TrainerSpec(
         model_type="BPE",
         byte_fallback=True,
         unk_id=header.get(f"{_PREFIX}.unknown_token_id", 0),
@@ -105,10 +103,10 @@ def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> bytes:
         eos_id=header.get(f"{_PREFIX}.eos_token_id", -1),
         pad_id=header.get(f"{_PREFIX}.padding_token_id", -1),
     )
-    normalizer = sentencepiece_model_pb2.NormalizerSpec(
+    normalizer = protos.NormalizerSpec(
         name="identity",
         add_dummy_prefix=header.get(f"{_PREFIX}.add_space_prefix", True),
         remove_extra_whitespaces=header.get(f"{_PREFIX}.remove_extra_whitespaces", False),
     )
-    model = sentencepiece_model_pb2.ModelProto(pieces=pieces, trainer_spec=trainer, normalizer_spec=normalizer)
+    model = protos.ModelProto(pieces=pieces, trainer_spec=trainer, normalizer_spec=normalizer)
     return model.SerializeToString()

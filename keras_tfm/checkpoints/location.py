@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from keras_tfm.optional import required
+
 # What is downloaded: no pickles, no code, and not Mistral's consolidated.safetensors, which holds the weights again.
 SETTINGS = ("*.json", "*/config.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "*.jinja")
 WEIGHTS = ("model*.safetensors",)
@@ -36,15 +38,10 @@ def download(name: str, revision: str | None, patterns: Iterable[str]) -> Path:
         FileNotFoundError: without the package huggingface_hub, or if it cannot download them.
     """
     try:
-        import huggingface_hub
-    except ImportError as error:
+        hub = required("huggingface_hub", "checkpoints", "Downloads of repositories")
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except (ImportError, OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"`path_or_repo_id` must be a folder, or the package huggingface_hub installed to download a repository. "
-            f"Received: {name!r}. Run: pip install keras-tfm[checkpoints]."
-        ) from error
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"`path_or_repo_id` must be a folder or a repository that can be downloaded. Received: {name!r}: {error}"
+            "`path_or_repo_id` must be a folder, a file, or a repository that can be downloaded. "
+            f"Received: {name!r}. There is no such file or folder here, and as a repository: {error}"
         ) from error

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_tfm.files import read_json_object
+from keras_tfm.optional import required
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -135,8 +136,7 @@ def _weight_map(folder: Path) -> dict[str, Path]:
 
 
 def _opened(file: Path):
-    import safetensors
-
+    safetensors = required("safetensors", "checkpoints", "Hugging Face checkpoints")
     try:
         return safetensors.safe_open(file, framework="np").__enter__()
     except safetensors.SafetensorError as error:

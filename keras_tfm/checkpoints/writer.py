@@ -19,6 +19,7 @@ from keras_tfm.checkpoints.wiring import difference
 from keras_tfm.files import check_is_free, written_whole
 from keras_tfm.layers.parts import known_value
 from keras_tfm.models import SentenceEncoder
+from keras_tfm.optional import required
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -119,13 +120,14 @@ def _config_of(model: keras.Model, architecture: Architecture) -> dict[str, Any]
 
 
 def _write_tensors(parts: list[Part], folder: Path, dtype: str, max_shard_bytes: int) -> None:
-    from safetensors.numpy import save_file
-
+    safetensors = required("safetensors.numpy", "checkpoints", "Hugging Face checkpoints")
     shards = list(_shards(parts, _DTYPES[dtype], max_shard_bytes))
     index = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({part.name: _tensor(part, dtype) for part in shard}, folder / name, metadata={"format": "pt"})
+        safetensors.save_file(
+            {part.name: _tensor(part, dtype) for part in shard}, folder / name, metadata={"format": "pt"}
+        )
         index.update({part.name: name for part in shard})
     if len(shards) > 1:
         total = sum(num_elements(part.shape) for part in parts) * _DTYPES[dtype]

@@ -6,13 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-try:
-    import tensorflow_datasets as tfds
-except ImportError as error:
-    raise ImportError(
-        "`keras_tfm.data.text_corpus` needs tensorflow-datasets. Install it with `pip install keras-tfm[datasets]`. "
-        f"Received: {error}."
-    ) from error
+from keras_tfm.optional import required
+
+tfds = required("tensorflow_datasets", "datasets", "Text corpora")
 
 
 class TextCorpus(tfds.core.GeneratorBasedBuilder):

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.optional import required
 from keras_tfm.samplers.processors import StatefulProcessor
 from keras_tfm.samplers.randomness import StepRandom
 from keras_tfm.samplers.sampler import Sampler
@@ -28,8 +29,7 @@ def to_keras_hub(sampler: Sampler):
     Example:
         >>> hub_model.compile(sampler=to_keras_hub(RandomSampler([RepetitionPenalty(1.2), TopP(0.9)])))
     """
-    import keras_hub
-
+    keras_hub = required("keras_hub", "hub", "Samplers of keras_hub")
     if type(sampler).advance is not Sampler.advance:
         raise TypeError(
             f"`sampler` must choose token by token. Received: {type(sampler).__name__}, which goes through a "
@@ -112,8 +112,7 @@ def from_keras_hub(sampler) -> Sampler:
     Example:
         >>> model.generate(prompts, sampler=from_keras_hub(keras_hub.samplers.TopPSampler(p=0.9)))
     """
-    import keras_hub
-
+    keras_hub = required("keras_hub", "hub", "Samplers of keras_hub")
     base = keras_hub.samplers.Sampler
     kind = type(sampler)
     if (

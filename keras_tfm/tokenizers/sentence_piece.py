@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.files import replace_file
+from keras_tfm.optional import required
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 
 FILE_NAMES = ("tokenizer.model", "spiece.model")
@@ -16,7 +17,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model, Unigram or BPE: text to token ids and back, with the ids of `SentencePieceProcessor`.
 
     The work is done by `tensorflow_text.SentencepieceTokenizer`, eagerly, in `tf.data`, in `tf.function` and inside a
-    SavedModel, on the CPU. It needs `pip install keras-tfm[sentencepiece]`. **A SavedModel that holds it loads only
+    SavedModel, on the CPU. It needs `pip install ".[sentencepiece]"`. **A SavedModel that holds it loads only
     where `import tensorflow_text` was run first**; a server needs that library's ops (TensorFlow Serving has them).
 
     As in SentencePiece, control pieces ("<s>", "</s>") are never read in a text, and ids of control pieces decode to
@@ -65,7 +66,9 @@ class SentencePieceTokenizer(Tokenizer):
         end_of_text: str | None = None,
         add_begin_of_text: bool = False,
     ):
-        tensorflow_text, sentencepiece = _packages()
+        # tensorflow_text runs the model in the graph, sentencepiece tells what its pieces are.
+        packages = ("tensorflow_text", "sentencepiece")
+        tensorflow_text, sentencepiece = (required(name, "sentencepiece", "SentencePiece models") for name in packages)
         if not isinstance(model, bytes):
             raise TypeError(
                 f"`model` must be bytes; `from_file` reads a file. Received: {str(model)[:60]} of type "
@@ -165,19 +168,6 @@ class SentencePieceTokenizer(Tokenizer):
         One that was made eagerly is gone after `tf.random.set_seed`, which empties the cache of eager kernels.
         """
         return self._tensorflow_text.SentencepieceTokenizer(self.model, tf.int32, add_bos=self.add_begin_of_text)
-
-
-def _packages() -> tuple:
-    """tensorflow_text, which runs the model in the graph, and sentencepiece, which tells what its pieces are."""
-    try:
-        import sentencepiece
-        import tensorflow_text
-    except ImportError as error:
-        raise ImportError(
-            "SentencePiece models need tensorflow-text and sentencepiece. Run: pip install keras-tfm[sentencepiece]. "
-            f"Received: {error}."
-        ) from error
-    return tensorflow_text, sentencepiece
 
 
 def _processor(sentencepiece, model: bytes):

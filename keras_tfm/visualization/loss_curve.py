@@ -4,6 +4,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
+from keras_tfm.optional import required
+
 
 def plot_loss_curve(
     losses: Mapping[str, Sequence[float]], path: str | os.PathLike, baselines: Mapping[str, float] | None = None
@@ -17,7 +19,7 @@ def plot_loss_curve(
 
     Raises:
         ValueError: if there is nothing to draw.
-        ImportError: without matplotlib (`pip install keras-tfm[examples]`).
+        ImportError: without matplotlib (`pip install ".[examples]"`).
 
     Example:
         >>> history = model.fit(dataset, validation_data=validation, epochs=5).history
@@ -25,9 +27,8 @@ def plot_loss_curve(
     """
     if not any(len(values) for values in losses.values()):
         raise ValueError(f"`losses` must hold at least one epoch. Received: losses={dict(losses)!r}.")
-    from matplotlib.figure import Figure  # no pyplot: it would keep a global list of figures
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    # No pyplot: it would keep a global list of figures.
+    figure = required("matplotlib.figure", "examples", "Pictures").Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for label, values in losses.items():
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=label)
@@ -37,5 +38,5 @@ def plot_loss_curve(
     axes.set(xlabel="epoch", ylabel="loss (nats per token)", title="Loss per epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=len(losses))  # beside the curves, none of which it hides
     figure.savefig(path, dpi=120)

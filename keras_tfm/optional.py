@@ -1,0 +1,30 @@
+"""Packages that only a part of the library needs, imported where they are used; what to install if they are missing."""
+
+import importlib
+from types import ModuleType
+
+
+def required(package: str, extra: str, what: str) -> ModuleType:
+    """Imports a package that installing the library alone does not bring.
+
+    Args:
+        package: a module, such as "safetensors" or "safetensors.numpy".
+        extra: the extra of pyproject.toml that installs it.
+        what: what needs it, in the plural, such as "GGUF files".
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: if it cannot be imported, with what to install.
+
+    Example:
+        >>> gguf = required("gguf", "checkpoints", "GGUF files")
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} need the package {package.partition('.')[0]}. Received: {error}. "
+            f'Run this in the folder of the source of keras_tfm: pip install ".[{extra}]"'
+        ) from error
