@@ -96,6 +96,8 @@ class GenerationOptions:
         self._set("start_token_id", as_integer("start_token_id", self.start_token_id, 0))
         self._set("stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids, least=0))
         self._set("stop_sequences", sequences_of("stop_sequences", self.stop_sequences))
+        largest = max([0, *self.stop_token_ids, *(token for sequence in self.stop_sequences for token in sequence)])
+        require(largest < 2**31, "`stop_token_ids` and `stop_sequences` must hold ids of 32 bits", largest=largest)
         if not isinstance(self.stop_strings, StopStrings | None):
             raise TypeError(
                 "`stop_strings` must be `StopStrings`, or given as str to `TextGenerator`, which knows the tokens' "
@@ -103,7 +105,9 @@ class GenerationOptions:
             )
         self._set("sampler", get_sampler(self.sampler).ending_at(self.stop_token_ids))
         if self.negative_token_ids is not None and self.guidance_scale is None:
-            raise ValueError("`negative_token_ids` needs a `guidance_scale`. Received: guidance_scale=None.")
+            raise ValueError(
+                "`negative_prompts`, or `negative_token_ids`, needs a `guidance_scale`. Received: guidance_scale=None."
+            )
         if self.guidance_scale is not None:
             self._set("guidance_scale", number_of("guidance_scale", self.guidance_scale))
         if self.alternatives and not self.log_probs:

@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from keras_tfm.checkpoints import filling, load, save
+from keras_tfm.export.saved_model import DEFAULT_TOTAL_TOKENS, total_tokens_of
 from tests.checkpoints.families import FAMILIES, tiny
 from tests.huggingface import logits_of
 
@@ -36,6 +37,12 @@ def test_a_loaded_model_gives_the_logits_of_transformers(case):
     mask = np.ones(TOKEN_IDS.shape, bool)
     mask[0, :4] = False  # Hugging Face pads on the left
     check_equal(ours({"token_ids": TOKEN_IDS, "padding_mask": mask}), logits_of(theirs, TOKEN_IDS, mask), mask)
+
+
+def test_a_served_model_has_the_limit_that_its_config_tells(case):
+    theirs, _, ours = case
+    told = getattr(theirs.config, "max_position_embeddings", DEFAULT_TOTAL_TOKENS)  # BLOOM's positions have no end
+    assert total_tokens_of(ours) == told
 
 
 def in_the_old_dialect(config: dict) -> dict:

@@ -47,6 +47,7 @@ def test_what_is_no_such_integer_is_refused_by_name(name):
         ({"stop_token_ids": 5}, "`stop_token_ids` must hold ids.*Received: stop_token_ids=5"),
         ({"stop_token_ids": "5"}, "`stop_token_ids` must hold ids"),
         ({"stop_token_ids": [0.5]}, "`stop_token_ids` must hold ids"),
+        ({"stop_token_ids": [2**31]}, "`stop_token_ids` and `stop_sequences` must hold ids of 32 bits"),
         ({"stop_sequences": (5, 6)}, r"`stop_sequences` must hold sequences of ids.*Received: stop_sequences=\(5, 6\)"),
         ({"stop_sequences": 5}, "`stop_sequences` must hold sequences of ids"),
         ({"guidance_scale": "strong"}, "`guidance_scale` must be a finite number"),
