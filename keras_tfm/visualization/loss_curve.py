@@ -34,7 +34,15 @@ def plot_loss_curve(
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=label)
     for label, value in (baselines or {}).items():
         axes.axhline(value, linestyle="--", linewidth=1, color="gray")
-        axes.annotate(f"{label} (perplexity {math.exp(value):.0f})", (1, value), va="bottom", fontsize=8, color="gray")
+        axes.annotate(
+            f"{label} (perplexity {math.exp(value):.0f})",
+            (0.99, value),  # at the right, where curves have fallen
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="gray",
+        )
     axes.set(xlabel="epoch", ylabel="loss (nats per token)", title="Loss per epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
