@@ -33,7 +33,7 @@ class TextGenerator:
     """
 
     def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
-        if not hasattr(type(model), "generation_runner"):
+        if "generation_runner" not in dir(model):  # `hasattr` would make one
             raise TypeError(
                 "`model` must be a `CausalLM`, as `build_gpt` and `checkpoints.load` make it. "
                 f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "
