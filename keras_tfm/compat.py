@@ -42,6 +42,21 @@ def all_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[ker
     return layer._flatten_layers(include_self=include_self)
 
 
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """The attributes of a layer, by name, layers among them.
+
+    Why: parts that a layer makes by itself are found by the names under which it keeps them.
+    Relies on torch keeping layers in `Module._modules`, not in `vars`. If it breaks: read `Module.__setattr__` of torch.
+
+    Args:
+        layer: a layer or model.
+
+    Returns:
+        dict from name to value.
+    """
+    return {**vars(layer), **vars(layer).get("_modules", {})}
+
+
 def remove_weight(layer: keras.layers.Layer, name: str) -> None:
     """Takes a weight that Keras' own layer made out of a built layer, so that its memory is free.
 

@@ -78,6 +78,13 @@ def test_all_layers_are_found_each_once():
         assert pair not in compat.all_layers(pair, include_self=False)
 
 
+def test_parts_stand_among_the_attributes():
+    pair = Pair(name="pair")
+    with says("a layer keeps its parts elsewhere", "attributes"):
+        assert compat.attributes(pair)["first"] is pair.first
+        assert list(compat.attributes(pair)["others"]) == list(pair.others)
+
+
 @pytest.mark.parametrize(
     ("layer", "name", "shape"),
     [(keras.layers.Dense(2), "kernel", (1, 3)), (keras.layers.Embedding(5, 2), "embeddings", (1, 3))],

@@ -12,8 +12,6 @@ from keras_tfm.samplers.processors import token_ids_of
 from keras_tfm.samplers.registry import get_sampler
 from keras_tfm.samplers.stop_strings import StopStrings
 
-_OF_WRITERS = ("vocabulary_size", "init_state", "read", "project")
-
 
 class TextGenerator:
     """Writes text with a causal language model: at once, piece by piece, as a chat, or from a SavedModel.
@@ -38,7 +36,7 @@ class TextGenerator:
     """
 
     def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
-        if not all(hasattr(model, name) for name in _OF_WRITERS):
+        if "generation_runner" not in dir(model):  # `hasattr` would make one
             raise TypeError(
                 "`model` must be a `CausalLM`, as `build_gpt` and `checkpoints.load` make it. "
                 f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "

@@ -101,7 +101,7 @@ def _parts(layer, given: bool | None = None) -> Iterator[tuple]:
 
 def _own_parts(layer) -> Iterator[tuple]:
     """(attribute, layer) and (attribute.index, layer) of the layers right below a layer."""
-    for name, value in vars(layer).items():
+    for name, value in compat.attributes(layer).items():
         if name.startswith("_"):
             continue
         if isinstance(value, keras.layers.Layer):

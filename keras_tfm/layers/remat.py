@@ -11,6 +11,7 @@ def rematerialized(layer, function, arguments: dict):
 
     The layer's variables, its seeds included, go in and out as tensors, so that the second computation draws the same
     dropout as the first. (`tf.recompute_grad` around a layer with dropout draws anew and trains wrong, silently.)
+    Integers have no gradients and are kept as they are: TensorFlow warns of each that it is given.
 
     Args:
         layer: a built layer.
@@ -25,16 +26,21 @@ def rematerialized(layer, function, arguments: dict):
     flat = tree.flatten(arguments)
     tensors = [argument for argument in flat if argument is not None]
 
+    # Copies: TensorFlow would take the variables themselves, count their gradients twice and see their later values.
+    values = [*[ops.copy(value) for value in values_of(variables)], *tensors]
+    has_gradient = [keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype)) for value in values]
+
     @keras.remat
-    def run(*values):
-        state, given = values[: len(variables)], iter(values[len(variables) :])
+    def run(*floats):
+        floats = iter(floats)
+        all_values = [next(floats) if has else value for has, value in zip(has_gradient, values, strict=True)]
+        state, given = all_values[: len(variables)], iter(all_values[len(variables) :])
         given = tree.pack_sequence_as(arguments, [None if argument is None else next(given) for argument in flat])
         with scope_with(variables, state) as scope:
             result = function(**given)
         return result, *[scope.get_current_value(variable) for variable in others]
 
-    # Copies: TensorFlow would take the variables themselves, count their gradients twice and see their later values.
-    result, *new_values = run(*[ops.copy(value) for value in values_of(variables)], *tensors)
+    result, *new_values = run(*[value for has, value in zip(has_gradient, values, strict=True) if has])
     for variable, new_value in zip(others, new_values, strict=True):
         variable.assign(new_value)
     return result

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from keras_tfm.checkpoints import load, save
+from keras_tfm.checkpoints.wiring import difference
 from keras_tfm.models import build_gpt, build_llama
 from tests.checkpoints.families import tiny
 
@@ -279,6 +280,15 @@ def test_a_model_of_no_family_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="Received: dtype='int8'"):
         save(llama, tmp_path / "saved", dtype="int8")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_frozen_part_is_no_other_wiring_and_a_quantized_one_is():
+    numbers = {"vocabulary_size": 9, "max_sequence_length": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 8}
+    model, other = build_gpt(**numbers), build_gpt(**numbers)
+    model.stack.blocks[0].self_attention.query_dense.trainable = False
+    assert difference(model, other) is None
+    model.stack.blocks[0].self_attention.query_dense.quantize("int8")
+    assert "parts_quantized" in difference(model, other)
 
 
 def test_weights_that_are_too_large_for_half_precision_are_not_saved(tmp_path):

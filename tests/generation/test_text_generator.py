@@ -1,5 +1,6 @@
 """Strings in, strings out; streamed pieces are whole characters."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -70,8 +71,14 @@ def test_row_texts_depend_on_their_own_prompt_seed_and_place(tiny_writer):
     assert together[0] == alone[0]
 
 
+def test_a_model_that_cannot_write_is_refused_at_once(tiny_tokenizer):
+    model = keras.Sequential([keras.layers.Embedding(tiny_tokenizer.vocabulary_size, 4), keras.layers.Dense(300)])
+    with pytest.raises(TypeError, match="`model` must be a `CausalLM`, as .*Received: .* of type Sequential"):
+        ktfm.generation.TextGenerator(model, tiny_tokenizer)
+
+
 def test_another_vocabulary_raises_and_shows_both_sizes(tiny_tokenizer):
-    model = ScriptedModel(np.zeros((1, 7)))
+    model = ScriptedWriter(np.zeros((1, 7)))
     with pytest.raises(ValueError, match=f"a tokenizer of {tiny_tokenizer.vocabulary_size} tokens and a model of 7"):
         ktfm.generation.TextGenerator(model, tiny_tokenizer)
 

@@ -97,3 +97,19 @@ def test_variables_of_parts_in_another_precision_are_not_rounded():
         answers.append(float32(block(10 * X, training=True)))
     # Equal to the last bit on every processor: both call the same kernels with the same sizes, op by op.
     np.testing.assert_array_equal(*answers)
+
+
+def test_integers_are_not_given_to_be_differentiated(monkeypatch):
+    # TensorFlow warns of each, in every trace.
+    seen = []
+
+    def remat(function):
+        def run(*values):
+            seen.extend(keras.backend.standardize_dtype(value.dtype) for value in values)
+            return function(*values)
+
+        return run
+
+    monkeypatch.setattr(keras, "remat", remat)
+    make_stack(remat=True)(X, mask=np.ones((2, T), bool), training=True)
+    assert set(seen) == {"float32"}
