@@ -246,7 +246,7 @@ def test_sizes_are_what_an_index_may_be():
         (lambda: samplers.BanTokens(5), "`token_ids` must hold ids, as in .* token_ids=5"),
         (lambda: samplers.BanTokens("5"), "token_ids='5'"),
         (lambda: samplers.BanTokens((1.5,)), r"token_ids=\(1.5,\)"),
-        (lambda: samplers.BanSequences((5, 6)), "`sequences` must hold ids, as in .* sequences=5"),
+        (lambda: samplers.BanSequences((5, 6)), r"`sequences` must hold sequences of ids.* sequences=\(5, 6\)"),
         (lambda: samplers.BanSequences(5), "`sequences` must hold sequences"),
         (lambda: samplers.PresencePenalty(float("nan")), "`penalty` must be a finite number"),
         (lambda: samplers.PresencePenalty(float("inf")), "penalty=inf"),
