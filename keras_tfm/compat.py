@@ -46,7 +46,7 @@ def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
     """The attributes of a layer, by name, layers among them.
 
     Why: parts that a layer makes by itself are found by the names under which it keeps them.
-    Relies on torch keeping layers in `Module._modules`, not in `vars`. If it breaks: read `Module.__setattr__` of torch.
+    Relies on torch keeping layers in `Module._modules`, not in `vars`. If it breaks: read torch's `Module.__setattr__`.
 
     Args:
         layer: a layer or model.
