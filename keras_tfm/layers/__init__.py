@@ -10,7 +10,7 @@ from keras_tfm.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_tfm.layers.position_bias import AlibiBias, RelativePositionBias
 from keras_tfm.layers.positions import PositionEmbedding, SinusoidalEmbedding, TokenPositions
 from keras_tfm.layers.projection import Projection
-from keras_tfm.layers.residual import LayerScale, Residual
+from keras_tfm.layers.residual import LayerScale
 from keras_tfm.layers.rotary import RotaryEmbedding
 from keras_tfm.layers.rotary_scaling import (
     DynamicNtkScaling,
@@ -49,7 +49,6 @@ __all__ = [
     "PositionEmbedding",
     "Projection",
     "RelativePositionBias",
-    "Residual",
     "RollingKVCache",
     "RotaryEmbedding",
     "RotaryScaling",
