@@ -27,7 +27,7 @@ def next_positions(mask, num_tokens=None, document_ids=None):
     count = ops.cumsum(ops.cast(mask, "int32"), axis=1)
     positions = count - 1
     if num_tokens is not None:
-        positions = positions + num_tokens[:, None]
+        positions = positions + ops.convert_to_tensor(num_tokens, "int32")[:, None]
     if document_ids is not None:
         positions = positions - _document_starts(count - ops.cast(mask, "int32"), document_ids)
     return ops.where(mask, positions, -1)
