@@ -1,7 +1,16 @@
 """What arguments must be, said in one way: what holds, what was received, by the name that the caller used."""
 
+import math
 import operator
+from collections.abc import Iterable
 from typing import Any
+
+
+def require(holds, statement: str, **received) -> None:
+    """Raises a ValueError that says what must hold and what was received, unless it holds."""
+    if not holds:
+        listed = ", ".join(f"{name}={value!r}" for name, value in received.items())
+        raise ValueError(f"{statement}. Received: {listed}.")
 
 
 def as_integer(name: str, value: Any, least: int | None = None, note: str = "") -> int:
@@ -20,10 +29,43 @@ def as_integer(name: str, value: Any, least: int | None = None, note: str = "") 
         number = None if _is_bool(value) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least):
-        rule = "" if least is None else f" of at least {least}"
-        raise ValueError(f"`{name}` must be an integer{rule}{note}. Received: {name}={value!r}.")
+    rule = "" if least is None else f" of at least {least}"
+    holds = number is not None and (least is None or number >= least)
+    require(holds, f"`{name}` must be an integer{rule}{note}", **{name: value})
     return number
+
+
+def number_of(name: str, value) -> float:
+    """The value as a finite float; raises a ValueError that names the argument."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    require(math.isfinite(number), f"`{name}` must be a finite number", **{name: value})
+    return number
+
+
+def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
+    """The ids as a tuple of at least so many integers >= 0; raises a ValueError for anything else, one id alone too."""
+    is_several = isinstance(token_ids, Iterable) and not isinstance(token_ids, str | bytes)
+    require(is_several, f"`{name}` must hold ids, as in (5, 7)", **{name: token_ids})
+    token_ids = tuple(token_ids)
+    try:
+        numbers = tuple(operator.index(token_id) for token_id in token_ids)
+    except TypeError:
+        numbers = (-1,)
+    holds = len(numbers) >= least and min(numbers, default=0) >= 0
+    require(holds, f"`{name}` must hold {'ids' if not least else 'at least one id, all'} >= 0", **{name: token_ids})
+    return numbers
+
+
+def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
+    """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
+    is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)
+    sequences = tuple(sequences) if is_several else sequences
+    is_several = is_several and all(isinstance(sequence, Iterable) for sequence in sequences)
+    require(is_several, f"`{name}` must hold sequences of ids, as in ((5, 7),)", **{name: sequences})
+    return tuple(token_ids_of(name, sequence) for sequence in sequences)
 
 
 def _is_bool(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from keras import tree
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, number_of, require
 from keras_tfm.export.warmup import predict_request
 from keras_tfm.export.writing import write_saved_model
 from keras_tfm.files import check_is_free
@@ -19,7 +19,6 @@ from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import int32_seed
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
-from keras_tfm.samplers.processors import number_of, require
 from keras_tfm.samplers.stopping import REASONS
 
 # What a caller may set: signature argument -> (processor, its field).

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_tfm.generation import loop
+from keras_tfm.ops.sizes import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers, with_numbers
 from keras_tfm.samplers.stopping import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
@@ -98,10 +99,10 @@ def stop_rules(options) -> StopRules:
     """What `GenerationOptions` end a row with, filled up to sizes that few calls differ in."""
     strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
     longest = max([1, *map(len, options.stop_sequences)])
-    sequences = np.full((_bucket_of(len(options.stop_sequences), 1), _bucket_of(longest, 1)), -1, "int32")
+    sequences = np.full((next_power_of_two(len(options.stop_sequences)), next_power_of_two(longest)), -1, "int32")
     for row, sequence in zip(sequences, options.stop_sequences, strict=False):
         row[-len(sequence) :] = sequence
-    token_ids = np.full(_bucket_of(len(options.stop_token_ids), 2), -1, "int32")
+    token_ids = np.full(next_power_of_two(max(len(options.stop_token_ids), 2)), -1, "int32")
     token_ids[: len(options.stop_token_ids)] = list(options.stop_token_ids)
     return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
 
@@ -115,11 +116,6 @@ def bucket(size, smallest: int):
     """The next power of two, at least `smallest`: int32 () tensor to int32 () tensor."""
     powers = tf.constant([2**exponent for exponent in range(31)], tf.int32)
     return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]
-
-
-def _bucket_of(number: int, smallest: int) -> int:
-    """`bucket` of a number that is known while traced."""
-    return 1 << (max(number, smallest) - 1).bit_length()
 
 
 def state_spec(model, dtype=None):

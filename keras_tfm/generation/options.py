@@ -4,8 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_tfm.arguments import as_integer
-from keras_tfm.samplers.processors import number_of, require, sequences_of, token_ids_of
+from keras_tfm.arguments import as_integer, number_of, require, sequences_of, token_ids_of
 from keras_tfm.samplers.registry import get_sampler
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.stop_strings import StopStrings

@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_tfm.arguments import require
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
 from keras_tfm.samplers.numbers import models_in, split_numbers
-from keras_tfm.samplers.processors import require
 from keras_tfm.samplers.stopping import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
 

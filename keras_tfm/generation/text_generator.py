@@ -5,10 +5,10 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
+from keras_tfm.arguments import token_ids_of
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import tokens_between_looks
 from keras_tfm.generation.prompts import text_of, texts_of
-from keras_tfm.samplers.processors import token_ids_of
 from keras_tfm.samplers.registry import get_sampler
 from keras_tfm.samplers.stop_strings import StopStrings
 

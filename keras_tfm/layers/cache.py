@@ -7,7 +7,7 @@ from keras import ops, tree
 
 from keras_tfm.layers.parts import known_value
 from keras_tfm.ops.gather import take_rows
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.sizes import batch_size, next_power_of_two, size
 from keras_tfm.ops.slice_update import slice_update
 
 # The most tokens that `CausalLM` reads at once into a cache; longer prompts are read in pieces of this size. A
@@ -125,7 +125,7 @@ class KVCache(NamedTuple):
     def grow(self, num_slots: int) -> "KVCache":
         """With at least `num_slots` free slots, a power of two in all: a growing chat compiles few loops."""
         capacity = self.positions.shape[1]
-        return _moved(self, _power_of_two(max(int(self.index) + num_slots, capacity)))
+        return _moved(self, next_power_of_two(max(int(self.index) + num_slots, capacity)))
 
     def take(self, rows) -> "KVCache":
         """The caches of these rows, int32 (R,)."""
@@ -217,7 +217,7 @@ class RollingKVCache(NamedTuple):
         capacity, enough = self.positions.shape[1], int(self.window) + LONGEST_APPEND
         if capacity >= enough:
             return self
-        return _moved(self, min(_power_of_two(max(int(self.index) + num_slots, capacity)), enough))
+        return _moved(self, min(next_power_of_two(max(int(self.index) + num_slots, capacity)), enough))
 
     def take(self, rows) -> "RollingKVCache":
         """The caches of these rows, int32 (R,)."""
@@ -284,11 +284,6 @@ def _moved(cache, capacity: int):
 
     moved = tree.map_structure(move, cache)
     return moved._replace(positions=ops.where(is_there[None], moved.positions, -1))
-
-
-def _power_of_two(number: int) -> int:
-    """The least power of two that is at least `number`."""
-    return 1 << (number - 1).bit_length()
 
 
 def _as_numbers(slots, dtype):

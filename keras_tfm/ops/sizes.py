@@ -16,3 +16,8 @@ def size(x, axis: int):
 def batch_size(x):
     """The size of the first axis as a reshape takes it: int, or -1 where it is unknown while traced."""
     return -1 if x.shape[0] is None else x.shape[0]
+
+
+def next_power_of_two(number: int) -> int:
+    """The least power of two that is at least `number`; 1 for numbers below."""
+    return 1 << max(0, number - 1).bit_length()

@@ -351,19 +351,25 @@ def _product(one, other, budget: Budget, is_both: bool) -> Automaton:
     return _trimmed(classes.reshape(-1), np.asarray(table, "int32"), np.asarray(ends))
 
 
-def _trimmed(classes, table, ends) -> Automaton:
-    """The automaton with the states alone from which a text can end, and with as few classes as possible."""
+def leading_to(ends, table) -> np.ndarray:
+    """bool (states,): from which states of a table (states, classes), -1 = no way on, one gets to one of `ends`."""
     before: list[list[int]] = [[] for _ in table]
     for state, row in enumerate(table):
         for target in set(row.tolist()) - {-1}:
             before[target].append(state)
-    is_alive = np.asarray(ends, "bool").copy()
-    stack = np.flatnonzero(is_alive).tolist()
+    is_leading = np.asarray(ends, "bool").copy()
+    stack = np.flatnonzero(is_leading).tolist()
     while stack:
         for state in before[stack.pop()]:
-            if not is_alive[state]:
-                is_alive[state] = True
+            if not is_leading[state]:
+                is_leading[state] = True
                 stack.append(state)
+    return is_leading
+
+
+def _trimmed(classes, table, ends) -> Automaton:
+    """The automaton with the states alone from which a text can end, and with as few classes as possible."""
+    is_alive = leading_to(ends, table)
     if not is_alive[0]:
         return _none()
     numbers = np.append(np.where(is_alive, np.cumsum(is_alive) - 1, -1), -1).astype("int32")

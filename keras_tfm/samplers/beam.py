@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, number_of, require
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, is_banned, number_of, require
+from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, write_token
 from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME

@@ -4,8 +4,8 @@ import dataclasses
 
 from keras import ops
 
+from keras_tfm.arguments import require, sequences_of
 from keras_tfm.samplers.beam import NOT_YET, BeamSampler
-from keras_tfm.samplers.processors import require, sequences_of
 from keras_tfm.samplers.stopping import LENGTH
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from keras import ops
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, number_of, require, sequences_of, token_ids_of
 from keras_tfm.samplers.numbers import as_arrays, bucketed
 from keras_tfm.samplers.penalties import compact
-from keras_tfm.samplers.processors import BANNED, Processor, number_of, one_of, require, sequences_of, token_ids_of
+from keras_tfm.samplers.processors import BANNED, Processor, one_of
 
 
 @dataclasses.dataclass(frozen=True)

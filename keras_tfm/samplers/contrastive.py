@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, require
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.slice_update import slice_update
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import is_banned, require
+from keras_tfm.samplers.processors import is_banned
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import Change, write_token
 

@@ -4,11 +4,10 @@ import dataclasses
 
 from keras import ops, tree
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, number_of, require
 from keras_tfm.ops.gather import take_rows
 from keras_tfm.samplers.beam import BeamSampler
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import number_of, require
 from keras_tfm.samplers.state import Change
 
 

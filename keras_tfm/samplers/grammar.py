@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_tfm.arguments import as_integer
-from keras_tfm.samplers.automata import Automaton, automaton_of
+from keras_tfm.arguments import as_integer, require, sequences_of, token_ids_of
+from keras_tfm.samplers.automata import Automaton, automaton_of, leading_to
 from keras_tfm.samplers.json_schema import expression_of_schema
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, StatefulProcessor, require, sequences_of, token_ids_of
+from keras_tfm.samplers.processors import BANNED, StatefulProcessor
 from keras_tfm.samplers.regular_expressions import expression_of
 from keras_tfm.samplers.token_tables import TokenTables, empty_transitions
 
@@ -188,7 +188,7 @@ def _grammar(automaton: Automaton, tokenizer, end_token_ids) -> Grammar:
     kinds = np.full(size, _NEVER, "int32")
     kinds[written] = tables.kinds
     ends = np.pad(automaton.ends, (0, len(tables.transitions) - final))
-    alive = _on_a_way_to(ends, tables.transitions)
+    alive = leading_to(ends, tables.transitions)
     if not alive[0]:
         raise ValueError("there is no sequence of tokens that it allows")
     tables.transitions[~np.append(alive, True)[tables.transitions]] = -1
@@ -201,23 +201,6 @@ def _with_ends(tables: TokenTables, ends, final: int, end_token_ids) -> Grammar:
     tables.transitions[:, _END] = np.where(ends & goes_on, final, -1)
     grammar = Grammar(tables.kinds, tables.transitions, _END)
     return grammar.ending_at([as_integer("end_token_ids", token_id, 0) for token_id in end_token_ids])
-
-
-def _on_a_way_to(ends, transitions):
-    """bool (states,): from which states tokens lead to one of `ends`."""
-    before: list[list[int]] = [[] for _ in transitions]
-    for state, row in enumerate(transitions):
-        for target in np.unique(row):
-            if target >= 0:
-                before[target].append(state)
-    alive = ends.copy()
-    stack = np.flatnonzero(ends).tolist()
-    while stack:
-        for state in before[stack.pop()]:
-            if not alive[state]:
-                alive[state] = True
-                stack.append(state)
-    return alive
 
 
 def _end_token_ids(tokenizer, end_token_ids) -> tuple[int, ...]:

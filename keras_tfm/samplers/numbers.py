@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tfm.ops.sizes import next_power_of_two
+
 _SMALLEST_BUCKET = 2
 
 
@@ -140,7 +142,7 @@ def _rebuild(value, numbers):
 
 def _bucket(size: int) -> int:
     """The next power of two."""
-    return max(_SMALLEST_BUCKET, 1 << (size - 1).bit_length())
+    return next_power_of_two(max(_SMALLEST_BUCKET, size))
 
 
 def _is(field, kind: str) -> bool:

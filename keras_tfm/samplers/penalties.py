@@ -4,9 +4,9 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, number_of, require, token_ids_of
 from keras_tfm.samplers.numbers import bucketed
-from keras_tfm.samplers.processors import BANNED, Processor, number_of, one_of, require, token_ids_of
+from keras_tfm.samplers.processors import BANNED, Processor, one_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,10 @@ where there is none) and `step` (int32 (B, 1): how many new tokens each row has)
 """
 
 import dataclasses
-import math
-import operator
-from collections.abc import Iterable
 
 from keras import ops, tree
+
+from keras_tfm.arguments import number_of, require
 
 # Lower than any logit; finite, so that differences of two banned logits are 0 and not NaN.
 BANNED = -1e30
@@ -75,46 +74,6 @@ class Temperature(Processor):
 def is_banned(logits):
     """bool: which logits mean that a token must not come, whatever was added to `BANNED` or taken from it."""
     return logits < _HARDLY_ALLOWED
-
-
-def require(holds, statement: str, **received) -> None:
-    """Raises a ValueError that says what must hold and what was received, unless it holds."""
-    if not holds:
-        listed = ", ".join(f"{name}={value!r}" for name, value in received.items())
-        raise ValueError(f"{statement}. Received: {listed}.")
-
-
-def number_of(name: str, value) -> float:
-    """The value as a finite float; raises a ValueError that names the argument."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    require(math.isfinite(number), f"`{name}` must be a finite number", **{name: value})
-    return number
-
-
-def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
-    """The ids as a tuple of at least so many integers >= 0; raises a ValueError for anything else, one id alone too."""
-    is_several = isinstance(token_ids, Iterable) and not isinstance(token_ids, str | bytes)
-    require(is_several, f"`{name}` must hold ids, as in (5, 7)", **{name: token_ids})
-    token_ids = tuple(token_ids)
-    try:
-        numbers = tuple(operator.index(token_id) for token_id in token_ids)
-    except TypeError:
-        numbers = (-1,)
-    holds = len(numbers) >= least and min(numbers, default=0) >= 0
-    require(holds, f"`{name}` must hold {'ids' if not least else 'at least one id, all'} >= 0", **{name: token_ids})
-    return numbers
-
-
-def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
-    """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
-    is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)
-    sequences = tuple(sequences) if is_several else sequences
-    is_several = is_several and all(isinstance(sequence, Iterable) for sequence in sequences)
-    require(is_several, f"`{name}` must hold sequences of ids, as in ((5, 7),)", **{name: sequences})
-    return tuple(token_ids_of(name, sequence) for sequence in sequences)
 
 
 def one_of(token_ids, logits):

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, require
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, is_banned, require
+from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
 from keras_tfm.samplers.state import Change, newest_tokens, write_token
 

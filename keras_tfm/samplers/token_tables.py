@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_tfm.ops.sizes import next_power_of_two
+
 # A table of so many numbers takes 128 MB, here and in each call of the compiled loop.
 MOST_ENTRIES = 2**25
 # What is looked at side by side while tables are made: it stays in a processor's cache.
@@ -168,14 +170,10 @@ def empty_transitions(num_states: int, num_kinds: int) -> np.ndarray:
     Raises:
         ValueError: for more than `MOST_ENTRIES` entries.
     """
-    shape = _power_of_two(num_states), _power_of_two(num_kinds)
+    shape = next_power_of_two(num_states), next_power_of_two(num_kinds)
     if shape[0] * shape[1] > MOST_ENTRIES:
         raise ValueError(
             f"the tables of an automaton may have {MOST_ENTRIES} entries; this one has {num_states} states and tells "
             f"{num_kinds} kinds of tokens apart, {shape[0] * shape[1]} entries in powers of two"
         )
     return np.full(shape, -1, "int32")
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length()

@@ -4,8 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from keras_tfm.arguments import as_integer
-from keras_tfm.samplers.processors import BANNED, Processor, require
+from keras_tfm.arguments import as_integer, require
+from keras_tfm.samplers.processors import BANNED, Processor
 
 # Sums of probabilities in float32 are off by less.
 _ROUNDING = 1e-6
