@@ -17,7 +17,7 @@ from keras_tfm.tokenizers.byte_pair_vocabulary import (
     check_together,
     ranks_of,
 )
-from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.pair_merger import ByteMerger
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.unicode_nfc import NormalizationC
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, as_strings, id_table, symbols_to_bytes, tokens_of
@@ -115,7 +115,7 @@ class BytePairTokenizer(Tokenizer):
         self._ranks = ranks
         normalize = NormalizationC() if normalization else None
         self._split = WordSplitter(special_tokens, words, normalize, self.lstrip_tokens)
-        self._merge = PairMerger(
+        self._merge = ByteMerger(
             byte_ids=[vocabulary.get(symbol, -1) for symbol in BYTE_SYMBOLS],
             merges=[(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in ranks],
             vocabulary_size=len(tokens),
