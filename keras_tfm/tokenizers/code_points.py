@@ -1,6 +1,6 @@
 """Texts as code points, in the graph: tables by code point, and tries that find keys at every place."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 NUM_CODE_POINTS = 0x110000
 CODE_POINT_BITS = 21
-_PAGE = 256  # code points whose entries lie together; equal pages are kept once
+_PAGE = 256  # code points whose entries lie together
 
 
 class Characters(NamedTuple):
@@ -76,7 +76,8 @@ class CodePointTable(tf.Module):
     """A number for each code point.
 
     Args:
-        values: dict from code point to number.
+        codes: int (M,), code points.
+        values: int (M,), the number of each.
         default: the number of all others.
 
     Call arguments:
@@ -86,53 +87,84 @@ class CodePointTable(tf.Module):
         int32 (N,).
     """
 
-    def __init__(self, values: Mapping[int, int], default: int):
+    def __init__(self, codes: Sequence[int], values: Sequence[int], default: int):
         super().__init__(name="code_point_table")
-        table = np.full(NUM_CODE_POINTS, default, np.int32)
-        table[list(values)] = list(values.values())
-        pages: dict[bytes, int] = {}
-        numbers = [pages.setdefault(page.tobytes(), len(pages)) for page in table.reshape(-1, _PAGE)]
+        codes, values = np.array(codes, np.int64), np.array(values, np.int32)
+        pages, place = np.unique(codes // _PAGE, return_inverse=True)
+        table = np.full([len(pages) + 1, _PAGE], default, np.int32)  # the first page is that of all others
+        table[place + 1, codes % _PAGE] = values
+        numbers = np.zeros(NUM_CODE_POINTS // _PAGE, np.int32)
+        numbers[pages] = np.arange(1, len(pages) + 1)
         with tf.init_scope(), tf.device("CPU:0"):
-            self._numbers = tf.constant(numbers, tf.int32)
-            self._pages = tf.constant(np.frombuffer(b"".join(pages), np.int32))
+            self._numbers = tf.constant(numbers)
+            self._pages = tf.constant(table.reshape(-1))
 
     def __call__(self, codes: tf.Tensor) -> tf.Tensor:
         return tf.gather(self._pages, tf.gather(self._numbers, codes // _PAGE) * _PAGE + codes % _PAGE)
 
 
-class CodePointTrie(tf.Module):
-    """Finds keys at all places of texts at once: all go down the trie together, and those without a key drop out.
+class Trie(NamedTuple):
+    """Keys as a tree of code points; node 0 is the root.
 
     Args:
-        keys: dict from key, which is not empty, to its value, from 0 on.
+        edges: int64 (E,), parent << CODE_POINT_BITS | code point, of the edge to each node from 1 on.
+        values: int32 (E + 1,), of each node; -1 where no key ends.
     """
 
-    def __init__(self, keys: Mapping[str, int]):
-        super().__init__(name="code_point_trie")
-        children, values = {}, [-1]
-        for key, value in keys.items():
-            node = 0
-            for letter in key:
-                node = children.setdefault(node << CODE_POINT_BITS | ord(letter), len(values))
-                if node == len(values):
-                    values.append(-1)
-            values[node] = value
-        self._first = CodePointTable({key: node for key, node in children.items() if key < NUM_CODE_POINTS}, -1)
-        entries = (
-            np.fromiter(children, np.int64, len(children)),
-            np.fromiter(children.values(), np.int32, len(children)),
-        )
-        deeper = entries[0] >= NUM_CODE_POINTS
-        keys, nodes = ([-1], [-1]) if not deeper.any() else (entries[0][deeper], entries[1][deeper])
+    edges: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, keys: Sequence[str]) -> "Trie":
+        """That of keys that differ and are not empty; the value of each is its number."""
+        codes = np.frombuffer("".join(keys).encode("utf-32-le"), "<u4").astype(np.int64)
+        lengths = np.array([*map(len, keys)], np.int64)
+        starts = np.cumsum(lengths) - lengths
+        nodes, edges, size = np.zeros(len(keys), np.int64), [], 1
+        active, depth, ends = np.arange(len(keys)), 0, np.zeros(len(keys), np.int64)
+        while active.size:
+            found, edge = np.unique(
+                nodes[active] << CODE_POINT_BITS | codes[starts[active] + depth], return_inverse=True
+            )
+            nodes[active] = size + edge
+            edges.append(found)
+            size, depth = size + len(found), depth + 1
+            is_end = lengths[active] == depth
+            ends[active[is_end]] = nodes[active[is_end]]
+            active = active[~is_end]
+        values = np.full(size, -1, np.int32)
+        values[ends] = np.arange(len(keys))
+        return cls(np.concatenate([np.zeros(0, np.int64), *edges]), values)
+
+
+class KeyFinder(tf.Module):
+    """Finds keys at all places of texts at once: all go down a trie together, and those without a key drop out.
+
+    Args:
+        trie: Trie.
+    """
+
+    def __init__(self, trie: Trie):
+        super().__init__(name="key_finder")
+        parents, codes = trie.edges >> CODE_POINT_BITS, trie.edges & (1 << CODE_POINT_BITS) - 1
+        nodes = np.arange(1, len(trie.edges) + 1, dtype=np.int32)
+        is_first = parents == 0
+        self._first = CodePointTable(codes[is_first], nodes[is_first], -1)
+        self._is_later = CodePointTable(codes[~is_first], np.ones_like(nodes[~is_first]), 0)
         with tf.init_scope(), tf.device("CPU:0"):
             self._deeper = tf.lookup.StaticHashTable(
-                tf.lookup.KeyValueTensorInitializer(np.array(keys, np.int64), np.array(nodes, np.int32)), -1
+                tf.lookup.KeyValueTensorInitializer(
+                    np.concatenate([[-1], trie.edges[~is_first]]),
+                    np.concatenate([[-1], nodes[~is_first]]).astype(np.int32),
+                ),
+                -1,
             )
-            self._values = tf.constant(values, tf.int32)
+            self._values = tf.constant(trie.values, tf.int32)
 
-    def may_begin(self, codes: tf.Tensor) -> tf.Tensor:
-        """bool (N,), whether any key begins with each code point."""
-        return self._first(codes) >= 0
+    def may_be_there(self, codes: tf.Tensor) -> tf.Tensor:
+        """bool (N,), whether a key of one character begins at each place, or perhaps a longer one."""
+        goes_on = after(self._is_later(codes), 0) > 0
+        return (self.single(codes) >= 0) | (goes_on & (self._first(codes) >= 0))
 
     def single(self, codes: tf.Tensor) -> tf.Tensor:
         """int32 (N,), the value of each code point by itself, or -1."""
@@ -150,9 +182,8 @@ class CodePointTrie(tf.Module):
             int32 (M,) each, the shorter keys before the longer: the places where keys begin, their lengths, their
             values.
         """
-        node = self._first(codes)
-        place = tf.cast(tf.where(node >= 0)[:, 0], tf.int32)
-        node = tf.gather(node, place)
+        place = tf.cast(tf.where(self.may_be_there(codes))[:, 0], tf.int32)
+        node = self._first(tf.gather(codes, place))
         found = [tf.TensorArray(tf.int32, 1, True, element_shape=[None], infer_shape=False) for _ in range(3)]
 
         def noted(found, place, node, length):
@@ -193,11 +224,25 @@ class CodePointTrie(tf.Module):
         shortest = tf.math.unsorted_segment_min(length, place, tf.size(codes))
         return self._at(place, value, tf.equal(length, tf.gather(shortest, place)), codes)
 
-    def first_longest(self, codes: tf.Tensor, limits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `longest`, without the keys that begin within another one: texts are read from the left."""
-        length, value = self.longest(codes, limits)
-        keys = tf.cast(tf.where(length > 0)[:, 0], tf.int32)
-        ends = keys + tf.gather(length, keys)
+    def _at(self, place, value, is_it, codes) -> tf.Tensor:
+        here = tf.where(is_it)[:, 0]
+        none = tf.fill(tf.shape(codes), -1)
+        return tf.tensor_scatter_nd_update(none, tf.gather(place, here)[:, None], tf.gather(value, here))
+
+
+def read_from_left(lengths: tf.Tensor) -> tf.Tensor:
+    """Which keys are found by who reads from the left: those that do not begin within one that is found.
+
+    Args:
+        lengths: int32 (N,), of the key at each place, or 0.
+
+    Returns:
+        bool (N,).
+    """
+    keys = tf.cast(tf.where(lengths > 0)[:, 0], tf.int32)
+    ends = keys + tf.gather(lengths, keys)
+
+    def search():
         # For each key the next one that does not begin within it, and which of them a reader comes to, from the first.
         next_key = tf.concat([tf.searchsorted(keys, ends), [tf.size(keys)]], axis=0)
         is_read = tf.cast(tf.equal(tf.range(tf.size(keys) + 1), 0), tf.int32)
@@ -210,14 +255,7 @@ class CodePointTrie(tf.Module):
         is_read, _ = tf.while_loop(
             lambda _, next_key: tf.reduce_any(next_key < tf.size(keys)), jump, jump(is_read, next_key)
         )
-        passed = tf.boolean_mask(keys, tf.equal(is_read[:-1], 0))[:, None]
-        nothing = tf.zeros_like(passed[:, 0])
-        return (
-            tf.tensor_scatter_nd_update(length, passed, nothing),
-            tf.tensor_scatter_nd_update(value, passed, nothing - 1),
-        )
+        found = tf.boolean_mask(keys, is_read[:-1] > 0)[:, None]
+        return tf.scatter_nd(found, tf.ones_like(found[:, 0]), tf.shape(lengths)) > 0
 
-    def _at(self, place, value, is_it, codes) -> tf.Tensor:
-        here = tf.where(is_it)[:, 0]
-        none = tf.fill(tf.shape(codes), -1)
-        return tf.tensor_scatter_nd_update(none, tf.gather(place, here)[:, None], tf.gather(value, here))
+    return tf.cond(tf.reduce_any(keys[1:] < ends[:-1]), search, lambda: lengths > 0)

@@ -10,9 +10,11 @@ import tensorflow as tf
 from keras_tfm.tokenizers.code_points import (
     Characters,
     CodePointTable,
-    CodePointTrie,
+    KeyFinder,
+    Trie,
     before,
     num_bytes,
+    read_from_left,
     repeated,
 )
 from keras_tfm.tokenizers.pair_merger import PairMerger
@@ -106,7 +108,7 @@ class SentencePieceCutter(tf.Module):
         if isinstance(model, PairModel):
             pieces = _merged(model)
             size = max([vocabulary_size, *(number + 1 for number in model.symbols.values())])
-            self._symbols = CodePointTable({ord(letter): number for letter, number in model.symbols.items()}, _UNKNOWN)
+            self._symbols = CodePointTable([*map(ord, model.symbols)], [*model.symbols.values()], _UNKNOWN)
             self._cut = PairMerger(model.merges, size, model.ranks)
         else:
             pieces = model.scores
@@ -116,7 +118,7 @@ class SentencePieceCutter(tf.Module):
         self._cuts_before_signs = not any(_crosses(piece, WORD_SIGN, True) for piece in pieces)
         self._cuts_after_signs = not any(_crosses(piece, WORD_SIGN, False) for piece in pieces)
         self._whole_ids = id_table(rules.whole_words) if rules.whole_words else None
-        self._fixed = CodePointTrie(rules.whole_words) if rules.whole_words and rules.fixed_words else None
+        self._fixed = KeyFinder(Trie.of([*rules.whole_words])) if rules.whole_words and rules.fixed_words else None
         self._vocabulary_size = vocabulary_size
         if rules.byte_ids is not None:
             with tf.init_scope(), tf.device("CPU:0"):
@@ -175,9 +177,10 @@ class SentencePieceCutter(tf.Module):
         if self._cuts_after_signs:
             begins |= ~is_sign & before(is_sign, False)
         if self._fixed is not None:
-            length, _ = self._fixed.first_longest(characters.codes, characters.limits())
-            here = tf.where(length > 0)
-            begins |= length > 0
+            length, _ = self._fixed.longest(characters.codes, characters.limits())
+            is_found = read_from_left(length)
+            here = tf.where(is_found)
+            begins |= is_found
             ends = tf.scatter_nd(
                 here + tf.cast(tf.gather(length, here), tf.int64),
                 tf.ones_like(here[:, 0]),

@@ -3,28 +3,55 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers.code_points import Characters, CodePointTable, CodePointTrie, before, num_bytes, repeated
+from keras_tfm.tokenizers.code_points import (
+    CODE_POINT_BITS,
+    Characters,
+    CodePointTable,
+    KeyFinder,
+    Trie,
+    before,
+    num_bytes,
+    read_from_left,
+    repeated,
+)
 
 WORD_SIGN = "▁"
 _SPACE, _SIGN = ord(" "), ord(WORD_SIGN)
-_DEEPEST = 64  # bytes of a key of a charsmap
 _GRAPHEME_BYTES = 6  # from which on the library `tokenizers` takes the characters of a grapheme one by one
+_MOST_NODES = 2**22  # those of "nmt_nfkc" are 320,000
+_OTHER, _EXTENDS, _PREPENDS, _CONTROL = range(4)  # kinds of characters, for graphemes
 _DIVIDER = "\n"  # no grapheme goes across it
 
 
-def read_charsmap(blob: bytes) -> dict[str, str]:
-    """What a `precompiled_charsmap` replaces, by what.
+class Replacements(NamedTuple):
+    """What is replaced by what.
+
+    Args:
+        trie: Trie of what is replaced; the values are numbers of texts.
+        codes: int32, the code points of all texts.
+        starts, lengths: int32, where each text begins in them, and how long it is.
+    """
+
+    trie: Trie
+    codes: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+def read_charsmap(blob: bytes) -> Replacements:
+    """What a `precompiled_charsmap` replaces.
 
     Args:
         blob: bytes: the size of a double array, the double array, and texts that each end with a zero.
 
     Returns:
-        dict from str to str.
+        Replacements.
 
     Raises:
         ValueError: if it is none.
@@ -33,35 +60,56 @@ def read_charsmap(blob: bytes) -> dict[str, str]:
         `Normalizer::DecodePrecompiledCharsMap` in https://github.com/google/sentencepiece/blob/master/src/normalizer.cc;
         the units are those of https://github.com/s-yata/darts-clone
     """
-    if not blob:
-        return {}
     try:
         size = int.from_bytes(blob[:4], "little")
-        units, texts = np.frombuffer(blob, "<u4", size // 4, 4).astype(np.int64), blob[4 + size :]
-        labels = units & 0x800000FF
-        places = np.arange(len(units))
-        bases = places ^ ((units >> 10) << ((units & 0x200) >> 6))
-        # The children of a node with base b are the units at b ^ label.
-        parents = np.where((labels > 0) & (labels < 256), places ^ labels, -1)
-        by_parent = np.argsort(parents, kind="stable")
-        sorted_parents = parents[by_parent]
-        replacements, nodes, keys = {}, np.zeros(1, np.int64), [b""]
-        for _ in range(_DEEPEST):
-            if not nodes.size:
-                break
-            has_value = np.flatnonzero(units[nodes] & 0x100)
-            for number, value in zip(has_value, units[bases[nodes[has_value]]] & 0x7FFFFFFF, strict=True):
-                replacements[keys[number].decode()] = texts[value : texts.index(b"\0", value)].decode()
-            first = np.searchsorted(sorted_parents, bases[nodes], "left")
-            last = np.searchsorted(sorted_parents, bases[nodes], "right")
-            children = [by_parent[i:j] for i, j in zip(first, last, strict=True)]
-            keys = [key + bytes([labels[i]]) for key, some in zip(keys, children, strict=True) for i in some]
-            nodes = np.concatenate(children) if children else nodes[:0]
+        trie, values = _trie_of_units(np.frombuffer(blob, "<u4", size // 4, 4).astype(np.int64))
+        texts = blob[4 + size :]
+        codes = np.frombuffer(texts.decode("utf-8").encode("utf-32-le"), "<u4").astype(np.int32)
+        is_head = (np.frombuffer(texts, np.uint8) & 0xC0) != 0x80
+        starts = (np.cumsum(is_head) - 1)[values]  # in code points
+        zeros = np.flatnonzero(codes == 0)
+        lengths = zeros[np.searchsorted(zeros, starts)] - starts
     except (ValueError, IndexError) as error:
         raise ValueError(
-            f"`precompiled_charsmap` must be one of SentencePiece. Received: {len(blob):,} bytes that are none ({error})."
+            f"`precompiled_charsmap` must be one of SentencePiece. Received: {len(blob):,} bytes that are none "
+            f"({error})."
         ) from error
-    return replacements
+    return Replacements(trie, codes, starts.astype(np.int32), lengths.astype(np.int32))
+
+
+def _trie_of_units(units: np.ndarray) -> tuple[Trie, np.ndarray]:
+    """The trie of a double array of bytes, and its values, by their number in the trie."""
+    labels, places = units & 0x800000FF, np.arange(len(units))
+    bases = places ^ ((units >> 10) << ((units & 0x200) >> 6))
+    # The children of a node with base b are the units at b ^ label.
+    parents = np.where((labels > 0) & (labels < 256), places ^ labels, -1)
+    by_parent = np.argsort(parents, kind="stable")
+    sorted_parents = parents[by_parent]
+    node = code = missing = above = np.zeros(1, np.int64)  # of which character so far, how many bytes of it are missing
+    edges, values, num_nodes = [], [np.full(1, -1)], 1
+    while node.size:
+        first, last = (np.searchsorted(sorted_parents, bases[node], side) for side in ("left", "right"))
+        row = np.repeat(np.arange(len(node)), last - first)
+        child = by_parent[
+            first[row] + np.arange(len(row)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+        ]
+        byte, is_head = labels[child], missing[row] == 0
+        length = np.select([byte < 0x80, byte < 0xC0, byte < 0xE0, byte < 0xF0, byte < 0xF8], [0, 9, 1, 2, 3], 9)
+        code = np.where(is_head, byte & (0x7F >> length + (length > 0)), code[row] << 6 | byte & 0x3F)
+        missing = np.where(is_head, length, missing[row] - 1)
+        is_whole = missing == 0
+        has_value = units[child] & 0x100 > 0
+        if (missing > 3).any() or (~is_head & (byte & 0xC0 != 0x80)).any() or (has_value & ~is_whole).any():
+            raise ValueError("keys that are not UTF-8")
+        if num_nodes + len(child) > _MOST_NODES:  # branches may be shared, so there may be more nodes than units
+            raise ValueError("too many keys")
+        edges.append((above[row] << CODE_POINT_BITS | code)[is_whole])
+        value = np.where(has_value, units[bases[child] * has_value] & 0x7FFFFFFF, -1)
+        values.append(value[is_whole])
+        above = np.where(is_whole, num_nodes + np.cumsum(is_whole) - 1, above[row])
+        num_nodes, node = num_nodes + is_whole.sum(), child
+    offsets, numbers = np.unique(np.concatenate(values), return_inverse=True)
+    return Trie(np.concatenate(edges), numbers.astype(np.int32) - 1), offsets[1:]  # the first is -1, that of the root
 
 
 def write_charsmap(replacements: Mapping[str, str]) -> bytes:
@@ -134,66 +182,69 @@ class CharacterReplacer(tf.Module):
     """Replaces characters, and several at once.
 
     Args:
-        replacements: dict from what is replaced to what by; "" to leave it out.
+        replacements: Replacements.
+        kept: strings that stay as they are, whatever is replaced elsewhere.
         by_grapheme: bool. False: at each place the longest key counts, as in `sentencepiece`. True: keys of one
             character count, and a grapheme of several characters and less than six bytes that begins with a key becomes
             what the shortest such key says, whatever follows in it: as in `tokenizers`.
     """
 
-    def __init__(self, replacements: Mapping[str, str], by_grapheme: bool = False):
+    def __init__(self, replacements: Replacements, kept: Iterable[str] = (), by_grapheme: bool = False):
         super().__init__(name="character_replacer")
-        texts = {text: number for number, text in enumerate(dict.fromkeys(replacements.values()))}
-        self._trie = CodePointTrie({key: texts[text] for key, text in replacements.items()})
+        self._find = KeyFinder(replacements.trie)
+        self._find_kept = KeyFinder(Trie.of([*kept])) if kept else None
         self._by_grapheme = by_grapheme
         if by_grapheme:
             found = graphemes()
-            kinds = (
-                dict.fromkeys(found.extends, 1) | dict.fromkeys(found.prepends, 2) | dict.fromkeys(found.controls, 3)
-            )
-            self._kinds = CodePointTable(kinds, 0)
-        lengths = [*map(len, texts)]
+            kinds = dict.fromkeys(found.extends, _EXTENDS) | dict.fromkeys(found.prepends, _PREPENDS)
+            kinds |= dict.fromkeys(found.controls, _CONTROL)
+            self._kinds = CodePointTable(list(kinds), list(kinds.values()), _OTHER)
         with tf.init_scope(), tf.device("CPU:0"):
-            self._lengths = tf.constant(lengths, tf.int32)
-            self._starts = tf.constant(np.cumsum([0, *lengths[:-1]]), tf.int32)
-            self._code_points = tf.constant([*map(ord, "".join(texts)), 0], tf.int32)
+            self._codes, self._starts, self._lengths = map(tf.constant, replacements[1:])
 
     def __call__(self, characters: Characters, begins_text: tf.Tensor) -> Characters:
-        is_plain = ~tf.reduce_any(self._trie.may_begin(characters.codes))
-        replaced = tf.cond(is_plain, lambda: tuple(characters), lambda: tuple(self._replace(characters)))
+        may_change = tf.reduce_any(self._find.may_be_there(characters.codes))
+        replaced = tf.cond(may_change, lambda: tuple(self._replaced(characters)), lambda: tuple(characters))
         return Characters(*(tf.ensure_shape(x, [None]) for x in replaced))
 
-    def _replace(self, characters: Characters) -> Characters:
+    def _replaced(self, characters: Characters) -> Characters:
         codes = characters.codes
-        places = tf.range(tf.size(codes))
-        if self._by_grapheme:
-            length, entry = self._graphemes(characters)
-        else:
-            length, entry = self._trie.first_longest(codes, characters.limits())
-        # The characters of a key after its first are gone.
-        is_key = entry >= 0
+        length, text = self._graphemes(characters) if self._by_grapheme else self._longest(characters)
+        is_key = text >= 0
         keys = tf.where(is_key)
         ends = keys + tf.cast(tf.gather(length, keys), tf.int64)
         begun = tf.concat([tf.cast(is_key, tf.int32), [0]], axis=0)
         within = tf.cumsum(tf.tensor_scatter_nd_sub(begun, ends, tf.ones_like(keys[:, 0], tf.int32)))[:-1]
-        is_within = (within > 0) & ~is_key
-        counts = tf.where(is_key, tf.gather(self._lengths, tf.maximum(entry, 0)), tf.cast(~is_within, tf.int32))
+        # Of a key its first character becomes the text, and the others are gone.
+        counts = tf.where(is_key, tf.gather(self._lengths, tf.maximum(text, 0)), 1 - within)
         source, place = repeated(counts)
-        number = tf.gather(entry, source)
-        new = tf.gather(self._code_points, tf.gather(self._starts, tf.maximum(number, 0)) + place)
+        number = tf.gather(text, source)
+        start = tf.gather(self._starts, tf.maximum(number, 0))
+        new = tf.gather(self._codes, start + tf.where(number >= 0, place, 0))
         last = source + tf.maximum(tf.gather(length, source), 1) - 1
         return Characters(
             tf.where(number >= 0, new, tf.gather(codes, source)),
             tf.gather(characters.rows, source),
             tf.gather(characters.starts, source),
-            tf.gather(characters.ends, last),
+            tf.gather(characters.ends, tf.where(number >= 0, last, source)),
         )
 
+    def _longest(self, characters: Characters) -> tuple[tf.Tensor, tf.Tensor]:
+        """The length of what is replaced at each place, and by which text, or -1."""
+        codes, limits = characters.codes, characters.limits()
+        length, text = self._find.longest(codes, limits)
+        if self._find_kept is not None:
+            kept, _ = self._find_kept.longest(codes, limits)
+            length, text = tf.where(kept > 0, kept, length), tf.where(kept > 0, -1, text)
+        return length, tf.where(read_from_left(length), text, -1)
+
     def _graphemes(self, characters: Characters) -> tuple[tf.Tensor, tf.Tensor]:
-        """The length of what is replaced at each place, or 0, and by what, or -1."""
+        """The length of what is replaced at each place, and by which text, or -1."""
         codes, is_first = characters.codes, characters.is_first()
         kind, last = self._kinds(codes), before(codes, 0)
-        last_kind = before(kind, 3)
-        belongs = (tf.equal(kind, 1) & (last_kind < 3)) | (tf.equal(last_kind, 2) & (kind < 3))
+        last_kind = before(kind, _CONTROL)
+        belongs = tf.equal(kind, _EXTENDS) & (last_kind != _CONTROL)
+        belongs |= tf.equal(last_kind, _PREPENDS) & (kind != _CONTROL)
         belongs |= tf.equal(last, ord("\r")) & tf.equal(codes, ord("\n"))
         grapheme = tf.cumsum(tf.cast(is_first | ~belongs, tf.int32)) - 1
         size = tf.gather(tf.math.segment_sum(tf.ones_like(codes), grapheme), grapheme)
@@ -201,10 +252,10 @@ class CharacterReplacer(tf.Module):
         is_head = before(grapheme, -1) != grapheme
         places = tf.range(tf.size(codes))
         limits = tf.gather(tf.math.segment_max(places + 1, grapheme), grapheme)
-        whole = tf.where(is_small & is_head & (size > 1), self._trie.shortest(codes, limits), -1)
+        whole = tf.where(is_small & is_head & (size > 1), self._find.shortest(codes, limits), -1)
         is_replaced = tf.gather(tf.math.segment_max(whole, grapheme), grapheme) >= 0
-        entry = tf.where(is_replaced, whole, self._trie.single(codes))
-        return tf.where(whole >= 0, size, tf.cast(entry >= 0, tf.int32)), entry
+        text = tf.where(is_replaced, whole, self._find.single(codes))
+        return tf.where(whole >= 0, size, tf.cast(text >= 0, tf.int32)), text
 
 
 def drop_extra_spaces(characters: Characters, begins_text: tf.Tensor) -> Characters:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers.code_points import CodePointTrie
+from keras_tfm.tokenizers.code_points import KeyFinder, Trie
 
 _UNKNOWN_PENALTY = 10.0  # below the least score, as in SentencePiece
 
@@ -14,8 +14,8 @@ class UnigramCutter(tf.Module):
     """Cuts words into the pieces whose scores add up to the most, by the algorithm of Viterbi.
 
     All words take one character in an iteration; the longest come first, so that those at work are a slice. A character
-    that is no piece may be an unknown one, at ten less than the least score. Of ways that are equally good the one counts
-    whose last piece is longest, and so on before it.
+    that is no piece may be an unknown one, at ten less than the least score. Of ways that are equally good the one
+    counts whose last piece is longest, and so on before it.
 
     Args:
         scores: dict from piece to score.
@@ -27,8 +27,8 @@ class UnigramCutter(tf.Module):
         words: RaggedTensor of int32 (W, characters), code points; best without duplicates.
 
     Returns:
-        Two RaggedTensors of int32 (W, tokens): ids, -1 for an unknown character, and the character at which each begins,
-        counted over all words.
+        Two RaggedTensors of int32 (W, tokens): ids, -1 for an unknown character, and the character at which each
+        begins, counted over all words.
 
     Reference:
         Kudo 2018, "Subword Regularization", section 3.2, https://arxiv.org/abs/1804.10959
@@ -38,8 +38,7 @@ class UnigramCutter(tf.Module):
         self, scores: Mapping[str, float], ids: Mapping[str, int], least_score: float, dtype: tf.DType = tf.float32
     ):
         super().__init__(name="unigram_cutter")
-        numbers = {piece: number for number, piece in enumerate(scores)}
-        self._trie = CodePointTrie(numbers)
+        self._find = KeyFinder(Trie.of(list(scores)))
         numpy_type = dtype.as_numpy_dtype
         unknown = numpy_type(least_score) - numpy_type(_UNKNOWN_PENALTY)
         with tf.init_scope(), tf.device("CPU:0"):
@@ -73,8 +72,8 @@ class UnigramCutter(tf.Module):
         return tuple(tf.RaggedTensor.from_row_splits(value, row_splits, validate=False) for value in values)
 
     def _ending(self, codes, limits, timed) -> tf.Tensor:
-        """int32 (N, longest), for each character, in the order of time, the pieces that end with it, the longest first."""
-        places, sizes, pieces = self._trie.all(codes, limits)
+        """int32 (N, longest): for each character, in the order of time, the pieces that end there, longest first."""
+        places, sizes, pieces = self._find.all(codes, limits)
         longest = tf.maximum(tf.reduce_max(sizes), 1)
         ending = tf.fill([tf.size(codes), longest], self._none)
         ending = tf.concat([ending[:, :-1], tf.fill([tf.size(codes), 1], self._unknown)], axis=1)
