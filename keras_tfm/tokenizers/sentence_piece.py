@@ -82,21 +82,23 @@ class SentencePieceTokenizer(Tokenizer):
                 f"`vocabulary_size` must be at least the number of pieces, {len(pieces)}. Received: {vocabulary_size}."
             )
         num_unnamed = size - len(pieces)
+        begins = processor.bos_id() >= 0
+        if add_begin_of_text and not begins:
+            raise ValueError(
+                "`add_begin_of_text` must be False for a model without a piece that begins a text. "
+                f"Received: {add_begin_of_text}."
+            )
         super().__init__(
             [*pieces, *[None] * num_unnamed],
             [*(_bytes_of(processor, i) for i in range(len(pieces))), *[b""] * num_unnamed],
             special_tokens=[piece for i, piece in enumerate(pieces) if processor.is_control(i)],
+            begin_tokens=[pieces[processor.bos_id()]] if add_begin_of_text else [],
         )
         self.model = model
         self._end_of_text = pieces[processor.eos_id()] if processor.eos_id() >= 0 else None
         if end_of_text is not None:
             self._end_of_text = pieces[self.token_to_id(end_of_text)]
-        self._begin_of_text_id = processor.bos_id() if processor.bos_id() >= 0 else None
-        if add_begin_of_text and self._begin_of_text_id is None:
-            raise ValueError(
-                "`add_begin_of_text` must be False for a model without a piece that begins a text. "
-                f"Received: {add_begin_of_text}."
-            )
+        self._begin_of_text_id = processor.bos_id() if begins else None
         self.add_begin_of_text = add_begin_of_text
         self._tensorflow_text = tensorflow_text
         with tf.init_scope(), tf.device("CPU:0"):
@@ -167,7 +169,7 @@ class SentencePieceTokenizer(Tokenizer):
 
         One that was made eagerly is gone after `tf.random.set_seed`, which empties the cache of eager kernels.
         """
-        return self._tensorflow_text.SentencepieceTokenizer(self.model, tf.int32, add_bos=self.add_begin_of_text)
+        return self._tensorflow_text.SentencepieceTokenizer(self.model, tf.int32)
 
 
 def _processor(sentencepiece, model: bytes):
