@@ -5,7 +5,7 @@ from typing import Any
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.tokenizer import with_roles
 from keras_tfm.optional import required
-from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.tokenizers import AddedToken, BytePairTokenizer, SentencePieceTokenizer
 
 # What llama.cpp calls a pre-tokenizer -> our pattern of words.
 _WORDS = {"gpt-2": "gpt2", "llama-bpe": "llama3", "llama3": "llama3", "qwen2": "qwen2", "smollm": "smollm"}
@@ -28,17 +28,20 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
         )
     merges = _array(header, "merges", str)
     types = _array(header, "token_type", int, [_NORMAL] * len(tokens), len(tokens))
-    special_tokens = [token for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+    special_tokens = [
+        AddedToken(token, special=kind == _CONTROL)
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
     end_of_text = roles.get("eos_token")
     tokenizer = BytePairTokenizer(
         {token: i for i, token in enumerate(tokens)},
         [tuple(merge.split(" ")) for merge in merges],
         special_tokens,
-        end_of_text=end_of_text if end_of_text in special_tokens else None,
+        end_of_text=end_of_text if end_of_text in [token.content for token in special_tokens] else None,
         drops_bytes=True,
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
-        plain_tokens=[token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED],
     )
     return with_roles(tokenizer, roles)
 

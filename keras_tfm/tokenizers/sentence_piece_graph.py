@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.tokenizers.added_tokens import with_tokens
 from keras_tfm.tokenizers.code_points import (
     Characters,
     CodePointTable,
@@ -64,6 +65,8 @@ class CuttingRules:
         model: PairModel or UnigramModel.
         steps: what is done to the characters first.
         cuts_at_signs: bool, each "▁" begins a word, in which all pieces lie. False: words may be as long as the text.
+        cuts_where_no_piece_goes_on: bool, words also end before or after "▁" where no piece goes across, which changes
+            nothing unless `whole_words` may be longer.
         whole_words: dict from words that are one token to its id.
         fixed_words: bool, `whole_words` are found in a text wherever they stand and are words by themselves.
         byte_ids: the ids of the 256 bytes, of which unknown characters are made, -1 for those that there are not; or
@@ -75,6 +78,7 @@ class CuttingRules:
     model: PairModel | UnigramModel
     steps: Sequence[Step]
     cuts_at_signs: bool = False
+    cuts_where_no_piece_goes_on: bool = True
     whole_words: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fixed_words: bool = False
     byte_ids: Sequence[int] | None = None
@@ -115,8 +119,9 @@ class SentencePieceCutter(tf.Module):
             self._symbols = None
             self._cut = UnigramCutter(model.scores, model.ids, model.least_score, model.dtype)
         # Words end where no piece goes on.
-        self._cuts_before_signs = not any(_crosses(piece, WORD_SIGN, True) for piece in pieces)
-        self._cuts_after_signs = not any(_crosses(piece, WORD_SIGN, False) for piece in pieces)
+        cuts = rules.cuts_where_no_piece_goes_on
+        self._cuts_before_signs = cuts and not any(_crosses(piece, WORD_SIGN, True) for piece in pieces)
+        self._cuts_after_signs = cuts and not any(_crosses(piece, WORD_SIGN, False) for piece in pieces)
         self._whole_ids = id_table(rules.whole_words) if rules.whole_words else None
         self._fixed = KeyFinder(Trie.of([*rules.whole_words])) if rules.whole_words and rules.fixed_words else None
         self._vocabulary_size = vocabulary_size
@@ -263,14 +268,6 @@ def _crosses(piece: str, sign: str, before_sign: bool) -> bool:
     return any((b == sign and a != sign) if before_sign else (a == sign and b != sign) for a, b in pairs)
 
 
-def with_tokens(rows: tf.RaggedTensor, values: tf.Tensor, is_token: tf.Tensor) -> tf.RaggedTensor:
-    """Rows (W, ...), and one value in the rows of those that are a token by themselves, which are empty."""
-    one_each = tf.RaggedTensor.from_row_lengths(
-        tf.boolean_mask(values, is_token), tf.cast(is_token, tf.int64), validate=False
-    )
-    return tf.concat([rows, one_each], axis=1)
-
-
 def _byte(codes: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     """The byte at that place in the UTF-8 of each code point."""
     count = num_bytes(codes)
@@ -299,15 +296,15 @@ class JoiningRules:
     is_byte: Sequence[bool]
     replaces_runs: bool
 
-    def padded(self, size: int) -> "JoiningRules":
-        """With so many ids, of which the new ones stand for nothing."""
-        more = size - len(self.texts)
-        return JoiningRules(
-            [*self.texts, *[b""] * more],
-            [*self.first_texts, *[b""] * more],
-            [*self.closes, *[False] * more],
-            [*self.is_byte, *[False] * more],
-            self.replaces_runs,
+    def extended(self, tokens: Mapping[int, str], size: int) -> "JoiningRules":
+        """With so many ids, of which the new ones stand for tokens that are written as they are, or for nothing."""
+        new = [tokens.get(number, "").encode() for number in range(len(self.texts), size)]
+        return dataclasses.replace(
+            self,
+            texts=[*self.texts, *new],
+            first_texts=[*self.first_texts, *new],
+            closes=[*self.closes, *map(bool, new)],
+            is_byte=[*self.is_byte, *[False] * len(new)],
         )
 
 

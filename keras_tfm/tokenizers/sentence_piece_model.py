@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from keras_tfm.tokenizers.added_tokens import AddedToken
 from keras_tfm.tokenizers.sentence_piece_graph import (
     CuttingRules,
     JoiningRules,
@@ -34,20 +35,22 @@ from keras_tfm.tokenizers.sentence_piece_rules import (
     read_charsmap,
 )
 
+BYTE_PIECES = {f"<0x{byte:02X}>": byte for byte in range(256)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
     """What a file says.
 
     Args:
-        tokens: the token of each id.
-        special_tokens: those that are no text.
+        tokens: the token of each id; None for an id that no token has.
+        special_tokens: those that are found in texts before anything else.
         begin_of_text, end_of_text: the tokens with which a text begins and ends, or None.
         cutting, joining: what is done in the graph.
     """
 
-    tokens: Sequence[str]
-    special_tokens: Sequence[str]
+    tokens: Sequence[str | None]
+    special_tokens: Sequence[str | AddedToken]
     begin_of_text: str | None
     end_of_text: str | None
     cutting: CuttingRules
@@ -108,16 +111,9 @@ def _check(proto: ModelProto) -> None:
             f"The pieces of `model` must differ and not be empty. Received: {len(texts):,} pieces, of which "
             f"{len(set(texts)):,} are different: {twice[:3]}."
         )
-    wrong = [piece.text for piece in proto.pieces if piece.kind == BYTE and not _is_byte(piece.text)]
+    wrong = [piece.text for piece in proto.pieces if piece.kind == BYTE and piece.text not in BYTE_PIECES]
     if wrong:
         raise ValueError(f"Byte pieces of `model` must be written as '<0x0A>'. Received: {wrong[:3]}.")
-
-
-def _is_byte(text: str) -> bool:
-    return len(text) == 6 and text in _BYTE_PIECES
-
-
-_BYTE_PIECES = {f"<0x{byte:02X}>": byte for byte in range(256)}
 
 
 def _named(proto: ModelProto, number: int) -> str | None:
@@ -193,7 +189,7 @@ def _joining(proto: ModelProto) -> JoiningRules:
         if piece.kind == UNKNOWN:
             first = text = proto.unk_surface.encode()
         elif piece.kind == BYTE:
-            first = text = bytes([_BYTE_PIECES[piece.text]])
+            first = text = bytes([BYTE_PIECES[piece.text]])
         elif piece.kind != CONTROL:
             text = first = piece.text.replace(WORD_SIGN, " ").encode()
             if takes_sign and piece.text.startswith(WORD_SIGN):

@@ -43,6 +43,13 @@ class Replacements(NamedTuple):
     starts: np.ndarray
     lengths: np.ndarray
 
+    @classmethod
+    def of(cls, replacements: Mapping[str, str]) -> "Replacements":
+        """Those of a dict from what is replaced to what by."""
+        lengths = np.array([*map(len, replacements.values())], np.int32)
+        codes = np.array([*map(ord, "".join(replacements.values())), 0], np.int32)
+        return cls(Trie.of([*replacements]), codes, np.cumsum(lengths, dtype=np.int32) - lengths, lengths)
+
 
 def read_charsmap(blob: bytes) -> Replacements:
     """What a `precompiled_charsmap` replaces.
@@ -344,11 +351,8 @@ def sign_words(characters: Characters, begins_text: tf.Tensor) -> Characters:
 
 
 def _with_sign(characters: Characters, takes: tf.Tensor, place: int) -> Characters:
-    """With a word sign, which comes from no bytes, before (0) or after (1) each character that takes one."""
+    """With a word sign, in the place of whose character it is, before (0) or after (1) each that takes one."""
     source, number = repeated(1 + tf.cast(takes, tf.int32))
     is_sign = tf.gather(takes, source) & tf.equal(number, place)
-    codes, rows, starts, ends = characters.gather(source)
-    edge = (starts, ends)[place]
-    return Characters(
-        tf.where(is_sign, _SIGN, codes), rows, tf.where(is_sign, edge, starts), tf.where(is_sign, edge, ends)
-    )
+    characters = characters.gather(source)
+    return characters._replace(codes=tf.where(is_sign, _SIGN, characters.codes))
