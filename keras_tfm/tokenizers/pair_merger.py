@@ -50,7 +50,8 @@ class PairMerger(tf.Module):
         self._vocabulary_size = vocabulary_size
         left, right, product = np.array(merges, np.int64).reshape(-1, 3).T
         ranks = np.arange(len(left)) if ranks is None else np.array(ranks, np.int64).reshape(-1)
-        self._one_product_a_rank = np.unique(ranks).size == np.unique(ranks * vocabulary_size + product).size
+        products = np.sort(ranks * vocabulary_size + product)
+        self._one_product_a_rank = bool(_is_new(products).sum() == _is_new(products // vocabulary_size).sum())
         keys, crossings = _crossings(left, right, product, ranks, vocabulary_size)
         # Row 0 stands for neighbours that no merge joins, now or later.
         rows = np.zeros((3, len(keys) + 1), np.int32)
@@ -175,8 +176,13 @@ def _crossings(left, right, product, ranks, vocabulary_size) -> tuple[np.ndarray
     b = heads.of(right[merge], place % num_heads[merge])
     num_ranks = ranks.max() + 1
     pairs = np.sort((a * vocabulary_size + b) * num_ranks + ranks[merge])
-    keys, first = np.unique(pairs // num_ranks, return_index=True)
-    return keys, pairs[first] % num_ranks
+    lowest = pairs[_is_new(pairs // num_ranks)]
+    return lowest // num_ranks, lowest % num_ranks
+
+
+def _is_new(values: np.ndarray) -> np.ndarray:
+    """bool, for each of sorted values, whether it is the first of its kind."""
+    return np.concatenate([np.ones_like(values[:1], bool), values[1:] != values[:-1]])
 
 
 def _repeated(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,17 +202,21 @@ class _Grown:
 
     def __init__(self, parts: np.ndarray, products: np.ndarray, vocabulary_size: int):
         itself = np.arange(vocabulary_size)
-        direct = np.unique(products * vocabulary_size + parts)
-        found, new = itself * vocabulary_size + itself, direct
+        direct = np.sort(products * vocabulary_size + parts)
+        found, new = [itself * vocabulary_size + itself], direct
         by_product = np.searchsorted(direct // vocabulary_size, np.arange(vocabulary_size + 1))
         while new.size:  # as often as tokens have grown
-            found = np.union1d(found, new)
+            new = np.sort(new)
+            new = new[_is_new(new)]
+            for known in found:
+                new = new[known[np.minimum(np.searchsorted(known, new), len(known) - 1)] != new]
+            found.append(new)
             whole, part = new // vocabulary_size, new % vocabulary_size
             row, place = _repeated(by_product[part + 1] - by_product[part])
             new = whole[row] * vocabulary_size + direct[by_product[part[row]] + place] % vocabulary_size
-            new = np.setdiff1d(new, found)
-        self._grown = found % vocabulary_size
-        self._splits = np.searchsorted(found // vocabulary_size, np.arange(vocabulary_size + 1))
+        pairs = np.sort(np.concatenate(found))
+        self._grown = pairs % vocabulary_size
+        self._splits = np.searchsorted(pairs // vocabulary_size, np.arange(vocabulary_size + 1))
 
     def counts(self, tokens: np.ndarray) -> np.ndarray:
         """How many each of the tokens may have grown from."""

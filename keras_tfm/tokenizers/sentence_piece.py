@@ -16,7 +16,7 @@ from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
 from keras_tfm.tokenizers.sentence_piece_graph import SentencePieceCutter, SentencePieceJoiner
 from keras_tfm.tokenizers.sentence_piece_json import meaning_of_json
 from keras_tfm.tokenizers.sentence_piece_model import meaning_of_proto
-from keras_tfm.tokenizers.sentence_piece_proto import read_proto
+from keras_tfm.tokenizers.sentence_piece_proto import ModelProto, read_proto, write_proto
 from keras_tfm.tokenizers.tokenizer import CHOICES, TEXTS, Tokenizer
 from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
 
@@ -37,7 +37,7 @@ class SentencePieceTokenizer(Tokenizer):
     `sentencepiece`, so that chats get the right ids; `skip_special_tokens=True` leaves them out in decoding.
 
     Args:
-        model: bytes, the content of a tokenizer.model; or dict, that of a tokenizer.json.
+        model: bytes, the content of a tokenizer.model, or what is read from it; or dict, that of a tokenizer.json.
         vocabulary_size: int, the size of the model that reads the ids, if that is more than there are tokens; the ids
             beyond them decode to nothing. Default: the number of tokens.
         end_of_text: the token at which a text ends. Default: that of the tokenizer.model ("</s>"), if it has one.
@@ -78,7 +78,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(
         self,
-        model: bytes | Mapping[str, Any],
+        model: bytes | ModelProto | Mapping[str, Any],
         vocabulary_size: int | None = None,
         end_of_text: str | None = None,
         add_begin_of_text: bool = False,
@@ -86,16 +86,16 @@ class SentencePieceTokenizer(Tokenizer):
         special_tokens: Iterable[str | AddedToken] | None = None,
         more_tokens: Mapping[str, int] | None = None,
     ):
-        if not isinstance(model, bytes | Mapping):
+        if isinstance(model, Mapping):
+            meaning = meaning_of_json(model)
+        elif isinstance(model, bytes | ModelProto):
+            proto = read_proto(model) if isinstance(model, bytes) else model
+            meaning = meaning_of_proto(proto, space_after_special)
+        else:
             raise TypeError(
                 "`model` must be bytes, or a dict from a tokenizer.json; `from_file` reads a file. Received: "
                 f"{str(model)[:60]} of type {type(model).__name__}."
             )
-        meaning = (
-            meaning_of_proto(read_proto(model), space_after_special)
-            if isinstance(model, bytes)
-            else meaning_of_json(model)
-        )
         more_tokens = dict(more_tokens or {})
         size = max([len(meaning.tokens), *(number + 1 for number in more_tokens.values())])
         if vocabulary_size is not None:
@@ -124,9 +124,8 @@ class SentencePieceTokenizer(Tokenizer):
             [*meaning.special_tokens, *more_tokens] if special_tokens is None else special_tokens,
             begin_tokens=[meaning.begin_of_text] if add_begin_of_text else [],
         )
-        self.model = (
-            model if isinstance(model, bytes) else MappingProxyType(dict(model))
-        )  # no dict: it would be tracked
+        # No dict: TensorFlow would track it.
+        self.model = MappingProxyType(dict(model)) if isinstance(model, Mapping) else model
         self._end_of_text = meaning.end_of_text
         if end_of_text is not None:
             self._end_of_text = tokens[self.token_to_id(end_of_text)]
@@ -166,8 +165,10 @@ class SentencePieceTokenizer(Tokenizer):
         """Writes tokenizer.model, byte by byte as it was read, or tokenizer.json, into a folder, which is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.model, bytes):
-            replace_file(folder / FILE_NAMES[0], self.model)
+        if not isinstance(self.model, Mapping):
+            replace_file(
+                folder / FILE_NAMES[0], write_proto(self.model) if isinstance(self.model, ModelProto) else self.model
+            )
             return
         document = {**self.model, "added_tokens": self._added_entries()}
         replace_file(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=1))

@@ -1,7 +1,6 @@
 """SentencePiece in the graph: texts to ids and their places in the text, and ids to text."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -40,11 +39,13 @@ class PairModel:
             that are no piece themselves, but parts of some.
         merges: (left id, right id, merged id) of each merge.
         ranks: of each merge; the lowest comes first.
+        products: what the merges make, as text.
     """
 
     symbols: Mapping[str, int]
     merges: Sequence[tuple[int, int, int]]
     ranks: Sequence[int]
+    products: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ class SentencePieceCutter(tf.Module):
         ]  # TensorFlow is to find their tables
         model = rules.model
         if isinstance(model, PairModel):
-            pieces = _merged(model)
+            pieces = model.products
             size = max([vocabulary_size, *(number + 1 for number in model.symbols.values())])
             self._symbols = CodePointTable([*map(ord, model.symbols)], [*model.symbols.values()], _UNKNOWN)
             self._cut = PairMerger(model.merges, size, model.ranks)
@@ -120,8 +121,8 @@ class SentencePieceCutter(tf.Module):
             self._cut = UnigramCutter(model.scores, model.ids, model.least_score, model.dtype)
         # Words end where no piece goes on.
         cuts = rules.cuts_where_no_piece_goes_on
-        self._cuts_before_signs = cuts and not any(_crosses(piece, WORD_SIGN, True) for piece in pieces)
-        self._cuts_after_signs = cuts and not any(_crosses(piece, WORD_SIGN, False) for piece in pieces)
+        self._cuts_before_signs = cuts and not any(_crosses(piece, True) for piece in pieces)
+        self._cuts_after_signs = cuts and not any(_crosses(piece, False) for piece in pieces)
         self._whole_ids = id_table(rules.whole_words) if rules.whole_words else None
         self._fixed = KeyFinder(Trie.of([*rules.whole_words])) if rules.whole_words and rules.fixed_words else None
         self._vocabulary_size = vocabulary_size
@@ -247,25 +248,10 @@ class _Untracked:
         self.rules = rules
 
 
-def _merged(model: PairModel) -> list[str]:
-    """What the merges make."""
-    texts = {number: letter for letter, number in model.symbols.items()}
-    waiting = list(model.merges)
-    while waiting:  # twice, unless parts are made after they are used
-        later = [merge for merge in waiting if merge[0] not in texts or merge[1] not in texts]
-        for left, right, product in waiting:
-            if left in texts and right in texts:
-                texts[product] = texts[left] + texts[right]
-        if len(later) == len(waiting):
-            break
-        waiting = later
-    return list(texts.values())
-
-
-def _crosses(piece: str, sign: str, before_sign: bool) -> bool:
-    """Whether a piece holds something else just before a sign, or just after one."""
-    pairs = itertools.pairwise(piece)
-    return any((b == sign and a != sign) if before_sign else (a == sign and b != sign) for a, b in pairs)
+def _crosses(piece: str, before_sign: bool) -> bool:
+    """Whether a piece holds something else just before a word sign, or just after one."""
+    words = piece.split(WORD_SIGN)
+    return len(words) > 1 and any(words[:-1] if before_sign else words[1:])
 
 
 def _byte(codes: tf.Tensor, place: tf.Tensor) -> tf.Tensor:

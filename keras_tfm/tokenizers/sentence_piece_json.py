@@ -137,6 +137,7 @@ def _pair_model(model: Mapping[str, Any], ids: Mapping[str, int]) -> PairModel:
         symbols={token: number for token, number in ids.items() if len(token) == 1},
         merges=[(ids[left], ids[right], ids[left + right]) for left, right in ranks],
         ranks=list(ranks.values()),
+        products=["".join(pair) for pair in ranks],
     )
 
 

@@ -123,29 +123,23 @@ def _named(proto: ModelProto, number: int) -> str | None:
 def _pair_model(proto: ModelProto, ids: Mapping[str, int]) -> PairModel:
     """All that pieces may be merged from: of two pieces next to each other that are one, that of the best score."""
     scores = {piece.text: piece.score for piece in proto.pieces if piece.kind == NORMAL}
-    unused = {piece.text for piece in proto.pieces if piece.kind == UNUSED}
-    symbols = {text: ids[text] for text in scores if len(text) == 1}
-    numbers = {text: ids[text] for text in scores}
+    letters = sorted(set("".join(scores)) - scores.keys())  # those that are only parts of pieces
+    numbers = {text: ids[text] for text in scores} | {letter: len(ids) + i for i, letter in enumerate(letters)}
     merges, products = [], []
     for text in scores:
         for place in range(1, len(text)):
-            left, right = text[:place], text[place:]
-            if (place > 1 and left not in scores) or (place < len(text) - 1 and right not in scores):
-                continue
-            for letter in (left, right):
-                if len(letter) == 1 and letter not in numbers:  # a character that is only a part of pieces
-                    symbols[letter] = numbers[letter] = len(ids) + len(numbers) - len(scores)
-            merges.append((numbers[left], numbers[right], numbers[text]))
-            products.append(scores[text])
-    for text in unused:
-        parts = [(text[:place], text[place:]) for place in range(1, len(text))]
-        if any(left in numbers and right in numbers for left, right in parts):
+            if (left := numbers.get(text[:place])) is not None and (right := numbers.get(text[place:])) is not None:
+                merges.append((left, right, numbers[text]))
+                products.append(text)
+    for text in (piece.text for piece in proto.pieces if piece.kind == UNUSED):
+        if any(text[:place] in numbers and text[place:] in numbers for place in range(1, len(text))):
             raise ValueError(
                 "Pieces of `model` that are not used must not be merged from others, which is not supported. "
                 f"Received: {text!r}."
             )
-    _, ranks = np.unique(-np.array(products, np.float64), return_inverse=True)
-    return PairModel(symbols, merges, ranks.tolist())
+    _, ranks = np.unique([-scores[text] for text in products], return_inverse=True)
+    symbols = {text: number for text, number in numbers.items() if len(text) == 1}
+    return PairModel(symbols, merges, ranks.tolist(), products)
 
 
 def _unigram_model(proto: ModelProto, ids: Mapping[str, int]) -> UnigramModel:
