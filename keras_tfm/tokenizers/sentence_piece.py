@@ -17,6 +17,7 @@ from keras_tfm.tokenizers.sentence_piece_graph import SentencePieceCutter, Sente
 from keras_tfm.tokenizers.sentence_piece_json import meaning_of_json
 from keras_tfm.tokenizers.sentence_piece_model import meaning_of_proto
 from keras_tfm.tokenizers.sentence_piece_proto import ModelProto, read_proto, write_proto
+from keras_tfm.tokenizers.sentence_piece_training import train_model
 from keras_tfm.tokenizers.tokenizer import CHOICES, TEXTS, Tokenizer
 from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
 
@@ -137,6 +138,39 @@ class SentencePieceTokenizer(Tokenizer):
         self._join = SentencePieceJoiner(joining)
 
     @classmethod
+    def train(
+        cls,
+        texts_or_files: str | Path | Iterable[str | Path],
+        vocabulary_size: int,
+        algorithm: str = "unigram",
+        special_tokens: Iterable[str] = (),
+        byte_fallback: bool = True,
+        **options: Any,
+    ) -> "SentencePieceTokenizer":
+        """Learns pieces from text, with the library `sentencepiece`. The same text gives the same pieces.
+
+        Args:
+            texts_or_files: a text, a file, or an iterable of these. A `str` is text, a `pathlib.Path` is a file. Pieces
+                never go across the ends of lines.
+            vocabulary_size: int. A text with fewer pieces gives a smaller vocabulary, with a warning.
+            algorithm: "unigram", or "byte pair" for BPE.
+            special_tokens: control pieces beside "<unk>", "<s>" and "</s>", which get the ids from 3 on. They may occur
+                in the text; nothing is learned from them.
+            byte_fallback: bool, characters that are no piece become their bytes, of which there are 256 pieces; False:
+                they are unknown.
+            **options: more for `sentencepiece.SentencePieceTrainer.train`, such as `split_digits=True`,
+                `normalization_rule_name="identity"` or `character_coverage=1.0`.
+
+        Returns:
+            a SentencePieceTokenizer.
+
+        Raises:
+            ImportError: if sentencepiece is not installed.
+            ValueError: if `vocabulary_size` is too small, or there is no text.
+        """
+        return cls(train_model(texts_or_files, vocabulary_size, algorithm, special_tokens, byte_fallback, options))
+
+    @classmethod
     def from_file(cls, path: str | os.PathLike, **arguments: Any) -> "SentencePieceTokenizer":
         """Reads a SentencePiece model, or a tokenizer.json of the same form.
 
@@ -184,7 +218,7 @@ class SentencePieceTokenizer(Tokenizer):
         return None if self._begin_of_text is None else self.vocabulary[self._begin_of_text]
 
     def tokenize_pieces(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tf.RaggedTensor:
-        return self._cut(texts, begins_text)[0]
+        return self._cut.ids(texts, begins_text)
 
     def encode_with_offsets(
         self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
