@@ -174,3 +174,22 @@ def test_rag_gives_what_is_found_to_a_writer_that_answers_with_it(tmp_path, caps
         assert answer.strip()
         assert f"\n{question}\n- " in printed
         assert f"=> {answer}" in printed
+
+
+def test_the_tokenizer_study_measures_each_kind_and_draws(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sentencepiece", reason="needs keras-tfm[sentencepiece]")
+    study = imported("tokenizer_study")
+    monkeypatch.setattr(study, "verses", lambda characters: ("el gato y la gata\n" * 60, "la gata 日本"))
+    monkeypatch.setattr(study, "shakespeare", lambda characters: ("the cat and the hat\n" * 60, "the bat"))
+    monkeypatch.setattr(sys, "argv", ["study", "--sizes", "28", "300", "--output", str(tmp_path)])
+    study.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith(("bytes", "BPE", "WordPiece", "Unigram"))]
+    assert {row[0] for row in rows} == {"bytes", "WordPiece", "Unigram"}
+    verse = {row[0]: row for row in rows[len(rows) // 2 :]}
+    # "la gata 日本": 14 bytes in 3 words, of which the last is unknown where there are no bytes.
+    assert verse["bytes"][2:5] == ["4.67", "1.00", "0.00%"]
+    assert verse["WordPiece"][4] == verse["Unigram"][4] == "33.33%"
+    assert any("9.11" in line for line in lines)
+    for name in ("fertility", "weights"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
