@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.files import read_json, replace_file
-from keras_tfm.tokenizers.added_tokens import AddedToken, with_tokens
+from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens, with_tokens
 from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
 from keras_tfm.tokenizers.sentence_piece_graph import SentencePieceCutter, SentencePieceJoiner
 from keras_tfm.tokenizers.sentence_piece_json import meaning_of_json
@@ -49,7 +49,7 @@ class SentencePieceTokenizer(Tokenizer):
         special_tokens: strings or `AddedToken`s that are found in texts before anything else. Default: the control
             pieces of a tokenizer.model, the `added_tokens` of a tokenizer.json.
         more_tokens: dict from tokens that a checkpoint adds outside of its model ("<|im_start|>") to their ids, which
-            go on where those of the model end.
+            go on where those of the model end. They are found in texts as well.
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD just
@@ -99,6 +99,7 @@ class SentencePieceTokenizer(Tokenizer):
             )
         more_tokens = dict(more_tokens or {})
         size = max([len(meaning.tokens), *(number + 1 for number in more_tokens.values())])
+        num_tokens = size
         if vocabulary_size is not None:
             if as_integer("vocabulary_size", vocabulary_size) < size:
                 raise ValueError(
@@ -119,10 +120,12 @@ class SentencePieceTokenizer(Tokenizer):
                 f"Received: {add_begin_of_text}."
             )
         joining = meaning.joining.extended({number: token for token, number in more_tokens.items()}, size)
+        found = as_added_tokens(meaning.special_tokens if special_tokens is None else special_tokens)
+        contents = {token.content for token in found}
         super().__init__(
             tokens,
             joining.texts,
-            [*meaning.special_tokens, *more_tokens] if special_tokens is None else special_tokens,
+            [*found, *(token for token in more_tokens if token not in contents)],
             begin_tokens=[meaning.begin_of_text] if add_begin_of_text else [],
         )
         # No dict: TensorFlow would track it.
@@ -132,6 +135,7 @@ class SentencePieceTokenizer(Tokenizer):
             self._end_of_text = tokens[self.token_to_id(end_of_text)]
         self._begin_of_text = meaning.begin_of_text
         self.add_begin_of_text = add_begin_of_text
+        self._is_padded = size > num_tokens
         self.space_after_special = space_after_special
         self.more_tokens = MappingProxyType(more_tokens)
         self._cut = SentencePieceCutter(meaning.cutting, len(meaning.tokens))
@@ -206,6 +210,11 @@ class SentencePieceTokenizer(Tokenizer):
             return
         document = {**self.model, "added_tokens": self._added_entries()}
         replace_file(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=1))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which copies and pickles are made."""
+        size = self.vocabulary_size if self._is_padded else None
+        return {**super().get_config(), "vocabulary_size": size}
 
     @property
     def end_of_text(self) -> str | None:
