@@ -7,9 +7,9 @@ import tensorflow as tf
 from keras import tree
 
 from keras_tfm.generation import loop
-from keras_tfm.ops.sizes import next_power_of_two
+from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers, with_numbers
-from keras_tfm.samplers.stopping import StopRules
+from keras_tfm.samplers.state import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
 
 SMALLEST_BUCKET = 16

@@ -1,6 +1,6 @@
 """The one generate loop. It knows token ids, a sampler and three methods of a model; it does not know text.
 
-The model gives `init_state(batch_size, max_length, dtype) -> DecodingState`,
+The model gives `init_state(batch_size, max_sequence_length, dtype) -> DecodingState`,
 `read(token_ids, state, padding_mask) -> (hidden, state)` and `project(hidden) -> logits`.
 
 One round: the sampler proposes tokens (the newest one, mostly), the model reads them, the sampler writes tokens and
@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from keras import ops, tree
 
 from keras_tfm.ops.decoding_state import merge_heads, split_heads
-from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.positions import last_real
-from keras_tfm.ops.sizes import size
-from keras_tfm.samplers.processors import StatefulProcessor
+from keras_tfm.ops.tensors import size, take_rows
+from keras_tfm.samplers.sampler import StatefulProcessor
 from keras_tfm.samplers.state import Context, GenerationState, LogProbs
 
 

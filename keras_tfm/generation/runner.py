@@ -20,7 +20,7 @@ from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
 from keras_tfm.samplers.numbers import models_in, split_numbers
-from keras_tfm.samplers.stopping import INVALID, REASONS, TIME
+from keras_tfm.samplers.state import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
 
 # Loops that a model keeps; each is a structure of sampler and options, and takes memory as long as it is kept.
@@ -76,21 +76,23 @@ class GenerationRunner:
                 self._compiled.clear()
             return self._version
 
-    def steps(self, token_ids, options: GenerationOptions, tokens_per_step: int | None) -> Iterator[Generation]:
+    def steps(self, token_ids, options: GenerationOptions, tokens_per_piece: int | None) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
-        for progress in self.run(token_ids, options, tokens_per_step):
+        for progress in self.run(token_ids, options, tokens_per_piece):
             yield progress.generation
 
-    def run(self, token_ids, options: GenerationOptions, tokens_per_step, prefix: Prefix | None = None):
+    def run(self, token_ids, options: GenerationOptions, tokens_per_piece, prefix: Prefix | None = None):
         """Yields `Progress` after the first token and as often as `Pace` says.
 
         Args:
             token_ids: prompts in any form that `prompts_of` takes.
             options: of the generation.
-            tokens_per_step: int, or None: as `Pace` takes them.
+            tokens_per_piece: int, or None: as `Pace` takes them.
             prefix: what the prompts go on from, all of them; it is not modified.
         """
-        tokens_per_step = tokens_between_looks("tokens_per_step", tokens_per_step) if options.max_new_tokens else None
+        tokens_per_piece = (
+            tokens_between_looks("tokens_per_piece", tokens_per_piece) if options.max_new_tokens else None
+        )
         prompts = prompts_of(token_ids, self._model.vocabulary_size)
         check_ids_of(options, self._model.vocabulary_size)
         num_remembered = 0 if prefix is None else len(prefix.token_ids)
@@ -103,7 +105,7 @@ class GenerationRunner:
         sampler = options.sampler
         pace = Pace(
             options.max_new_tokens,
-            tokens_per_step if sampler.streams else options.max_new_tokens,
+            tokens_per_piece if sampler.streams else options.max_new_tokens,
             options.max_seconds,
         )
         seed = sampler.seed if options.seed is None else options.seed

@@ -116,13 +116,13 @@ class TextSession:
         ids = np.concatenate([self.token_ids[num_read:], np.asarray(new_ids, "int32")])
         return ids if len(ids) else np.array([options.start_token_id], "int32")
 
-    def _run(self, prompt, options, tokens_per_step):
+    def _run(self, prompt, options, tokens_per_piece):
         """Yields each `Generation`; after the last one the session has gone on."""
         new_ids = self._writer.encode(prompt)[0]
         prefix = self._before(len(new_ids))
         unread = self._unread(new_ids, prefix, options)
         prompt_ids = unread if prefix is None else np.concatenate([prefix.token_ids, unread])
-        for progress in self._writer.model.generation_runner.run([unread], options, tokens_per_step, prefix):
+        for progress in self._writer.model.generation_runner.run([unread], options, tokens_per_piece, prefix):
             yield progress.generation
         last = progress.generation
         written = last.token_ids[0, : last.num_tokens[0]]

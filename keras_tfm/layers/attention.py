@@ -4,21 +4,12 @@ import keras
 from keras import ops
 
 from keras_tfm import ops as tfm_ops
+from keras_tfm.arguments import check_positive, check_rank, check_rate
 from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import (
-    as_layer,
-    build_part,
-    check_positive,
-    check_rank,
-    check_rate,
-    clone,
-    serialize,
-    set_template,
-)
-from keras_tfm.layers.projection import Projection
+from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize, set_template
+from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import check_method
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size
 
 
 class _MultiHeadAttention(Composite):
@@ -272,14 +263,14 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
     def build(self, x_shape):
         self._build_projections(x_shape, x_shape)
 
-    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> KVCache | RollingKVCache:
+    def init_cache(self, batch_size, max_sequence_length, dtype: str | None = None) -> KVCache | RollingKVCache:
         """An empty cache for this layer; the layer must be built. With a window its size has the window's bound.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced.
+            batch_size, max_sequence_length: int, or int32 () where traced.
             dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
         """
-        sizes = (batch_size, max_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
+        sizes = (batch_size, max_sequence_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
         if self.causal and self.window is not None:
             return RollingKVCache.empty(*sizes, window=self.window)
         return KVCache.empty(*sizes)

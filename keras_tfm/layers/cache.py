@@ -5,10 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops, tree
 
-from keras_tfm.layers.parts import known_value
-from keras_tfm.ops.gather import take_rows
-from keras_tfm.ops.sizes import batch_size, next_power_of_two, size
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import batch_size, known_value, next_power_of_two, size, slice_update, take_rows
 
 # The most tokens that `CausalLM` reads at once into a cache; longer prompts are read in pieces of this size. A
 # `RollingKVCache` has so many slots beside its window, since the first query of a piece still needs all of its window.
@@ -42,7 +39,7 @@ class KVCache(NamedTuple):
     rows.
 
     Example:
-        >>> cache = KVCache.empty(batch_size=2, max_length=16, num_heads=4, head_dim=8, dtype="float32")
+        >>> cache = KVCache.empty(batch_size=2, max_sequence_length=16, num_heads=4, head_dim=8, dtype="float32")
         >>> x, cache = MultiHeadSelfAttention(num_heads=4, head_dim=8, causal=True)(x, cache=cache)
     """
 
@@ -55,10 +52,13 @@ class KVCache(NamedTuple):
     can_forget = True
 
     @classmethod
-    def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype) -> "KVCache":
-        """A cache of `max_length` free slots. The dtype must be the layer's compute dtype, or each step casts it;
-        "int8" takes a quarter of float32's memory and rounds."""
-        shape = (batch_size, num_heads, max_length, head_dim)
+    def empty(cls, batch_size, max_sequence_length, num_heads: int, head_dim: int, dtype) -> "KVCache":
+        """A cache of `max_sequence_length` free slots.
+
+        The dtype must be the layer's compute dtype, or each step casts the cache; "int8" takes a quarter of float32's
+        memory and rounds.
+        """
+        shape = (batch_size, num_heads, max_sequence_length, head_dim)
 
         def zeros():
             if dtype == "int8":
@@ -68,7 +68,7 @@ class KVCache(NamedTuple):
         return cls(
             key=zeros(),
             value=zeros(),
-            positions=ops.full((batch_size, max_length), -1, dtype="int32"),
+            positions=ops.full((batch_size, max_sequence_length), -1, dtype="int32"),
             index=ops.zeros((), "int32"),
         )
 
@@ -94,7 +94,7 @@ class KVCache(NamedTuple):
         if known and int(index) + num_new > capacity:
             raise ValueError(
                 f"The cache holds {capacity} positions and {int(index)} are used; {num_new} more do not fit. "
-                "Make it with a larger `max_length`."
+                "Make it with a larger `max_sequence_length`."
             )
 
         num_slots = size(self.positions, 1)
@@ -148,9 +148,11 @@ class RollingKVCache(NamedTuple):
     can_forget = True
 
     @classmethod
-    def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype, window: int) -> "RollingKVCache":
-        """A cache of as many slots as the window needs for any number of tokens, or `max_length` if that is less."""
-        num_slots = ops.minimum(max_length, window + LONGEST_APPEND)
+    def empty(
+        cls, batch_size, max_sequence_length, num_heads: int, head_dim: int, dtype, window: int
+    ) -> "RollingKVCache":
+        """A cache of as many slots as the window needs for any number of tokens, `max_sequence_length` at most."""
+        num_slots = ops.minimum(max_sequence_length, window + LONGEST_APPEND)
         num_slots = num_slots if known_value(num_slots) is None else int(num_slots)
         slots = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
         return cls(*slots, window=ops.full((), window, dtype="int32"))
@@ -196,7 +198,7 @@ class RollingKVCache(NamedTuple):
         if index + num_new > num_slots and window - 1 + num_new > num_slots:
             raise ValueError(
                 f"The rolling cache has {num_slots} slots, {window - 1} of which the first new token still sees. "
-                f"Received: {num_new} tokens at once after {index}. Make it with a larger `max_length`, or "
+                f"Received: {num_new} tokens at once after {index}. Make it with a larger `max_sequence_length`, or "
                 "append fewer tokens at once."
             )
 

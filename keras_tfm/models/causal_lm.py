@@ -7,16 +7,16 @@ import keras
 from keras import ops
 
 from keras_tfm import compat
+from keras_tfm.arguments import check_rank
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
-from keras_tfm.layers.parts import as_layer, check_rank, serialize
-from keras_tfm.layers.positions import PositionEmbedding, TokenPositions
+from keras_tfm.layers.composite import as_layer, serialize
+from keras_tfm.layers.embeddings import PositionEmbedding, TokenPositions
 from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
-from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.positions import last_real
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -111,14 +111,16 @@ class CausalLM(TokenModel):
         hidden, memories = self.stack(x, positions=positions, cache=state.memories)
         return hidden, state.after(positions, memories)
 
-    def init_state(self, batch_size, max_length, dtype: str | None = None) -> DecodingState:
-        """What the model remembers before it has read anything, with room for `max_length` tokens.
+    def init_state(self, batch_size, max_sequence_length, dtype: str | None = None) -> DecodingState:
+        """What the model remembers before it has read anything, with room for `max_sequence_length` tokens.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced. The prompt, its padding and new tokens count.
+            batch_size, max_sequence_length: int, or int32 () where traced. Prompt, padding and new tokens count.
             dtype: "int8" for a quarter of float32's memory and rounded keys and values. Default: the compute dtype.
         """
-        return DecodingState(ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_length, dtype))
+        return DecodingState(
+            ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_sequence_length, dtype)
+        )
 
     def read(self, token_ids, state: DecodingState, padding_mask=None):
         """Reads tokens, at most `LONGEST_APPEND` at once, so that long prompts need little memory.
@@ -235,22 +237,22 @@ class CausalLM(TokenModel):
             >>> model.generate([[5, 7], [3]], max_new_tokens=4, sampler="top_p", seed=1).num_tokens
             [4, 4]
         """
-        steps = self.generate_steps(token_ids, max_new_tokens, sampler, tokens_per_step=max_new_tokens, **options)
+        steps = self.generate_steps(token_ids, max_new_tokens, sampler, tokens_per_piece=max_new_tokens, **options)
         *_, last = steps
         return last
 
     def generate_steps(
-        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_step: int | None = 1, **options
+        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_piece: int | None = 1, **options
     ) -> Iterator[Generation]:
-        """`generate`, looked at while it goes on: yields after the first token and every `tokens_per_step` more.
+        """`generate`, looked at while it goes on: yields after the first token and every `tokens_per_piece` more.
 
-        With None for `tokens_per_step` it yields about every tenth of a second.
+        With None for `tokens_per_piece` it yields about every tenth of a second.
 
         Nothing is computed that is not asked for: closing the iterator ends the work. Each `Generation` holds all new
         tokens so far; the last equals what `generate` returns. Beam search knows its tokens only at the end.
         """
         options = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
-        return self.generation_runner.steps(token_ids, options, tokens_per_step)
+        return self.generation_runner.steps(token_ids, options, tokens_per_piece)
 
     def quantize_for_generation(self) -> None:
         """Rounds the weights of all projections and the token table to 8 bits, in place: for writing, not for training.

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 from keras import ops, tree
 
-from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.positions import next_positions
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size, take_rows
 
 
 class Memory(Protocol):
@@ -44,7 +43,7 @@ class DecodingState(NamedTuple):
     `Memory`, or nested tuples of them.
 
     Example:
-        >>> state = model.init_state(batch_size=1, max_length=16)
+        >>> state = model.init_state(batch_size=1, max_sequence_length=16)
         >>> hidden, state = model.read(np.array([[1, 2, 3]]), state)
         >>> hidden, state = model.read(np.array([[4]]), state.keep(np.array([2])))  # instead of the 3
     """

@@ -2,7 +2,7 @@
 
 from keras import backend, ops
 
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size
 
 
 def query_key_products(rows, columns):

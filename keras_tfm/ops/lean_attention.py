@@ -3,10 +3,9 @@
 from keras import ops
 
 from keras_tfm.ops.grouped_products import query_key_products, transposed_sums, weighted_values
-from keras_tfm.ops.loop import TileBuffer, while_loop
 from keras_tfm.ops.masks import Visibility
 from keras_tfm.ops.tile_bias import tile_bias
-from keras_tfm.ops.tiles import TiledVisibility, from_tiles, tile_size, to_tiles
+from keras_tfm.ops.tiles import TileBuffer, TiledVisibility, from_tiles, tile_size, to_tiles, while_loop
 
 # Far below any score, yet finite, so that neither the softmax nor its gradient meets inf - inf.
 HIDDEN_SCORE = -1e30

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size
 
 
 def next_positions(mask, num_tokens=None, document_ids=None):

@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 from keras import ops, tree
 
 from keras_tfm.arguments import as_integer, number_of, require
-from keras_tfm.ops.gather import take_rows
+from keras_tfm.ops.tensors import take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, write_token
-from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME
+from keras_tfm.samplers.state import BANNED, COMPLETE, IMPOSSIBLE, INVALID, TIME, Change, is_banned, write_token
 
 # Lower than any sum of log-probabilities that matters, higher than BANNED.
 NOT_YET = -1e9

@@ -7,12 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_tfm.arguments import as_integer, require
-from keras_tfm.ops.gather import take_rows
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import slice_update, take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import is_banned
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, write_token
+from keras_tfm.samplers.state import Change, is_banned, write_token
 
 
 class ContrastiveMemory(NamedTuple):

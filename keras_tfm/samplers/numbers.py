@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_tfm.ops.sizes import next_power_of_two
+from keras_tfm.ops.tensors import next_power_of_two
 
 _SMALLEST_BUCKET = 2
 

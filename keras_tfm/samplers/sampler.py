@@ -1,12 +1,49 @@
-"""Samplers: how the next token is chosen from logits."""
+"""Samplers and logits processors: how the next token is chosen from logits, and what shapes the logits before.
+
+Processors are pure, fixed-shape functions (B, V) -> (B, V), applied in the order given. Each is a frozen dataclass
+called with `logits` (float32, (B, V)), `tokens` (int32 (B, L): prompt and new tokens, -1 where there is none) and
+`step` (int32 (B, 1): how many new tokens each row has). A token that must not come gets `BANNED`.
+"""
 
 import dataclasses
 
-from keras import ops
+from keras import ops, tree
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, is_banned
-from keras_tfm.samplers.state import Change, Context, GenerationState, newest_tokens, write_token
+from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
+
+
+class Processor:
+    """Base class of processors: a frozen dataclass with `__call__(logits, tokens, step) -> logits`."""
+
+    def __call__(self, logits, tokens, step):
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__(logits, tokens, step)`.")
+
+
+class StatefulProcessor(Processor):
+    """A processor that remembers something of each row, for example where a text stands in a grammar.
+
+    It is called with one more argument, `state`, and defines what becomes of the state.
+    """
+
+    def __call__(self, logits, tokens, step, state):
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__(logits, tokens, step, state)`.")
+
+    def start(self, num_rows):
+        """The state of rows without new tokens: tensors (or tuples of them) with `num_rows` rows."""
+        raise NotImplementedError(f"{type(self).__name__} must define `start(num_rows)`.")
+
+    def advance(self, state, token):
+        """The state after each row has been given a token, int32 (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `advance(state, token)`.")
+
+    def ending_at(self, token_ids) -> "StatefulProcessor":
+        """The processor for a generation that ends at these tokens, a tuple of ids. Default: itself."""
+        return self
+
+    def is_complete(self, state):
+        """bool (B,): rows that end here, since nothing may follow. Default: none."""
+        return ops.zeros(ops.shape(tree.flatten(state)[0])[:1], "bool")
 
 
 @dataclasses.dataclass(frozen=True)

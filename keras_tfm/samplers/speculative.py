@@ -7,9 +7,8 @@ from keras import ops
 
 from keras_tfm.arguments import as_integer, require
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
-from keras_tfm.samplers.state import Change, newest_tokens, write_token
+from keras_tfm.samplers.state import BANNED, Change, is_banned, newest_tokens, write_token
 
 # Independent draws: what a draft model writes, whether a guess stands, what comes in the place of one that does not.
 _DRAFT, _ACCEPT, _REPLACE = 1, 2, 3

@@ -1,13 +1,20 @@
-"""Where a generation stands, and how a token gets into it: what samplers read and advance."""
+"""Where a generation stands, how a token gets into it and when a row ends: what samplers read and advance."""
 
 from typing import Any, NamedTuple
 
 from keras import ops, tree
 
-from keras_tfm.ops.sizes import size
-from keras_tfm.samplers.processors import BANNED
-from keras_tfm.samplers.randomness import StepRandom
-from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, LENGTH, StopRules, check_stops
+from keras_tfm import ops as tfm_ops
+from keras_tfm.ops.tensors import size
+
+# The logit of a token that must not come. Lower than any other; finite, so that differences of two are 0 and not NaN.
+BANNED = -1e30
+_HARDLY_ALLOWED = 1e-3 * BANNED
+# Why a row ended; 0 is a row that is being written.
+REASONS = ("", "stop_token", "stop_sequence", "stop_string", "length", "complete", "time", "impossible", "invalid")
+_, STOP_TOKEN, STOP_SEQUENCE, STOP_STRING, LENGTH, COMPLETE, TIME, IMPOSSIBLE, INVALID = range(len(REASONS))
+# Streams times this change the seed: the golden ratio of 2^32, as in hash functions.
+_GOLDEN = 0x9E3779B9
 
 
 class GenerationState(NamedTuple):
@@ -44,6 +51,50 @@ class LogProbs(NamedTuple):
     top: Any
 
 
+class StopRules(NamedTuple):
+    """What ends a row.
+
+    token_ids: int32 (n,), -1 = none. sequences: int32 (q, l), -1 before a shorter one and in rows that are none.
+    strings: `TokenTables` that follow a row's bytes, in which state 1 has seen a stop string; or ().
+    """
+
+    token_ids: Any
+    sequences: Any
+    strings: Any = ()
+
+
+class StepRandom(NamedTuple):
+    """Draws that (seed, row, step, stream) decide: not the batch size, not the other rows, not the order of calls.
+
+    seed: int32 (). rows: int32 (B,). step: int32 (B,) or (), how many new tokens a row has. stream: int, for samplers
+    that need several independent draws at a step.
+    """
+
+    seed: Any
+    rows: Any
+    step: Any
+    stream: int = 0
+
+    def uniform(self, size: int | None = None):
+        """Uniform float32 in (0, 1): (B,), or (B, size)."""
+        seed = ops.bitwise_xor(
+            ops.cast(self.seed, "uint32"), ops.convert_to_tensor(self.stream * _GOLDEN % 2**32, dtype="uint32")
+        )
+        rows = ops.cast(self.rows, "uint32")
+        step = ops.broadcast_to(ops.cast(self.step, "uint32"), ops.shape(rows))
+        if size is None:
+            return tfm_ops.random_uniform((seed, rows), (step, ops.zeros_like(rows)))
+        places = ops.cast(ops.arange(size, dtype="int32"), "uint32")[None]
+        return tfm_ops.random_uniform((seed, rows[:, None]), (step[:, None], places))
+
+    def gumbel(self, size: int):
+        """Standard Gumbel noise (B, size): argmax(logits + noise) is a draw from softmax(logits).
+
+        Reference: Maddison et al. 2014, "A* Sampling", https://arxiv.org/abs/1411.0030
+        """
+        return -ops.log(-ops.log(self.uniform(size)))
+
+
 class Context(NamedTuple):
     """What stays the same during a generation.
 
@@ -77,6 +128,11 @@ def newest_tokens(state: GenerationState, num_prompt):
     """int32 (R,): the last token of each row."""
     places = num_prompt + ops.maximum(state.num_tokens - 1, 0)
     return ops.maximum(ops.take_along_axis(state.tokens, places[:, None], axis=1)[:, 0], 0)
+
+
+def is_banned(logits):
+    """bool: which logits mean that a token must not come, whatever was added to `BANNED` or taken from it."""
+    return logits < _HARDLY_ALLOWED
 
 
 def write_token(state: GenerationState, processors, token, logits, context: Context, shaped=None, writes=True):
@@ -126,6 +182,41 @@ def write_token(state: GenerationState, processors, token, logits, context: Cont
         processor_states=states,
         log_probs=_record(state, token, logits, written),
     )
+
+
+def check_stops(stops: StopRules, state, num_prompt, token):
+    """What it means for each row to be given a token.
+
+    Args:
+        stops: the rules.
+        state: `GenerationState` before the token.
+        num_prompt: int32 (), columns that hold prompts.
+        token: int32 (R,).
+
+    Returns:
+        (reason int32 (R,), 0 = goes on; dropped int32 (R,), tokens that do not belong to the text any more, this one
+        included: a stop token, a stop sequence; stop_progress as in the state).
+    """
+    is_stop = ops.any(token[:, None] == stops.token_ids[None], axis=-1)
+    length = size(stops.sequences, 1)
+    # The newest tokens of each row, this one last, -2 where there are none; only new tokens count.
+    places = state.num_tokens[:, None] - (length - 1) + ops.arange(length, dtype="int32")[None]
+    columns = ops.clip(num_prompt + places, 0, size(state.tokens, 1) - 1)
+    newest = ops.where(places >= 0, ops.take_along_axis(state.tokens, columns, axis=1), -2)
+    newest = ops.where(places == state.num_tokens[:, None], token[:, None], newest)  # (R, l)
+    wanted = stops.sequences >= 0
+    equal = ops.logical_or(newest[:, None] == stops.sequences[None], ops.logical_not(wanted)[None])
+    ends = ops.logical_and(ops.all(equal, axis=-1), ops.any(wanted, axis=-1)[None])  # (R, q)
+    lengths = ops.max(ops.where(ends, ops.sum(ops.cast(wanted, "int32"), axis=-1)[None], 0), axis=-1)
+
+    reason = ops.where(lengths > 0, STOP_SEQUENCE, 0)
+    reason = ops.where(is_stop, STOP_TOKEN, reason)
+    dropped = ops.where(is_stop, 1, lengths)
+    progress = state.stop_progress
+    if len(stops.strings):
+        progress = stops.strings.next(progress, ops.maximum(token, 0))
+        reason = ops.where(ops.logical_and(reason == 0, progress == 1), STOP_STRING, reason)
+    return reason, dropped, progress
 
 
 def _record(state, token, logits, written):
