@@ -103,8 +103,8 @@ class TransformerStack(Composite):
                 training=training,
             )
 
-        for_writing = cache is not None and not training
-        calls = traced_once(self.blocks, read) if for_writing else [partial(read, block) for block in self.blocks]
+        is_decoding = cache is not None and not training
+        calls = traced_once(self.blocks, read) if is_decoding else [partial(read, block) for block in self.blocks]
         memories = []
         for i, call in enumerate(calls):
             if cache is None:
@@ -158,8 +158,8 @@ def traced_once(layers: list, call: Callable) -> list[Callable]:
 
     While TensorFlow traces, layers of the same `Structure` share one graph, which takes their weights as arguments:
     a GPT-2 of 12 blocks is traced in a quarter of the time. A layer that differs in anything but its weights, or that
-    holds a layer of somebody else's, is traced by itself. Not for training: XLA compiles gradients of such a graph in
-    many times the time and memory.
+    contains a custom layer, is traced by itself. Not for training: XLA compiles gradients of such a graph in many times
+    the time and memory.
 
     Args:
         layers: built layers, called for inference.
@@ -181,6 +181,6 @@ def traced_once(layers: list, call: Callable) -> list[Callable]:
 
 
 def _call_with(layer, variables, call, values, *tensors):
-    """The layer's answer if these were its variables' values."""
+    """The layer's output with these values of its variables."""
     with scope_with(variables, values):
         return call(layer, *tensors)

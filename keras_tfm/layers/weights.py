@@ -1,4 +1,4 @@
-"""The layers that hold the weights: a dense kernel, a table of tokens, each in floats or in 8 bits.
+"""The layers that hold the weights, a dense kernel and a table of tokens, each in floats or in 8 bits.
 
 8 bits take a quarter of float32's memory, and at batch 1, where a step reads all weights, a fraction of the time.
 """
@@ -52,10 +52,10 @@ class Int8Rows(NamedTuple):
         return ops.einsum("bti,oi->bto", x, ops.cast(self.values, x.dtype)) * ops.cast(self.scale, x.dtype)
 
     def _product(self, x):
-        # XLA fuses a product of one row with the cheap operations that x is made of, and does them anew for each
-        # output, but never a division. So x is divided by 1: GPT-2 small then writes 138 tokens/s, not 64.
+        # XLA fuses a product of one row with the cheap operations before it, and recomputes them for each output. It
+        # does not fuse a division, so x is divided by 1: GPT-2 small then generates 138 tokens/s, not 64.
         x = x / (1 + _unknown_zero(x) * ops.cast(ops.arange(x.shape[-1]), x.dtype))
-        # It would convert the weights once, before the loop, and read 32 bits ever after. So they depend on x.
+        # XLA would hoist the conversion of the weights out of the loop, and read 32 bits ever after. So it depends on x.
         values = ops.cast(ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "int8")), x.dtype)
         return ops.einsum("bti,oi->bto", x, values) * ops.cast(self.scale, x.dtype)
 
@@ -102,13 +102,13 @@ def replace_weight(layer: keras.layers.Layer, name: str, rows: Int8Rows) -> Int8
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class Projection(keras.layers.Dense):
-    """`keras.layers.Dense` for sequences: one plain product, in another order where it reads one position at a time.
+    """`keras.layers.Dense` for sequences: one matrix product, laid out differently in a compiled decoding step.
 
-    Keras makes 16 operations of a product with a (B, T, D) tensor of unknown sizes; here it takes a few. In a compiled
-    decoding step on a CPU, XLA runs a product of one row by one thread, fused with the bias. Split along the input into
-    parts that are summed, the same product is a batch of independent ones and reads the weights 1.7 times faster at
-    batch 1 and 1.15 times at batch 8 (768 x 3072, float32). Kernel, bias, LoRA and quantization are those of `Dense`;
-    besides, `to_int8` holds the kernel in 8 bits and computes with the inputs as they are.
+    Keras traces a product with a (B, T, D) tensor of unknown sizes to 16 operations; here it takes a few. In a compiled
+    decoding step on a CPU, XLA runs a product of one row in one thread, fused with the bias. Split along the input into
+    parts that are summed, the same product is a batched one and reads the weights 1.7 times faster at batch 1 and 1.15
+    times at batch 8 (768 x 3072, float32). Kernel, bias, LoRA and quantization are those of `Dense`; besides,
+    `to_int8` keeps the kernel in 8 bits (weights only: activations stay floats).
 
     Args:
         units, use_bias, kernel_initializer, ...: as in `keras.layers.Dense`.
@@ -175,7 +175,7 @@ class Projection(keras.layers.Dense):
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TokenTable(keras.layers.Embedding):
-    """`keras.layers.Embedding` that also gives the logits of states, and can be held in 8 bits.
+    """`keras.layers.Embedding` that also projects hidden states to logits (tied weights), and can be kept in 8 bits.
 
     In float16 the gradient of its table is dense, which the check of a scaled loss needs. Keras can quantize it to
     "int8".

@@ -1,7 +1,7 @@
-"""Tensors as the backends give them: their sizes and values, rows and slices, and whether they are traced or compiled.
+"""Sizes, values, rows and slices of tensors on every backend, and whether they are being traced or compiled.
 
-Every backend answers; TensorFlow, whose sizes may be unknown, with few operations in its graphs: of all that a decoding
-step is traced to, sizes were the most.
+On TensorFlow, where sizes may be unknown while a function is traced, they are read with few operations: reading them
+was most of the graph of a decoding step.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras_tfm import compat
 
 
 def size(x, axis: int):
-    """The size of an axis: int, or int32 () where it is unknown while traced; `ops.shape` cuts out all unknown ones."""
+    """The size of an axis: int, or int32 () where it is unknown while traced. `ops.shape` reads all of them."""
     known = x.shape[axis]
     if known is not None or backend.backend() != "tensorflow":
         return known if known is not None else ops.shape(x)[axis]
@@ -102,9 +102,9 @@ def take_rows(tensors, rows):
 
 
 def slice_update(x, start, piece):
-    """`keras.ops.slice_update` that runs without XLA, too, as in a server that switches XLA off.
+    """`keras.ops.slice_update` that also runs without XLA, and in place, as in a server that switches XLA off.
 
-    Keras' own is an operation of XLA on TensorFlow, which fails there, and in plain graphs copies all of `x`.
+    On TensorFlow, Keras' own is an operation of XLA: a server without XLA fails, a plain graph copies all of `x`.
 
     Args:
         x: any dtype (...).
@@ -134,7 +134,7 @@ def slice_update(x, start, piece):
 
 
 def is_tracing() -> bool:
-    """Whether TensorFlow is making a graph of what is computed now."""
+    """Whether TensorFlow is tracing a graph of what is computed now."""
     if backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -143,7 +143,7 @@ def is_tracing() -> bool:
 
 
 def graph_function(function):
-    """`function` of nested tensors, of which TensorFlow makes one graph for all calls with the same shapes."""
+    """`function` of nested tensors as a `tf.function`: traced once for all calls with the same shapes."""
     import tensorflow as tf
 
     return tf.function(function, autograph=False)

@@ -31,16 +31,17 @@ def pad_axis(x, axis: int, length, value=0):
 def to_tiles(x, size):
     """(B, N, T, H) -> (tiles, B, N, size, H), zeros after the end."""
     count = num_tiles(ops.shape(x)[2], size)
-    x = pad_axis(x, 2, count * size)
-    x = ops.reshape(x, (-1, x.shape[1], count, size, x.shape[3]))
-    return ops.transpose(x, (2, 0, 1, 3, 4))
+    x = pad_axis(x, 2, count * size)  # (B, N, tiles * size, H)
+    x = ops.reshape(x, (-1, x.shape[1], count, size, x.shape[3]))  # (B, N, tiles, size, H)
+    return ops.transpose(x, (2, 0, 1, 3, 4))  # (tiles, B, N, size, H)
 
 
 def from_tiles(x, like):
     """(tiles, B, N, size, H) -> (B, N, T, H), in the shape and dtype of `like`."""
     count, _, num_heads, size, width = ops.shape(x)
-    x = ops.reshape(ops.transpose(x, (1, 2, 0, 3, 4)), (-1, num_heads, count * size, width))
-    return ops.cast(ops.reshape(x[:, :, : ops.shape(like)[2]], ops.shape(like)), like.dtype)
+    x = ops.transpose(x, (1, 2, 0, 3, 4))  # (B, N, tiles, size, H)
+    x = ops.reshape(x, (-1, num_heads, count * size, width))  # (B, N, tiles * size, H)
+    return ops.cast(ops.reshape(x[:, :, : ops.shape(like)[2]], ops.shape(like)), like.dtype)  # (B, N, T, H)
 
 
 def matrix_tile(matrix, i, j, query_size, key_size):
@@ -79,14 +80,15 @@ class TiledVisibility:
 
     @staticmethod
     def _tiled(x, size, count, value):
-        """(B, T) -> (tiles, B, size)."""
-        return ops.transpose(ops.reshape(pad_axis(x, 1, count * size, value), (-1, count, size)), (1, 0, 2))
+        """(B, T) -> (tiles, B, size), `value` after the end."""
+        x = ops.reshape(pad_axis(x, 1, count * size, value), (-1, count, size))  # (B, tiles, size)
+        return ops.transpose(x, (1, 0, 2))  # (tiles, B, size)
 
     def _needed(self):
         """bool (query tiles, key tiles): whether any query might see any key, over all rows of the batch."""
-        query_low, query_high = _range(self.query_positions, self.query_positions >= 0)
-        key_low, key_high = _range(self.key_positions, self.key_positions >= 0)
-        query_low, query_high = query_low[:, None], query_high[:, None]
+        query_low, query_high = _range(self.query_positions, self.query_positions >= 0)  # (query tiles,)
+        key_low, key_high = _range(self.key_positions, self.key_positions >= 0)  # (key tiles,)
+        query_low, query_high = query_low[:, None], query_high[:, None]  # (query tiles, 1)
         needed = ops.logical_and(query_high >= 0, key_high >= 0)
         if self.visible.causal:
             needed = ops.logical_and(needed, key_low <= query_high)
@@ -103,8 +105,9 @@ class TiledVisibility:
 
     def _whole(self):
         """bool (query tiles, key tiles): whether every query sees every key, in all rows; the mask left aside."""
-        query_low, query_high = (extreme(self.query_positions, axis=(1, 2))[:, None] for extreme in (ops.min, ops.max))
-        key_low, key_high = (extreme(self.key_positions, axis=(1, 2)) for extreme in (ops.min, ops.max))
+        extremes = (ops.min, ops.max)
+        query_low, query_high = (f(self.query_positions, axis=(1, 2))[:, None] for f in extremes)  # (query tiles, 1)
+        key_low, key_high = (f(self.key_positions, axis=(1, 2)) for f in extremes)  # (key tiles,)
         whole = ops.logical_and(query_low >= 0, key_low >= 0)
         if self.visible.causal:
             whole = ops.logical_and(whole, key_high <= query_low)
@@ -113,8 +116,8 @@ class TiledVisibility:
             if not self.visible.causal:
                 whole = ops.logical_and(whole, key_high - query_low < self.visible.window)
         if self.query_documents is not None:
-            for queries in (ops.min, ops.max):
-                for keys in (ops.min, ops.max):
+            for queries in extremes:
+                for keys in extremes:
                     same = queries(self.query_documents, axis=(1, 2))[:, None] == keys(self.key_documents, axis=(1, 2))
                     whole = ops.logical_and(whole, same)
         return whole

@@ -1,4 +1,4 @@
-"""Where a generation stands, how a token gets into it and when a row ends: what samplers read and advance."""
+"""The state of a generation, which samplers read and advance: tokens, stop rules, log-probabilities, random draws."""
 
 from typing import Any, NamedTuple
 
@@ -18,13 +18,12 @@ _GOLDEN = 0x9E3779B9
 
 
 class GenerationState(NamedTuple):
-    """The same tensors in and out of every piece of a generation; R rows, each a text being written.
+    """The loop state of a generation: the same tensors in and out of each step. R rows, one for each sequence.
 
     tokens: int32 (R, L), prompt, then new tokens, -1 where there is none. num_tokens: int32 (R,), new tokens so far.
-    finish: int32 (R,), 0 while a row is being written, then why it ended (`stopping.REASONS`). decoding: the model's
-    `DecodingState`. stop_progress: int32 (R,), how much of a stop string a row has written, or (). processor_states:
-    one tree for each processor. memory: what the sampler itself remembers. log_probs: `LogProbs`, or () unless they
-    were asked for.
+    finish: int32 (R,), 0 while a row is generated, then why it ended (`REASONS`). decoding: the model's
+    `DecodingState`. stop_progress: int32 (R,), the state of the automaton of stop strings, or (). processor_states: one
+    tree for each processor. memory: the sampler's own state. log_probs: `LogProbs`, or () unless they were asked for.
 
     Every tensor but the scalars has the rows first, so that rows can be copied and reordered without knowing more.
     """
@@ -40,7 +39,7 @@ class GenerationState(NamedTuple):
 
 
 class LogProbs(NamedTuple):
-    """Natural logarithms of the model's own probabilities, before any processor.
+    """Log-probabilities of the model itself, before any logits processor.
 
     chosen: float32 (R, M), of the tokens written. top_ids: int32 (R, M, n) and top: float32 (R, M, n), the n likeliest
     tokens at each step, best first.
@@ -52,10 +51,10 @@ class LogProbs(NamedTuple):
 
 
 class StopRules(NamedTuple):
-    """What ends a row.
+    """What ends a row: stop tokens, stop sequences of tokens, and stop strings, which may cross token borders.
 
-    token_ids: int32 (n,), -1 = none. sequences: int32 (q, l), -1 before a shorter one and in rows that are none.
-    strings: `TokenTables` that follow a row's bytes, in which state 1 has seen a stop string; or ().
+    token_ids: int32 (n,), -1 = none. sequences: int32 (q, l), padded with -1 on the left; rows of -1 alone are none.
+    strings: `TokenTables` of an automaton over a row's bytes, in which state 1 has seen a stop string; or ().
     """
 
     token_ids: Any
@@ -64,7 +63,7 @@ class StopRules(NamedTuple):
 
 
 class StepRandom(NamedTuple):
-    """Draws that (seed, row, step, stream) decide: not the batch size, not the other rows, not the order of calls.
+    """Draws that depend on (seed, row, step, stream) alone: not on the batch size, other rows or the order of calls.
 
     seed: int32 (). rows: int32 (B,). step: int32 (B,) or (), how many new tokens a row has. stream: int, for samplers
     that need several independent draws at a step.
@@ -96,7 +95,7 @@ class StepRandom(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What stays the same during a generation.
+    """The constants of a generation.
 
     stops: `StopRules`. max_new_tokens: int32 (). seed: int32 (). num_prompt: int32 (), columns of `tokens` that hold
     prompts. rows: int32 (R,), the row numbers that draws go by.
@@ -114,10 +113,10 @@ class Context(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a step means for the model's `DecodingState`, which samplers do not touch.
+    """What a step does to the model's `DecodingState`, which samplers do not touch.
 
-    parents: int32 (R,), the row of the same prompt that each row goes on from, or None (itself). kept: int32 (R,), how
-    many of the tokens that the model has just read stay read, or None (all).
+    parents: int32 (R,), the row of the same prompt that each row continues, or None (itself). kept: int32 (R,), how
+    many of the tokens that the model has just read are accepted; the cache is rewound behind them. None: all.
     """
 
     parents: Any = None
@@ -131,21 +130,22 @@ def newest_tokens(state: GenerationState, num_prompt):
 
 
 def is_banned(logits):
-    """bool: which logits mean that a token must not come, whatever was added to `BANNED` or taken from it."""
+    """bool: which logits are those of banned tokens, whatever was added to `BANNED` or taken from it."""
     return logits < _HARDLY_ALLOWED
 
 
 def write_token(state: GenerationState, processors, token, logits, context: Context, shaped=None, writes=True):
-    """The state after each row has been given a token, as far as it had not finished.
+    """Appends a token to each row that has not finished: checks stops, advances processors, records log-probabilities.
 
     Args:
         state: before.
-        processors: the sampler's; those with a state are told of the token.
+        processors: the sampler's; the state of stateful ones advances.
         token: int (R,).
         logits: float32 (R, V), the model's.
         context: of the generation.
-        shaped: float32 (R, V), the logits after the processors, in which an impossible choice shows; or None.
-        writes: bool (R,), which rows are written at all.
+        shaped: float32 (R, V), the logits after the processors; a row in which all are banned ends as "impossible".
+            Or None.
+        writes: bool (R,), False where a row is left alone.
     """
     token, vocabulary_size = ops.cast(token, "int32"), logits.shape[-1]
     active = ops.logical_and(state.finish == 0, writes)
@@ -155,7 +155,7 @@ def write_token(state: GenerationState, processors, token, logits, context: Cont
     is_id = ops.logical_and(token >= 0, token < vocabulary_size)
     is_number = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))
     reason = ops.where(ops.logical_and(is_id, is_number), reason, INVALID)
-    dropped = ops.where(reason >= IMPOSSIBLE, 1, dropped)  # those tokens are nobody's choice
+    dropped = ops.where(reason >= IMPOSSIBLE, 1, dropped)  # the sampler did not really choose those tokens
     written = ops.logical_and(active, dropped == 0)
 
     num_tokens = ops.where(active, state.num_tokens + 1 - dropped, state.num_tokens)
@@ -185,7 +185,7 @@ def write_token(state: GenerationState, processors, token, logits, context: Cont
 
 
 def check_stops(stops: StopRules, state, num_prompt, token):
-    """What it means for each row to be given a token.
+    """Whether a token ends its row, and how much of the row's end is then cut off.
 
     Args:
         stops: the rules.
@@ -194,8 +194,8 @@ def check_stops(stops: StopRules, state, num_prompt, token):
         token: int32 (R,).
 
     Returns:
-        (reason int32 (R,), 0 = goes on; dropped int32 (R,), tokens that do not belong to the text any more, this one
-        included: a stop token, a stop sequence; stop_progress as in the state).
+        (reason int32 (R,), 0 = the row continues; dropped int32 (R,), tokens that are cut off, this one included: a
+        stop token, a stop sequence; stop_progress as in the state).
     """
     is_stop = ops.any(token[:, None] == stops.token_ids[None], axis=-1)
     length = size(stops.sequences, 1)
@@ -220,7 +220,7 @@ def check_stops(stops: StopRules, state, num_prompt, token):
 
 
 def _record(state, token, logits, written):
-    """The log-probabilities with those of one more token."""
+    """`LogProbs` with one more token."""
     if not tree.flatten(state.log_probs):
         return state.log_probs
     chosen, top_ids, top = state.log_probs
