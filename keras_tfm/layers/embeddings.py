@@ -12,7 +12,7 @@ from keras_tfm.ops.tensors import known_value, look_up
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TokenPositions(keras.layers.Layer):
-    """Numbers the real tokens of each row and document: 0, 1, 2, ..., -1 at padding, going on after those already read.
+    """Positions of the real tokens of each row and document: 0, 1, 2, ... after those in the cache, -1 at padding.
 
     Call arguments:
         token_ids: int32 (B, T).

@@ -1,6 +1,6 @@
-"""Layers as functions of their variables' values, and rematerialization, which needs that.
+"""Layers as functions of their variables' values, and rematerialization (gradient checkpointing), which needs that.
 
-Rematerialized activations are computed again in the backward pass rather than kept.
+Rematerialized activations are recomputed in the backward pass rather than kept.
 """
 
 import keras

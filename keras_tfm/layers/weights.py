@@ -53,9 +53,9 @@ class Int8Rows(NamedTuple):
 
     def _product(self, x):
         # XLA fuses a product of one row with the cheap operations before it, and recomputes them for each output. It
-        # does not fuse a division, so x is divided by 1: GPT-2 small then generates 138 tokens/s, not 64.
+        # never does so with a division, so x is divided by 1: GPT-2 small then writes 138 tokens/s, not 64.
         x = x / (1 + _unknown_zero(x) * ops.cast(ops.arange(x.shape[-1]), x.dtype))
-        # XLA would hoist the conversion of the weights out of the loop, and read 32 bits ever after. So it depends on x.
+        # XLA would hoist the conversion of the weights out of the loop and read 32 bits ever after: so it depends on x.
         values = ops.cast(ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "int8")), x.dtype)
         return ops.einsum("bti,oi->bto", x, values) * ops.cast(self.scale, x.dtype)
 
