@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_tfm.layers.int8_rows import Int8Rows
 
 import keras_tfm as ktfm
 from keras_tfm.layers import weights
+from keras_tfm.layers.weights import Int8Rows
 from tests.generation.lively import lively_model, slow_greedy
 
 TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
