@@ -249,7 +249,7 @@ def parsed_regex(pattern: str, flags: int = 0) -> tuple[list, int]:
         >>> parsed_regex("a|b")[0]
         [('IN', [('LITERAL', 97), ('LITERAL', 98)])]
     """
-    from re import _constants, _parser
+    from re import _constants, _parser  # type: ignore[attr-defined]
 
     def plain(value):
         if isinstance(value, _parser.SubPattern):

@@ -140,7 +140,7 @@ def _llama(backbone) -> keras.Model:
     )
 
 
-def _sizes(backbone, *names: str) -> dict[str, int]:
+def _sizes(backbone, *names: str) -> dict[str, Any]:
     shared = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim")
     return {name: getattr(backbone, name) for name in (*shared, *names)}
 

@@ -136,7 +136,8 @@ def _write_tensors(parts: list[Part], folder: Path, dtype: str, max_shard_bytes:
 
 def _shards(parts: list[Part], item_size: int, max_shard_bytes: int) -> Iterator[list[Part]]:
     """Consecutive tensors of at most so many bytes together, or a single one."""
-    shard, size = [], 0
+    shard: list[Part] = []
+    size = 0
     for part in parts:
         num_bytes = num_elements(part.shape) * item_size
         if shard and size + num_bytes > max_shard_bytes:

@@ -93,7 +93,7 @@ def _numbers_of_rows(lengths: list[int]) -> list[int]:
 
 def _balanced(lengths: list[int], num_rows: int) -> list[list[int]]:
     """The numbers of the texts in each row: the longest first, each into the row that is shortest so far."""
-    rows = [(0, number, []) for number in range(num_rows)]
+    rows: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(num_rows)]
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         filled, number, members = rows[0]
         heapq.heapreplace(rows, (filled + lengths[i], number, [*members, i]))

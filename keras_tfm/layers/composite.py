@@ -3,10 +3,12 @@
 import functools
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 from keras_tfm import compat
+from keras_tfm.types import Config, Shape, Tensor
 
 
 class Composite(keras.layers.Layer):
@@ -22,11 +24,11 @@ class Composite(keras.layers.Layer):
         parts_quantized: dict from a part's path to its dtype policy, where Keras' `quantize` has changed it.
     """
 
-    def __init__(self, parts_trainable: dict | None = None, parts_quantized: dict | None = None, **kwargs):
+    def __init__(self, parts_trainable: dict | None = None, parts_quantized: dict | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self._settings = (parts_trainable or {}, parts_quantized or {})  # for parts that `build` makes
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Tensor) -> None:
         is_now_built = name == "built" and value and not self.built  # Keras sets it when `build` is done, and once more
         super().__setattr__(name, value)
         if is_now_built:
@@ -35,11 +37,11 @@ class Composite(keras.layers.Layer):
             set_parts(self, *self._settings)
             self._settings = ({}, {})
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Traced, as Keras does without a `compute_output_shape`: caches and scores have shapes of their own.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         trainable, quantized = self._settings
         return {
             **super().get_config(),
@@ -48,13 +50,13 @@ class Composite(keras.layers.Layer):
         }
 
 
-def freeze_parts(layer) -> None:
+def freeze_parts(layer: keras.layers.Layer) -> None:
     """Freezes all parts of a layer that is frozen: to set its `trainable` once more to the same would tell nobody."""
     for part in compat.all_layers(layer, include_self=False):
         part.trainable = False
 
 
-def set_parts(layer, trainable: dict, quantized: dict) -> None:
+def set_parts(layer: keras.layers.Layer, trainable: dict, quantized: dict) -> None:
     """Sets on the parts of a built layer what `trainable_settings` and `quantized_settings` said of another."""
     for path, value in trainable.items():
         _part_at(layer, path).trainable = value
@@ -62,7 +64,7 @@ def set_parts(layer, trainable: dict, quantized: dict) -> None:
         _part_at(layer, path).dtype_policy = revive(policy)  # quantizes, if the policy says so
 
 
-def trainable_settings(layer) -> dict[str, bool]:
+def trainable_settings(layer: keras.layers.Layer) -> dict[str, bool]:
     """Paths of the parts whose `trainable` is not that of what they are a part of, outer ones first.
 
     Parts given to the constructor have configs of their own, which say it. Those of a frozen layer are named all the
@@ -71,7 +73,7 @@ def trainable_settings(layer) -> dict[str, bool]:
     return {path: part.trainable for path, part, owner in _parts(layer) if part.trainable != owner.trainable}
 
 
-def quantized_settings(layer) -> dict[str, dict]:
+def quantized_settings(layer: keras.layers.Layer) -> dict[str, Config | None]:
     """Paths of the parts that Keras' `quantize` has changed, with their dtype policies."""
     return {
         path: serialize(part.dtype_policy)
@@ -85,7 +87,8 @@ def _parts(layer, given: bool | None = None) -> Iterator[tuple]:
 
     given: whether parts that were given to the constructor count. Default: if the layer is frozen.
     """
-    left_out = frozenset() if (not layer.trainable if given is None else given) else _arguments(type(layer))
+    is_all = not layer.trainable if given is None else given
+    left_out: frozenset[str] = frozenset() if is_all else _arguments(type(layer))
     missing = {id(part) for part in compat.all_layers(layer, include_self=False)}  # templates are not among them
 
     def walk(owner, place, left_out):
@@ -110,7 +113,7 @@ def _own_parts(layer) -> Iterator[tuple]:
 
 
 @functools.cache
-def _arguments(cls) -> frozenset[str]:
+def _arguments(cls: Any) -> frozenset[str]:
     """The names of all arguments of the class' constructors."""
     constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
     return frozenset(name for constructor in constructors[:-1] for name in inspect.signature(constructor).parameters)
@@ -122,12 +125,12 @@ def _part_at(layer, path: str):
     return layer
 
 
-def revive(part):
+def revive(part: Any) -> Any:
     """The object itself, or the one that a serialized dict describes: what lets `from_config` be `cls(**config)`."""
     return keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
 
 
-def as_layer(part, name: str, example: str, optional: bool = False):
+def as_layer(part: Any, name: str, example: str, optional: bool = False) -> Any:
     """`revive`, for an argument that must be a layer, or None if `optional`; a TypeError for anything else."""
     part = revive(part)
     if not isinstance(part, keras.layers.Layer) and not (optional and part is None):
@@ -139,7 +142,7 @@ def as_layer(part, name: str, example: str, optional: bool = False):
     return part
 
 
-def set_template(layer, name: str, template) -> None:
+def set_template(layer: keras.layers.Layer, name: str, template: keras.layers.Layer) -> None:
     """Keeps a copy of a layer from which others are cloned as an attribute, so that it is no part of `layer`.
 
     As a part, it would be saved and quantized, and be the same object as another part that the caller made of it.
@@ -149,12 +152,12 @@ def set_template(layer, name: str, template) -> None:
     vars(layer)[name] = template  # Keras tracks what `setattr` is given
 
 
-def serialize(part):
+def serialize(part: Any) -> Config | None:
     """The dict that `revive` turns back into `part`; None stays None."""
     return None if part is None else keras.saving.serialize_keras_object(part)
 
 
-def clone(part):
+def clone(part: Any) -> Any:
     """A fresh, unbuilt copy of a layer or initializer with the same configuration, named anew; None stays None."""
     if part is None:
         return None
@@ -163,7 +166,7 @@ def clone(part):
     return part.__class__.from_config(config)
 
 
-def build_part(layer, *shapes) -> None:
+def build_part(layer: keras.layers.Layer, *shapes: Shape) -> None:
     """Builds a sublayer, unless reviving it from a config (or its owner) has done so already."""
     if not layer.built:
         layer.build(*shapes)

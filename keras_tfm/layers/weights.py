@@ -12,6 +12,7 @@ from keras import ops
 from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
+from keras_tfm.types import Config, Tensor
 
 _PARTS = 4  # of a product that is split along its inputs
 _FEW = 8  # rows for which reading 8 bits anew for each is faster than writing 32 bits once for all
@@ -29,14 +30,14 @@ class Int8Rows(NamedTuple):
     scale: Any
 
     @classmethod
-    def of(cls, matrix) -> "Int8Rows":
+    def of(cls, matrix: Tensor) -> "Int8Rows":
         """Rounds each row to 255 steps between its greatest magnitude and minus that; outside of compiled code."""
         matrix = np.asarray(matrix, "float32")
         scale = np.abs(matrix).max(axis=1, keepdims=True) / 127.0
         values = np.round(matrix / np.where(scale > 0, scale, 1.0))
         return cls(values.astype("int8"), scale[:, 0].astype("float32"))
 
-    def product(self, x):
+    def product(self, x: Tensor) -> Tensor:
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
         num_outputs, num_inputs = self.values.shape
         if not is_compiled_by_xla():
@@ -132,12 +133,12 @@ class Projection(keras.layers.Dense):
             refuse_rounded(self, self.quantization_mode)
             self.int8_rows = replace_weight(self, "kernel", Int8Rows.of(ops.transpose(self.kernel)))
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to `Dense` itself unless told otherwise."""
         refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
         super().quantize(mode, type_check=False, config=config)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.int8_rows is not None:
             y = self.int8_rows.product(inputs)
             y = y + ops.cast(self.bias, y.dtype) if self.use_bias else y
@@ -157,13 +158,13 @@ class Projection(keras.layers.Dense):
         y = ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
         return y if self.activation is None else self.activation(y)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().save_own_variables(store)
         for i, variable in enumerate(self._int8_variables()):
             store[str(i)] = variable
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().load_own_variables(store)
         for i, variable in enumerate(self._int8_variables()):
@@ -202,7 +203,7 @@ class TokenTable(keras.layers.Embedding):
             refuse_rounded(self, self.quantization_mode)
             self.int8_rows = replace_weight(self, "embeddings", Int8Rows.of(self.embeddings))
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to its own classes unless told otherwise; "int8" only."""
         refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
         if mode != "int8":
@@ -212,7 +213,7 @@ class TokenTable(keras.layers.Embedding):
             )
         super().quantize(mode, type_check=False, config=config)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         if self.int8_rows is None:
             if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
                 inputs = ops.cast(inputs, "int32")
@@ -220,7 +221,7 @@ class TokenTable(keras.layers.Embedding):
         values, scale = (ops.take(part, inputs, axis=0) for part in self.int8_rows)
         return ops.cast(ops.cast(values, "float32") * scale[..., None], self.compute_dtype)
 
-    def logits(self, x):
+    def logits(self, x: Tensor) -> Tensor:
         """float (B, T, output_dim) -> (B, T, input_dim)."""
         if self.int8_rows is not None:
             return self.int8_rows.product(x)
@@ -229,13 +230,13 @@ class TokenTable(keras.layers.Embedding):
         y = ops.einsum("btd,vd->btv", x, ops.cast(self.embeddings, self.compute_dtype))
         return y if self.quantization_mode is None else y / ops.cast(self.embeddings_scale, y.dtype)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().save_own_variables(store)
         for i, variable in enumerate(self.int8_rows):
             store[str(i)] = variable
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().load_own_variables(store)
         for i, variable in enumerate(self.int8_rows):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from keras_tfm.layers.composite import (
 )
 from keras_tfm.layers.embeddings import TokenEmbedding
 from keras_tfm.ops.masks import refuse_float_mask
+from keras_tfm.types import Config, DTypeLike, LayerLike, PathLike, Tensor
 
 INPUTS = {
     "token_ids": "int32",
@@ -38,7 +40,7 @@ def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
     }
 
 
-def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options) -> None:
+def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options: Any) -> None:
     """Calls Keras' `save` of a model for a place beside `filepath`, and renames what is there then."""
     if "://" in str(filepath):  # no file of this machine
         save(filepath, overwrite=overwrite, **options)
@@ -70,11 +72,11 @@ class TokenModel(keras.Model):
         self,
         inputs: dict,
         parts: dict,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         trainable: bool = True,
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         compat.set_before_init(self, parts)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
@@ -87,15 +89,15 @@ class TokenModel(keras.Model):
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._complete(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._complete(inputs), training=training, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         # As a part of another model's graph: Keras knows no absent inputs there, and our own stand for them.
         given = self._complete(inputs)
         inputs = {x.name: x if given[x.name] is None else given[x.name] for x in self.inputs}
@@ -116,7 +118,7 @@ class TokenModel(keras.Model):
         refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
 
-    def save(self, filepath, overwrite: bool = True, **options):
+    def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
         """Keras' `save`, but that the file is there whole or not at all; see `written_whole`.
 
         Args:
@@ -129,7 +131,7 @@ class TokenModel(keras.Model):
         """
         save_whole(super().save, filepath, overwrite, **options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -139,7 +141,7 @@ class TokenModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
         if "labels" in config:  # files of before the argument was called so
             config = {**config, "class_names": config["labels"]}
             del config["labels"]
@@ -162,7 +164,7 @@ def _as_array(inputs):
     return ids
 
 
-def as_embedding(part) -> TokenEmbedding:
+def as_embedding(part: Any) -> TokenEmbedding:
     """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else."""
     part = revive(part)
     if not isinstance(part, TokenEmbedding):
@@ -173,7 +175,7 @@ def as_embedding(part) -> TokenEmbedding:
     return part
 
 
-def check_blocks(stack) -> None:
+def check_blocks(stack: LayerLike) -> None:
     """Raises for a stack whose blocks wait for a context, which a model over one text does not have."""
     for i, block in enumerate(getattr(stack, "blocks", ())):
         if getattr(block, "cross_attention", None) is not None:

@@ -1,10 +1,14 @@
 """Scaled dot-product attention, with all scores at once or tile by tile."""
 
+from typing import Any
+
 from keras import backend, ops
 
 from keras_tfm.ops.grouped_products import query_key_products, weighted_values
 from keras_tfm.ops.lean_attention import HIDDEN_SCORE, lean_attention
 from keras_tfm.ops.masks import Visibility
+from keras_tfm.ops.random import AttentionDropout
+from keras_tfm.types import Tensor
 
 # Measured on 2 cores: from about 1,024 x 1,024 positions on the lean path is faster, and memory begins to matter.
 LEAN_FROM = 1024 * 1024
@@ -12,18 +16,18 @@ METHODS = ("auto", "plain", "lean")
 
 
 def scaled_dot_product_attention(
-    query,
-    key,
-    value,
-    visible,
-    bias=None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Any,
+    bias: Any = None,
     scale: float | None = None,
     logit_cap: float | None = None,
-    sink=None,
-    dropout=None,
+    sink: Tensor | None = None,
+    dropout: AttentionDropout | None = None,
     method: str = "auto",
-    return_attention_scores=False,
-):
+    return_attention_scores: bool = False,
+) -> Any:
     """softmax(query key^T * scale + bias) value, over the keys that each query may see.
 
     Query heads share key heads in order: query head n uses key head n // (N / K), so N = K is multi-head, K = 1 is
@@ -154,7 +158,7 @@ def _plain_attention(query, key, value, visible, bias, logit_cap, sink, dropout)
     return output, ops.where(sees_something, weights, ops.zeros_like(weights))
 
 
-def softmax_with_sink(scores, sink=None):
+def softmax_with_sink(scores: Tensor, sink: Tensor | None = None) -> Tensor:
     """softmax over the keys (B, N, T, S); a sink (N,) takes its share of each row's 1 and is left out."""
     if sink is not None:
         extra = ops.broadcast_to(

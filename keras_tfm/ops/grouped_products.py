@@ -3,21 +3,23 @@
 from keras import backend, ops
 
 from keras_tfm.ops.tensors import batch_size, size
+from keras_tfm.types import Tensor
 
 
-def query_key_products(query, key):
+def query_key_products(query: Tensor, key: Tensor) -> Tensor:
     """Q K^T: queries (B, N, T, H) and keys (B, K, S, H) -> (B, N, T, S)."""
-    scores = _product(*_by_shared_head(query, key), transpose_y=True)  # (BK, GT, S)
+    rows, keys = _by_shared_head(query, key)  # (BK, GT, H), (BK, S, H)
+    scores = _product(rows, keys, transpose_y=True)  # (BK, GT, S)
     return ops.reshape(scores, (batch_size(query), size(query, 1), size(query, 2), size(key, 2)))  # (B, N, T, S)
 
 
-def weighted_values(weights, value):
+def weighted_values(weights: Tensor, value: Tensor) -> Tensor:
     """A V: weights (B, N, T, S) and values (B, K, S, H) -> (B, N, T, H)."""
     sums = ops.matmul(*_by_shared_head(weights, value))  # (BK, GT, H)
     return ops.reshape(sums, (batch_size(weights), size(weights, 1), size(weights, 2), value.shape[3]))  # (B, N, T, H)
 
 
-def transposed_sums(weights, x, key):
+def transposed_sums(weights: Tensor, x: Tensor, key: Tensor) -> Tensor:
     """A^T X: weights (B, N, T, S) and x (B, N, T, H) -> (B, K, S, H), the shape of `key`, in float32.
 
     Query heads that share a key head are summed.

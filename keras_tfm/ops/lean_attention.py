@@ -1,11 +1,15 @@
 """Attention in memory that grows with the length, not with its square: scores tile by tile, computed twice."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_tfm.ops.grouped_products import query_key_products, transposed_sums, weighted_values
 from keras_tfm.ops.masks import Visibility
+from keras_tfm.ops.random import AttentionDropout
 from keras_tfm.ops.tile_bias import tile_bias
 from keras_tfm.ops.tiles import TileBuffer, TiledVisibility, from_tiles, tile_size, to_tiles, while_loop
+from keras_tfm.types import Tensor
 
 # Far below any score, yet finite, so that neither the softmax nor its gradient meets inf - inf.
 HIDDEN_SCORE = -1e30
@@ -13,7 +17,16 @@ HIDDEN_SCORE = -1e30
 QUERY_TILE, KEY_TILE = 512, 512
 
 
-def lean_attention(query, key, value, visible: Visibility, bias=None, logit_cap=None, sink=None, dropout=None):
+def lean_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Visibility,
+    bias: Any = None,
+    logit_cap: float | None = None,
+    sink: Tensor | None = None,
+    dropout: AttentionDropout | None = None,
+) -> Tensor:
     """What `scaled_dot_product_attention` computes, without its matrix of scores.
 
     For each tile of queries a running softmax goes over the tiles of keys that it may see: the greatest score so far,
@@ -33,15 +46,15 @@ def lean_attention(query, key, value, visible: Visibility, bias=None, logit_cap=
         https://arxiv.org/abs/2205.14135
     """
     sizes = tile_size(ops.shape(query)[2], QUERY_TILE), tile_size(ops.shape(key)[2], KEY_TILE)
-    visible = TiledVisibility(visible, *sizes)
-    make_bias, bias_parameters = tile_bias(bias, visible)
+    tiled = TiledVisibility(visible, *sizes)
+    make_bias, bias_parameters = tile_bias(bias, tiled)
     sinks = () if sink is None else (sink,)
 
     # What can learn is an argument: gradients flow through the arguments of a custom gradient only.
     @ops.custom_gradient
     def attend(query, key, value, *learned):
         bias = make_bias(learned[: len(bias_parameters)])
-        scores = _Scores(query, key, sizes, visible, bias, logit_cap)
+        scores = _Scores(query, key, sizes, tiled, bias, logit_cap)
         values = to_tiles(value, sizes[1])
         sink = learned[-1] if sinks else None
         output, log_sums = _forward(scores, values, sink, dropout)
@@ -67,7 +80,7 @@ def lean_attention(query, key, value, visible: Visibility, bias=None, logit_cap=
 class _Scores:
     """The scores of one tile of queries and keys: capped, biased, hidden where a query may not look."""
 
-    def __init__(self, query, key, sizes, visible, bias, logit_cap):
+    def __init__(self, query: Tensor, key: Tensor, sizes, visible: Any, bias: Any, logit_cap):
         self.queries, self.keys = to_tiles(query, sizes[0]), to_tiles(key, sizes[1])
         self.visible, self.bias, self.logit_cap = visible, bias, logit_cap
 

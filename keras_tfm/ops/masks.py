@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 from keras import backend, ops
 
+from keras_tfm.types import Tensor
 
-def refuse_float_mask(mask, name: str) -> None:
+
+def refuse_float_mask(mask: Tensor, name: str) -> None:
     """Raises a TypeError for a float mask.
 
     It is ambiguous: some libraries add it to the scores, others cast it to bool, which inverts an additive mask
@@ -19,7 +21,7 @@ def refuse_float_mask(mask, name: str) -> None:
         )
 
 
-def check_mask(mask, name: str, allowed_ranks: tuple[int, ...]):
+def check_mask(mask: Tensor, name: str, allowed_ranks: tuple[int, ...]) -> Tensor:
     """Returns `mask` as a boolean tensor; refuses float masks and other ranks."""
     mask = ops.convert_to_tensor(mask)
     refuse_float_mask(mask, name)
@@ -29,7 +31,7 @@ def check_mask(mask, name: str, allowed_ranks: tuple[int, ...]):
     return ops.cast(mask, "bool")
 
 
-def padding_mask(mask, batch_and_length: tuple, name: str = "mask"):
+def padding_mask(mask: Tensor, batch_and_length: tuple, name: str = "mask") -> Tensor:
     """Checks a padding mask against the (B, T) that it masks.
 
     Args:
@@ -49,14 +51,14 @@ def padding_mask(mask, batch_and_length: tuple, name: str = "mask"):
 
 
 def attention_mask(
-    query_positions,
-    key_positions,
+    query_positions: Tensor,
+    key_positions: Tensor,
     causal: bool = False,
     window: int | None = None,
-    mask=None,
-    query_documents=None,
-    key_documents=None,
-):
+    mask: Tensor | None = None,
+    query_documents: Tensor | None = None,
+    key_documents: Tensor | None = None,
+) -> Tensor:
     """Which query may look at which key, decided by positions and documents alone.
 
     A key is visible to a query if both are real (position >= 0), if it is not in the query's future (with `causal`),
@@ -108,7 +110,7 @@ class Visibility(NamedTuple):
         )
         return self._replace(mask=ops.expand_dims(mask, 1) if len(mask.shape) == 3 else mask)
 
-    def matrix(self):
+    def matrix(self) -> Tensor:
         """bool (B, 1 or N, T, S)."""
         self = self.checked()
         query = ops.expand_dims(self.query_positions, -1)  # (B, T, 1)

@@ -6,9 +6,10 @@ import numpy as np
 from keras import ops
 
 from keras_tfm.ops.tensors import batch_size, size
+from keras_tfm.types import Tensor
 
 
-def next_positions(mask, num_tokens=None, document_ids=None):
+def next_positions(mask: Tensor, num_tokens: Tensor | None = None, document_ids: Tensor | None = None) -> Tensor:
     """Positions of the real tokens of each row, after those already in the cache, starting anew for each document.
 
     Args:
@@ -33,7 +34,7 @@ def next_positions(mask, num_tokens=None, document_ids=None):
     return ops.where(mask, positions, -1)
 
 
-def last_real(x, mask):
+def last_real(x: Tensor, mask: Tensor) -> Tensor:
     """The vector of each row's last real token: x (B, T, D) and mask bool (B, T) -> (B, 1, D)."""
     places = ops.arange(1, size(x, 1) + 1, dtype="int32")
     place = ops.cast(ops.argmax(ops.where(mask, places, 0), axis=1), "int32")  # (B,)
@@ -62,7 +63,9 @@ def rotary_inverse_frequencies(dim: int, max_wavelength: float = 10_000.0) -> np
     return (1.0 / max_wavelength ** (np.arange(0, dim, 2, dtype=np.float64) / dim)).astype(np.float32)
 
 
-def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False, factor: float = 1.0):
+def apply_rotary(
+    x: Tensor, positions: Tensor, inverse_frequencies: Tensor, interleaved: bool = False, factor: float = 1.0
+) -> Tensor:
     """Turns pairs of features by an angle proportional to the position.
 
     Args:
@@ -96,7 +99,9 @@ def apply_rotary(x, positions, inverse_frequencies, interleaved: bool = False, f
     return ops.concatenate([turned, passing], axis=-1) if passing.shape[-1] else turned
 
 
-def sinusoidal_encoding(positions, dim: int, max_wavelength: float = 10_000.0, interleaved: bool = True):
+def sinusoidal_encoding(
+    positions: Tensor, dim: int, max_wavelength: float = 10_000.0, interleaved: bool = True
+) -> Tensor:
     """sin and cos of the position at dim / 2 wavelengths; zeros at padding.
 
     Args:
@@ -139,7 +144,9 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     return np.array(slopes, "float32")
 
 
-def relative_position_buckets(relative_positions, num_buckets: int, max_distance: int, bidirectional: bool):
+def relative_position_buckets(
+    relative_positions: Tensor, num_buckets: int, max_distance: int, bidirectional: bool
+) -> Tensor:
     """T5's buckets: one for each small distance, logarithmically wider ones up to `max_distance`, one for the rest.
 
     Args:

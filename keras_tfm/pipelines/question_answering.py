@@ -1,6 +1,8 @@
 """A question and a text in, the piece of the text that answers out."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
@@ -54,8 +56,8 @@ class QuestionAnswering(TextPipeline):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: Any,
+        tokenizer: Any,
         sequence_length: int | None = None,
         stride: int | None = None,
         max_answer_tokens: int = 30,
@@ -66,7 +68,9 @@ class QuestionAnswering(TextPipeline):
         self.stride = self.packer.default_stride if stride is None else stride
         self.packer.windows(["a"], ["b"], self.stride)  # raises if it does not fit
 
-    def __call__(self, questions, contexts, batch_size: int = 8):
+    def __call__(
+        self, questions: str | Iterable[str], contexts: str | Iterable[str], batch_size: int = 8
+    ) -> Answer | list[Answer]:
         """Answers questions.
 
         Args:

@@ -96,7 +96,7 @@ _CHARACTER = Chars(characters_without((0, 0x1F)), in_json=True)
 _STRING = Sequence((Text(b'"'), Repeat(_CHARACTER), Text(b'"')))
 
 
-def expression_of_schema(schema: dict | bool | str):
+def expression_of_schema(schema: dict | bool | str) -> Any:
     """What JSON texts of the schema look like.
 
     Args:

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _UNREADABLE = {
 _NUM_CHARACTERS = 0x110000
 
 
-def expression_of(pattern: str, json: bool = False):
+def expression_of(pattern: str, json: bool = False) -> Any:
     """What the pattern matches as a whole; or, for the `pattern` of a JSON schema, every text that it is found in.
 
     Args:
