@@ -13,6 +13,7 @@ from keras_tfm.layers import Llama3Scaling, RotaryEmbedding
 from keras_tfm.models import build_bert, build_gpt, build_llama
 from keras_tfm.ops import gelu_tanh
 from keras_tfm.ops.tensors import known_value
+from keras_tfm.types import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,7 @@ class _Weights:
         return known_value(self._weights[name])[start:stop]
 
 
-def from_keras_hub(backbone, dtype=None) -> keras.Model:
+def from_keras_hub(backbone: Any, dtype: DTypeLike | None = None) -> keras.Model:
     """Turns a backbone of KerasHub into a model of this library, with a copy of its weights.
 
     `CausalLM` then gives the logits that KerasHub's own task model gives, and generates, streams and exports; `save`

@@ -1,6 +1,7 @@
 """The rotary embedding in a config, in the dialects of transformers 4 and 5."""
 
 import dataclasses
+from typing import Any
 
 from keras_tfm.checkpoints.config_keys import LARGEST, value_at
 from keras_tfm.layers import (
@@ -116,7 +117,7 @@ class Rotary:
                 "`rotary` must be a RotaryEmbedding that is not interleaved: this family of checkpoints has no other "
                 f"positions. Received: rotary={'interleaved' if rotary is not None else None}."
             )
-        parameters = {"rope_type": "default"}
+        parameters: dict[str, Any] = {"rope_type": "default"}
         for name, (kind, numbers) in _SCALINGS.items():
             if type(rotary.scaling) is kind:
                 parameters = {"rope_type": name, **{key: getattr(rotary.scaling, field) for key, field in numbers}}

@@ -45,7 +45,7 @@ def _as_it_is(context, value: Any) -> Any:
 class Generation(Extension):
     """`{% generation %}`: marks an answer for training in transformers; here it is the text between."""
 
-    tags = frozenset({"generation"})
+    tags: Any = frozenset({"generation"})
 
     def parse(self, parser):
         line = next(parser.stream).lineno

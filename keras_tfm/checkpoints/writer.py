@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
+from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.config_keys import read_config, write_config
 from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.checkpoints.sentence_transformers import modules_of, without_pooler
@@ -20,6 +21,7 @@ from keras_tfm.files import check_is_free, written_whole
 from keras_tfm.models import SentenceEncoder
 from keras_tfm.ops.tensors import known_value
 from keras_tfm.optional import required
+from keras_tfm.tokenizers import Tokenizer
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -27,11 +29,11 @@ _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def save(
     model: keras.Model,
     path: str | os.PathLike,
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
     dtype: str = "float32",
     architecture: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
-    chat_template=None,
+    chat_template: ChatTemplate | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a folder that `transformers.AutoModel...from_pretrained` loads, with equal logits.

@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class PackedTexts(NamedTuple):
     inputs: dict[str, np.ndarray]
     places: list[tuple[int, int, int]]
 
-    def unpack(self, states) -> list[np.ndarray]:
+    def unpack(self, states: Any) -> list[np.ndarray]:
         """What belongs to each text, (tokens, ...) each, of what the encoder gave for all places, (R, L, ...)."""
         states = np.asarray(states)
         return [states[row, start:end] for row, start, end in self.places]

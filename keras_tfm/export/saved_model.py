@@ -375,7 +375,7 @@ def _unnamed(like, named):
 def _leaves(structure, name):
     """The pairs (name, leaf) of nested tuples, lists and dicts, in the order in which they are flattened."""
     if isinstance(structure, dict):
-        parts = sorted(structure.items())
+        parts: Any = sorted(structure.items())
     elif isinstance(structure, (tuple, list)):
         fields = getattr(structure, "_fields", range(len(structure)))
         parts = zip(fields, structure, strict=True)
@@ -428,7 +428,11 @@ def _open_sampler(sampler, values):
                 f"Received: {given} for {type(sampler).__name__}. Give the sampler's own processors their values."
             )
         return sampler, {}
-    neutral = {"temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0, "top_k": 0, "top_p": 1.0}
+    neutral: dict[str, Any] = {
+        "temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
     processors = list(sampler.processors)
     for name, (kind, field) in _CONTROLS.items():
         places = [i for i, processor in enumerate(processors) if isinstance(processor, kind)]

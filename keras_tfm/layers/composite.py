@@ -88,7 +88,8 @@ def _parts(layer, given: bool | None = None) -> Iterator[tuple]:
     given: whether parts that were given to the constructor count. Default: if the layer is frozen.
     """
     is_all = not layer.trainable if given is None else given
-    left_out: frozenset[str] = frozenset() if is_all else _arguments(type(layer))
+    kind: Any = type(layer)
+    left_out: frozenset[str] = frozenset() if is_all else _arguments(kind)
     missing = {id(part) for part in compat.all_layers(layer, include_self=False)}  # templates are not among them
 
     def walk(owner, place, left_out):

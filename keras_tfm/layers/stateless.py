@@ -52,8 +52,8 @@ def rematerialized(layer: keras.layers.Layer, function: Callable, arguments: dic
 
     @keras.remat
     def run(*floats):
-        floats = iter(floats)
-        all_values = [next(floats) if has else value for has, value in zip(has_gradient, values, strict=True)]
+        rest = iter(floats)
+        all_values = [next(rest) if has else value for has, value in zip(has_gradient, values, strict=True)]
         state, given = all_values[: len(variables)], iter(all_values[len(variables) :])
         given = tree.pack_sequence_as(arguments, [None if argument is None else next(given) for argument in flat])
         with scope_with(variables, state) as scope:

@@ -155,7 +155,7 @@ class TransformerBlock(_Block):
         self.norm_placement = norm_placement
         self.attention_wrap = self._residual("attention", self.norm, norm_placement)
         has_context = self.cross_attention is not None
-        self.context_wrap = self._residual("context", self.norm, norm_placement) if has_context else None
+        self.context_wrap: Any = self._residual("context", self.norm, norm_placement) if has_context else None
         self.feed_forward_wrap = self._residual("feed_forward", self.norm, norm_placement)
 
     def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:

@@ -125,7 +125,7 @@ class Projection(keras.layers.Dense):
         (2, 1, 64)
     """
 
-    int8_rows = None
+    int8_rows: Any = None  # `Int8Rows` from `to_int8` on
 
     def to_int8(self) -> None:
         """Rounds the kernel to 8 bits; it cannot be trained after that."""
@@ -195,7 +195,7 @@ class TokenTable(keras.layers.Embedding):
         (1, 3, 64)
     """
 
-    int8_rows = None
+    int8_rows: Any = None  # `Int8Rows` from `to_int8` on
 
     def to_int8(self) -> None:
         """Rounds the table to 8 bits; it cannot be trained after that."""

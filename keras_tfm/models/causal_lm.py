@@ -18,7 +18,7 @@ from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks,
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
-from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.samplers import Sampler
 from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 

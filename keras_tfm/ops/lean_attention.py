@@ -56,7 +56,7 @@ def lean_attention(
         bias = make_bias(learned[: len(bias_parameters)])
         scores = _Scores(query, key, sizes, tiled, bias, logit_cap)
         values = to_tiles(value, sizes[1])
-        sink = learned[-1] if sinks else None
+        sink = learned[-1] if sinks else None  # (N,)
         output, log_sums = _forward(scores, values, sink, dropout)
 
         def gradient(*arguments, upstream=None):
@@ -67,7 +67,7 @@ def lean_attention(
             totals = _backward(scores, values, dropout, log_sums, upstream, delta)
             gradients = [from_tiles(total, x) for total, x in zip(totals[:3], (query, key, value), strict=True)]
             gradients += bias.finish(totals[3])
-            if sinks:
+            if sink is not None:
                 shares = ops.exp(ops.cast(sink, "float32")[:, None, None] - log_sums) * delta
                 gradients.append(ops.cast(-ops.sum(shares, axis=(0, 1, 3, 4)), sink.dtype))
             return tuple(gradients)

@@ -98,8 +98,8 @@ class QuestionAnswering(TextPipeline):
             answers.append(Answer(text.decode(), *places, *map(float, probabilities)))
         return answers[0] if isinstance(questions, str) else answers
 
-    def _with_room(self, questions, contexts):
-        return [(question,) for question in questions], self.packer.question_room
+    def _with_room(self, *columns):
+        return [(question,) for question in columns[0]], self.packer.question_room
 
     def _signatures(self):
         return {"serving_default": (self._answer, ("questions", "contexts"))}

@@ -131,7 +131,7 @@ class TextPipeline:
                 whole.setdefault(name, np.zeros((len(columns[0]), *x.shape[1:]), x.dtype))[rows] = x
         return whole
 
-    def _with_room(self, *columns: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
+    def _with_room(self, *columns: Any) -> tuple[list[tuple[str, ...]], int]:
         """The texts of each row that are read together, and how many tokens of them are."""
         return list(zip(*columns, strict=True)), self.packer.room(len(columns))
 

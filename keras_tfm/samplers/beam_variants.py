@@ -83,8 +83,8 @@ class DiverseBeamSampler(BeamSampler):
         def together(*groups):
             """(B * W/G, ...) of each group -> (B * W, ...)."""
             shape = ops.shape(groups[0])[1:]
-            groups = [ops.reshape(group, (num_prompts, self.group_size, *shape)) for group in groups]
-            return ops.reshape(ops.concatenate(groups, axis=1), (-1, *shape))
+            by_prompt = [ops.reshape(group, (num_prompts, self.group_size, *shape)) for group in groups]
+            return ops.reshape(ops.concatenate(by_prompt, axis=1), (-1, *shape))  # (B * W, ...)
 
         return tree.map_structure(together, *states), Change(parents=together(*parents))
 

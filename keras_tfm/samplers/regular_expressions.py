@@ -69,7 +69,7 @@ class _Reader:
 
     def sequence(self, items, flags, first, last):
         """The items one after the other; first, last: whether they stand at the beginning or the end of the text."""
-        parts = []
+        parts: list = []
         for i, item in enumerate(items):
             if _is_anchor(item, _STARTS) and first and not parts:
                 continue
