@@ -139,7 +139,9 @@ class GenerationRunner:
                 final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
                 yield Progress(generation_of(final, scores, num_rows, options), state.decoding)
 
-    def compiled(self, sampler: Sampler, shape: loop.Shape, options: Any, has_prefix: bool) -> CompiledGeneration:
+    def compiled(
+        self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
+    ) -> CompiledGeneration:
         """The compiled loop for this structure of sampler and options, retraced if the model has changed."""
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]

@@ -28,7 +28,7 @@ class _MultiHeadAttention(Composite):
         use_bias: bool = True,
         output_use_bias: bool | None = None,
         query_key_norm: LayerLike | None = None,
-        sink: Tensor | None = None,
+        sink: LayerLike | None = None,
         output_gate: LayerLike | None = None,
         dropout: float = 0.0,
         method: str = "auto",
@@ -259,7 +259,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         use_bias: bool = True,
         output_use_bias: bool | None = None,
         query_key_norm: LayerLike | None = None,
-        sink: Tensor | None = None,
+        sink: LayerLike | None = None,
         output_gate: LayerLike | None = None,
         dropout: float = 0.0,
         method: str = "auto",
@@ -319,7 +319,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         cache: Any = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple:
         _check_documents(document_ids, cache)
         if positions is None:
             positions = _positions_of(x, mask, cache, document_ids)  # (B, T), -1 = padding
@@ -404,7 +404,7 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         cache: Any = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple:
         check_rank(x, 3, "x", "(B, T, D)")
         if (context is None) == (cache is None):
             raise ValueError(

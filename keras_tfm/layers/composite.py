@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_tfm import compat
-from keras_tfm.types import Config, Shape, Tensor
+from keras_tfm.types import Config, Shape
 
 
 class Composite(keras.layers.Layer):
@@ -28,7 +28,7 @@ class Composite(keras.layers.Layer):
         super().__init__(**kwargs)
         self._settings = (parts_trainable or {}, parts_quantized or {})  # for parts that `build` makes
 
-    def __setattr__(self, name: str, value: Tensor) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         is_now_built = name == "built" and value and not self.built  # Keras sets it when `build` is done, and once more
         super().__setattr__(name, value)
         if is_now_built:

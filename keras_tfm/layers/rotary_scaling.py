@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -262,7 +263,7 @@ ROTARY_SCALINGS = {
 }
 
 
-def get_rotary_scaling(name: str, **numbers: int | None) -> RotaryScaling:
+def get_rotary_scaling(name: str, **numbers: Any) -> RotaryScaling:
     """The scaling of that name with these numbers.
 
     Args:

@@ -179,7 +179,7 @@ class TransformerBlock(_Block):
         context_mask: Tensor | None = None,
         cache: Any = None,
         training: bool | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple:
         if context is not None and self.cross_attention is None:
             raise ValueError(
                 "`context` needs a `cross_attention`. "
@@ -284,7 +284,7 @@ class ParallelTransformerBlock(_Block):
         document_ids: Tensor | None = None,
         cache: Any = None,
         training: bool | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple:
         attends = {
             "mask": mask,
             "positions": positions,

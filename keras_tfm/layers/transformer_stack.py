@@ -92,7 +92,7 @@ class TransformerStack(Composite):
         context_mask: Tensor | None = None,
         cache: Any = None,
         training: bool | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple:
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(
                 f"`cache` must hold one memory for each of the {len(self.blocks)} blocks. "

@@ -39,11 +39,11 @@ class _SentencePairs(keras.Model):
         """The `Bert` inside."""
         return self.sentence_encoder.encoder
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._known(inputs), *args, **kwargs)
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+    def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._known(inputs), training=training, mask=mask)
 

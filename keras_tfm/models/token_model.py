@@ -89,15 +89,19 @@ class TokenModel(keras.Model):
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor | dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._complete(inputs), *args, **kwargs)
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+    def call(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._complete(inputs), training=training, mask=mask)
 
-    def compute_output_spec(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
+    def compute_output_spec(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Any:
         # As a part of another model's graph: Keras knows no absent inputs there, and our own stand for them.
         given = self._complete(inputs)
         inputs = {x.name: x if given[x.name] is None else given[x.name] for x in self.inputs}

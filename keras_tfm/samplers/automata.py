@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_tfm.types import Tensor
-
 # What building one grammar may cost. Each state of the finished automaton is a row of the tables that the compiled loop
 # reads, and each step of work takes some tenths of a microsecond: some seconds at most.
 MOST_STATES = 2**14
@@ -353,7 +351,7 @@ def _product(one, other, budget: Budget, is_both: bool) -> Automaton:
     return _trimmed(classes.reshape(-1), np.asarray(table, "int32"), np.asarray(ends))
 
 
-def leading_to(ends: Tensor, table: Tensor) -> np.ndarray:
+def leading_to(ends: Any, table: np.ndarray) -> np.ndarray:
     """bool (states,): from which states of a table (states, classes), -1 = no way on, one gets to one of `ends`."""
     before: list[list[int]] = [[] for _ in table]
     for state, row in enumerate(table):

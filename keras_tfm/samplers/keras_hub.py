@@ -99,7 +99,7 @@ def to_keras_hub(sampler: Sampler) -> Any:
     return KerasHubSampler()
 
 
-def from_keras_hub(sampler: str | Sampler) -> Sampler:
+def from_keras_hub(sampler: Any) -> Sampler:
     """One of ours that chooses as a `keras_hub` sampler does, for `generate` and `TextGenerator`.
 
     Args:

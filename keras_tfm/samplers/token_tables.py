@@ -30,7 +30,7 @@ class TokenTables(NamedTuple):
     transitions: Any
 
     @classmethod
-    def of(cls, transitions: Tensor) -> "TokenTables":
+    def of(cls, transitions: Any) -> "TokenTables":
         """From the full table int (states, V); states are filled up to a power of two, so that few shapes compile."""
         full = np.asarray(transitions, "int32")
         sums = _Sums(len(full), full.shape[1])
