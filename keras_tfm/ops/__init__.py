@@ -16,6 +16,7 @@ from keras_tfm.ops.positions import (
     sinusoidal_encoding,
 )
 from keras_tfm.ops.random import random_bits, random_uniform
+from keras_tfm.ops.token_log_probs import logit_statistics, token_log_probs
 
 __all__ = [
     "AttentionDropout",
@@ -29,6 +30,7 @@ __all__ = [
     "gelu_sigmoid",
     "gelu_tanh",
     "last_real",
+    "logit_statistics",
     "method_up_to",
     "next_positions",
     "padding_mask",
@@ -39,6 +41,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "sinusoidal_encoding",
     "take_rows",
+    "token_log_probs",
 ]
 
 
