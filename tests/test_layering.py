@@ -12,7 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "ops": {"ops"},
     "layers": {"ops", "layers"},
-    "models": {"ops", "layers", "samplers", "generation", "models"},
+    "losses": {"ops", "losses"},
+    "models": {"ops", "layers", "losses", "samplers", "generation", "models"},
     "samplers": {"ops", "samplers"},
     "generation": {"ops", "samplers", "generation"},
     "tokenizers": {"tokenizers"},

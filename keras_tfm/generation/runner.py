@@ -1,6 +1,7 @@
 """Runs the compiled loop from Python: checks prompts, caches compiled loops, returns arrays."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import logging
 import random
@@ -171,12 +172,26 @@ class GenerationRunner:
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
-            state = compiled.begin(*arguments)
+            state = self._begin_beside_tracing(compiled, arguments)
             # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and times no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.shapes.add(shapes)
             return state
+
+    def _begin_beside_tracing(self, compiled, arguments):
+        """The state after the prompts were read; the rest of the loop is traced while XLA compiles the reading."""
+
+        def begin():
+            with tf.device(arguments[1].device):  # a thread knows nothing of the caller's device
+                return compiled.begin(*arguments)
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as beside:
+            begun = beside.submit(begin)
+            with self._lock:
+                _ = compiled.extend, compiled.answer
+                self._snapshot.renew()  # what a layer notes down while it is traced is no change
+            return begun.result()
 
     def _prompts(self, prompts, negative, options, prefix, room, sampler) -> loop.Prompts:
         """The padded prompts; with negative ones, or with the caches of a prefix, copied for each row and grown."""

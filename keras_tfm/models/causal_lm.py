@@ -14,7 +14,10 @@ from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import PositionEmbedding, TokenPositions
-from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
+from keras_tfm.layers.weights import Projection
+from keras_tfm.losses.chunked_cross_entropy import HeadWeights
+from keras_tfm.models.chunked_loss_model import ChunkedLossModel
+from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
@@ -23,7 +26,7 @@ from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class CausalLM(TokenModel):
+class CausalLM(ChunkedLossModel):
     """Embeds tokens, runs a causal stack, projects to logits; trains with `fit` and generates text with `generate`.
 
     Args:
@@ -60,7 +63,7 @@ class CausalLM(TokenModel):
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2)
     """
 
-    untraced_attributes = ("generation_runner",)
+    untraced_attributes = (*ChunkedLossModel.untraced_attributes, "generation_runner")
 
     def __init__(
         self,
@@ -103,6 +106,24 @@ class CausalLM(TokenModel):
         """The longest sequence that learned positions allow; None if nothing limits it."""
         position = self.token_embedding.position
         return position.max_sequence_length if isinstance(position, PositionEmbedding) else None
+
+    def head_weights(self) -> HeadWeights:
+        """The weights that project hidden states, as they are.
+
+        Raises:
+            ValueError: if the head is another layer than a dense one, or holds its weights in 8 bits.
+        """
+        layer = self.token_embedding.embedding if self.head is None else self.head
+        is_table = self.head is None or type(layer) is keras.layers.Dense or isinstance(layer, Projection)
+        if not is_table or layer.quantization_mode is not None or getattr(layer, "int8_rows", None) is not None:
+            raise ValueError(
+                "The head of a model with a chunked loss must be its token embedding, or a dense layer, in floats. "
+                f"Received: {layer!r:.80}. Use `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
+            )
+        if self.head is None:
+            cap = self.token_embedding.logit_cap
+            return HeadWeights(ops.convert_to_tensor(layer.embeddings), None, cap, layer.compute_dtype)
+        return HeadWeights(ops.transpose(layer.kernel), layer.bias, None, layer.compute_dtype)
 
     def _forward(self, token_ids, padding_mask=None, document_ids=None):
         """Logits (B, T, V)."""

@@ -15,6 +15,7 @@ from keras_tfm.ops.positions import (
 )
 from keras_tfm.ops.random import AttentionDropout, random_bits, random_uniform
 from keras_tfm.ops.tensors import gather_positions, take_rows
+from keras_tfm.ops.token_log_probs import logit_statistics, token_log_probs
 
 __all__ = [
     "AttentionDropout",
@@ -28,6 +29,7 @@ __all__ = [
     "gelu_sigmoid",
     "gelu_tanh",
     "last_real",
+    "logit_statistics",
     "method_up_to",
     "next_positions",
     "padding_mask",
@@ -38,6 +40,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "sinusoidal_encoding",
     "take_rows",
+    "token_log_probs",
 ]
 
 
