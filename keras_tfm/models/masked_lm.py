@@ -72,7 +72,13 @@ class MaskedLM(TokenModel):
         """Number of tokens V."""
         return self.encoder.vocabulary_size
 
-    def compile(self, optimizer: str = "adamw", loss: Any = None, weighted_metrics: Any = None, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adamw",
+        loss: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """`keras.Model.compile` with the loss and the accuracy of each output, unless others are given.
 
         `weighted_metrics=[]` is no metric. The loss is the mean over the tokens that count, so unused slots of
