@@ -115,7 +115,7 @@ class KVCache(NamedTuple):
         num_slots = size(self.positions, 1)
 
         def write(slots, new):
-            # Batch and heads as one axis, as attention reads them: see `ops/grouped_products.py`.
+            # Batch and heads as one axis, as attention reads them: see `query_key_products`.
             merged = ops.reshape(slots, (-1, num_slots, slots.shape[3]))  # (B * K, S, H)
             new = ops.reshape(new, (-1, num_new, new.shape[3]))  # (B * K, T, H)
             written = slice_update(merged, (0, self.index, 0), new)

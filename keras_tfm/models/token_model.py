@@ -20,7 +20,7 @@ from keras_tfm.layers.composite import (
     trainable_settings,
 )
 from keras_tfm.layers.embeddings import TokenEmbedding
-from keras_tfm.ops.masks import refuse_float_mask
+from keras_tfm.ops.positions import refuse_float_mask
 from keras_tfm.types import Config, DTypeLike, LayerLike, PathLike, Tensor
 
 INPUTS = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import backend, ops
 
-from keras_tfm.ops.masks import Visibility
+from keras_tfm.ops.positions import Visibility
 from keras_tfm.types import Tensor
 
 _FAR = 2**30  # beyond any position or document id
