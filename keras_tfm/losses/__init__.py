@@ -1,8 +1,8 @@
 """Losses over a vocabulary that never hold all logits."""
 
-from keras_tfm.losses.chunked_cross_entropy import ChunkedCrossEntropy, chunked_cross_entropy
+from keras_tfm.losses.chunked_cross_entropy import ChunkedCrossEntropy, HeadWeights, chunked_cross_entropy
 
-__all__ = ["ChunkedCrossEntropy", "chunked_cross_entropy"]
+__all__ = ["ChunkedCrossEntropy", "HeadWeights", "chunked_cross_entropy"]
 
 
 def __dir__() -> list[str]:
