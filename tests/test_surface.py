@@ -63,7 +63,9 @@ def functions_of(value, name: str) -> list[tuple]:
     own = {"__init__", "__call__"}
     found = []
     for attribute, member in vars(value).items():
-        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        # Of a property, of `functools.cached_property`, of a class method.
+        wrapped = (getattr(member, place, None) for place in ("fget", "func", "__func__"))
+        function = next(filter(None, wrapped), member)
         is_public = not attribute.startswith("_") or attribute in own
         # What a `Protocol` adds is of another module.
         if is_public and inspect.isfunction(function) and function.__module__.startswith("keras_tfm"):

@@ -77,14 +77,14 @@ class CompiledGeneration:
         self.lock = threading.Lock()  # held while that is done
 
     @functools.cached_property
-    def extend(self):
+    def extend(self) -> Any:
         def extend(state, room, until, settings, numbers):
             return loop.extend(self._model, with_numbers(self._sampler, numbers), state, room, until, settings)
 
         return _trace(extend, self._state, _INTEGERS, _INTEGER, *self._specs, jit_compile=self._jit_compile)
 
     @functools.cached_property
-    def answer(self):
+    def answer(self) -> Any:
         def answer(state, room, settings, numbers):
             return loop.answer(with_numbers(self._sampler, numbers), state, room, settings, self._shape)
 
