@@ -29,16 +29,16 @@ class PerHead(Same):
     heads: str
     come_in: bool = False
 
-    def shape(self, get):
+    def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         shape, num_heads = tuple(get(self.path).shape), get(self.heads)
         if self.come_in:
             return (num_heads, shape[0] // num_heads, *shape[1:])
         return (*shape[:-1], num_heads, shape[-1] // num_heads)
 
-    def unit(self, get):
+    def unit(self, get: Callable[[str], Any]) -> int:
         return self.shape(get)[0]
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         return [tensor.reshape(get(self.path).shape)]
 
 

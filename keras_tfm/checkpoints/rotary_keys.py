@@ -1,6 +1,7 @@
 """The rotary embedding in a config, in the dialects of transformers 4 and 5."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from keras_tfm.checkpoints.config_keys import LARGEST, value_at
@@ -72,10 +73,10 @@ class Rotary:
     head_dim: int | None = None
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.theta_key, self.part_key, "rope_scaling", "rope_parameters", "max_position_embeddings")
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         older, newer = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
         for name, parameters in {"rope_scaling": older, "rope_parameters": newer}.items():
             if not isinstance(parameters, dict):
@@ -110,7 +111,7 @@ class Rotary:
             )
         }
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         rotary = arguments["rotary"]
         if not isinstance(rotary, RotaryEmbedding) or rotary.interleaved:
             raise ValueError(
