@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "samplers": {"ops", "samplers"},
     "generation": {"ops", "samplers", "generation"},
     "tokenizers": {"tokenizers"},
+    "adapters": {"layers", "checkpoints", "adapters"},
     "checkpoints": {"ops", "layers", "models", "samplers", "tokenizers", "generation", "pipelines", "checkpoints"},
     "data": {"tokenizers", "data"},
     "visualization": {"ops", "layers", "models", "visualization"},

@@ -45,7 +45,7 @@ def test_every_public_function_says_its_types(name):
 @pytest.mark.parametrize("package", ["layers", "models"])
 def test_constructors_name_their_arguments(package):
     # `**kwargs` is for Keras' own (`name`, `dtype`, `trainable`) and for what `get_config` notes of parts.
-    own = {"self", "kwargs", "name", "dtype", "trainable", "parts_trainable", "parts_quantized"}
+    own = {"self", "kwargs", "name", "dtype", "trainable", "parts_trainable", "parts_quantized", "parts_adapted"}
     for exported in getattr(ktfm, package).__all__:
         kind = getattr(getattr(ktfm, package), exported)
         if inspect.isclass(kind) and "__init__" in vars(kind):

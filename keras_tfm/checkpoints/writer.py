@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tfm import compat
 from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.config_keys import read_config, write_config
@@ -68,6 +69,7 @@ def save(
         check_is_free(path)
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
+    _refuse_adapters(model)
     name = architecture or getattr(model, "checkpoint_architecture", None)
     encoder, modules = (model.encoder, modules_of(model)) if isinstance(model, SentenceEncoder) else (model, {})
     known, config = architecture_for(encoder, name)
@@ -80,6 +82,15 @@ def save(
         _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)
+
+
+def _refuse_adapters(model: keras.Model) -> None:
+    for layer in compat.all_layers(model):
+        if active := [adapter.name for adapter in getattr(layer, "adapters", ()) if adapter.is_active]:
+            raise ValueError(
+                f"A model must be without adapters that are not in its kernels. Received: {active} in {layer.path}. "
+                "`keras_tfm.adapters.merge(model)` puts them there; `keras_tfm.adapters.save` writes them alone."
+            )
 
 
 def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Architecture, dict[str, Any]]:

@@ -22,11 +22,18 @@ class Composite(keras.layers.Layer):
         parts_trainable: dict from a part's path, such as "query_dense", to its `trainable`, where that is not the
             layer's.
         parts_quantized: dict from a part's path to its dtype policy, where Keras' `quantize` has changed it.
+        parts_adapted: dict from a projection's path to the configs of its adapters.
     """
 
-    def __init__(self, parts_trainable: dict | None = None, parts_quantized: dict | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        parts_trainable: dict | None = None,
+        parts_quantized: dict | None = None,
+        parts_adapted: dict | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self._settings = (parts_trainable or {}, parts_quantized or {})  # for parts that `build` makes
+        self._settings = (parts_trainable or {}, parts_quantized or {}, parts_adapted or {})  # of parts `build` makes
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_now_built = name == "built" and value and not self.built  # Keras sets it when `build` is done, and once more
@@ -35,18 +42,20 @@ class Composite(keras.layers.Layer):
             if not self.trainable:
                 freeze_parts(self)
             set_parts(self, *self._settings)
-            self._settings = ({}, {})
+            self._settings = ({}, {}, {})
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Traced, as Keras does without a `compute_output_shape`: caches and scores have shapes of their own.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self) -> Config:
-        trainable, quantized = self._settings
+        trainable, quantized, adapted = self._settings
+        adapted = {**adapted, **adapted_settings(self)}
         return {
             **super().get_config(),
             "parts_trainable": {**trainable, **trainable_settings(self)},
             "parts_quantized": {**quantized, **quantized_settings(self)},
+            **({"parts_adapted": adapted} if adapted else {}),
         }
 
 
@@ -56,8 +65,11 @@ def freeze_parts(layer: keras.layers.Layer) -> None:
         part.trainable = False
 
 
-def set_parts(layer: keras.layers.Layer, trainable: dict, quantized: dict) -> None:
-    """Sets on the parts of a built layer what `trainable_settings` and `quantized_settings` said of another."""
+def set_parts(layer: keras.layers.Layer, trainable: dict, quantized: dict, adapted: dict) -> None:
+    """Sets on the parts of a built layer what the three functions below said of another."""
+    for path, adapters in adapted.items():
+        for adapter in adapters:
+            _part_at(layer, path).add_adapter(revive(adapter))
     for path, value in trainable.items():
         _part_at(layer, path).trainable = value
     for path, policy in quantized.items():
@@ -80,6 +92,20 @@ def quantized_settings(layer: keras.layers.Layer) -> dict[str, Config | None]:
         for path, part, owner in _parts(layer, given=False)
         if part.quantization_mode is not None and part.quantization_mode != owner.quantization_mode
     }
+
+
+def adapted_settings(layer: keras.layers.Layer) -> dict[str, list]:
+    """Paths of the projections that have adapters, with the adapters' configs."""
+    return {
+        path: [serialize(adapter) for adapter in adapters]
+        for path, part, _ in _parts(layer, given=False)
+        if (adapters := getattr(part, "adapters", None))
+    }
+
+
+def parts_of(layer: keras.layers.Layer) -> Iterator[tuple]:
+    """(path, part, what it is a part of) of all parts, however deep, each once."""
+    return _parts(layer, given=True)
 
 
 def _parts(layer, given: bool | None = None) -> Iterator[tuple]:

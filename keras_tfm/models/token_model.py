@@ -12,6 +12,7 @@ from keras_tfm.arguments import refuse_ragged
 from keras_tfm.files import written_whole
 from keras_tfm.layers.composite import (
     Composite,
+    adapted_settings,
     freeze_parts,
     quantized_settings,
     revive,
@@ -65,7 +66,7 @@ class TokenModel(keras.Model):
         parts: dict from attribute name to layer, or None; `_forward` reads them as attributes.
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
-        parts_trainable, parts_quantized: as in `Composite`.
+        parts_trainable, parts_quantized, parts_adapted: as in `Composite`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TokenModel(keras.Model):
         trainable: bool = True,
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
+        parts_adapted: dict | None = None,
         **kwargs: Any,
     ):
         compat.set_before_init(self, parts)
@@ -85,7 +87,7 @@ class TokenModel(keras.Model):
                 freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
-        set_parts(self, parts_trainable or {}, parts_quantized or {})
+        set_parts(self, parts_trainable or {}, parts_quantized or {}, parts_adapted or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
@@ -136,12 +138,14 @@ class TokenModel(keras.Model):
         save_whole(super().save, filepath, overwrite, **options)
 
     def get_config(self) -> Config:
+        adapted = adapted_settings(self)
         return {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialize(self.dtype_policy),
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
+            **({"parts_adapted": adapted} if adapted else {}),
         }
 
     @classmethod
