@@ -38,7 +38,7 @@ class CompiledGeneration:
         jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
 
     Raises:
-        ValueError: if the sampler cannot write with this model.
+        ValueError: if the sampler cannot generate with this model.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class Pace:
         self.deadline = None if seconds is None else self.begun + seconds
 
     def next(self) -> int:
-        """How many new tokens the loop goes on to."""
+        """Up to how many new tokens the loop decodes now."""
         ahead = self.last if self.deadline is None else self.until + _TOKENS_BETWEEN_CLOCK_READINGS
         until = min(self.shown, ahead)
         self.num_tokens, self.until, self.begun = until - self.until, until, time.monotonic()
@@ -46,7 +46,7 @@ class Pace:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def is_piece(self) -> bool:
-        """Whether a reader sees what has been written by now; to be asked once, before the reader takes its time."""
+        """Whether a piece is due; to be asked once, before the reader takes its time."""
         if self.until < self.shown:
             return False
         if self.is_timed:

@@ -1,4 +1,4 @@
-"""What callers give to write from: texts and token ids in any container, or an error that names the argument."""
+"""Prompts as callers give them: texts and token ids in any container, or an error that names the argument."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -98,7 +98,7 @@ class GenerationRunner:
             token_ids: prompts in any form that `prompts_of` takes.
             options: of the generation.
             tokens_per_piece: int, or None: as `Pace` takes them.
-            prefix: what the prompts go on from, all of them; it is not modified.
+            prefix: what all prompts continue, already in the KV caches; it is not modified.
         """
         tokens_per_piece = (
             tokens_between_looks("tokens_per_piece", tokens_per_piece) if options.max_new_tokens else None
@@ -173,7 +173,7 @@ class GenerationRunner:
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
             state = self._begin_beside_tracing(compiled, arguments)
-            # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and times no text.
+            # Until 0 tokens nothing is decoded: this only compiles the rest, so that it delays no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.shapes.add(shapes)

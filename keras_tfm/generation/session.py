@@ -50,7 +50,7 @@ class TextSession:
 
     @property
     def text(self) -> str:
-        """All that was read and written so far."""
+        """All tokens so far, read and generated."""
         return self._writer.tokenizer.decode(self.token_ids)
 
     @property
@@ -67,7 +67,7 @@ class TextSession:
         return prefix if is_valid else None
 
     def fork(self) -> "TextSession":
-        """A session that goes on from here by itself; nothing is read again."""
+        """A copy of the session that continues on its own; nothing is prefilled again."""
         return TextSession(self._writer, self.token_ids, self._newest_prefix, self._cache_dtype)
 
     def __call__(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> str | list[str]:
@@ -94,7 +94,7 @@ class TextSession:
     def stream(
         self, prompt: str, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options: Any
     ) -> Iterator[str]:
-        """`__call__` for a str, yielding text as it is written. If it is closed early, the session stays as it was."""
+        """`__call__` for a str, yielding text as it comes. If it is closed early, the session stays as it was."""
         checked = self._options(max_new_tokens, options)
         tokens_per_piece = tokens_between_looks("tokens_per_piece", tokens_per_piece)
         for _, piece in self._writer.pieces(self._run(text_of("prompt", prompt), checked, tokens_per_piece), checked):
@@ -125,7 +125,7 @@ class TextSession:
         return prefix
 
     def _unread(self, new_ids, prefix, options):
-        """The ids that the model has to read next."""
+        """The ids that have to be prefilled."""
         num_read = 0 if prefix is None else len(prefix.token_ids)
         ids = np.concatenate([self.token_ids[num_read:], np.asarray(new_ids, "int32")])
         return ids if len(ids) else np.array([options.start_token_id], "int32")
@@ -165,7 +165,7 @@ class TextSession:
         return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest) if rest else [], "int32")])
 
     def _remember_all(self, options) -> None:
-        """Reads what has not been read, so that several prompts can go on from here without reading it each."""
+        """Prefills what has not been read, so that several prompts can continue from here without reading it each."""
         model, prefix = self._writer.model, self._prefix
         unread = self.token_ids if prefix is None else self.token_ids[len(prefix.token_ids) :]
         if not len(unread):

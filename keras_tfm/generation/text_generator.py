@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TextGenerator:
-    """Writes text with a causal language model: at once, piece by piece, as a chat, or from a SavedModel.
+    """Generates text with a causal language model: at once, piece by piece, as a chat, or from a SavedModel.
 
     Args:
         model: `CausalLM`.
@@ -31,7 +31,7 @@ class TextGenerator:
 
     Raises:
         ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
-        TypeError: for a model that does not write.
+        TypeError: for a model that does not generate.
 
     Example:
         >>> writer = TextGenerator(model, tokenizer, sampler=RandomSampler([Temperature(0.8), TopP(0.95)], seed=7))
@@ -122,7 +122,7 @@ class TextGenerator:
         tokens_per_piece: int | None = None,
         **options: Any,
     ) -> Iterator:
-        """Continues prompts, yielding text as it is written; together the pieces are what `__call__` returns.
+        """Continues prompts, yielding text as it is generated; together the pieces are what `__call__` returns.
 
         Args:
             prompts: str, or list of str.
@@ -154,7 +154,7 @@ class TextGenerator:
         stop_token_ids: Iterable[int] = (),
         **options: Any,
     ) -> GenerationOptions:
-        """The options of a call, with what strings among them mean for the tokenizer."""
+        """The `GenerationOptions` of a call, strings among them tokenized."""
         if strings := () if stop_strings is None else tuple(texts_of("stop_strings", stop_strings)):
             options["stop_strings"] = self.stop_strings(strings)
         if negative_prompts is not None:
@@ -179,7 +179,7 @@ class TextGenerator:
         return dataclasses.replace(generation, texts=tuple(texts))
 
     def pieces(self, steps: Iterable[Generation], options: GenerationOptions) -> Iterator[tuple[int, str]]:
-        """The pairs (row, piece of text) of a generation under way."""
+        """The pairs (row, piece of text) of a stream of generations."""
         rows = None
         for generation in steps:
             rows = rows or [_RowText(self.tokenizer, options) for _ in generation.num_tokens]
@@ -210,7 +210,7 @@ class TextGenerator:
 
 
 class _RowText:
-    """One row's text as it comes: whole characters that no stop can take back."""
+    """The streamed text of one row: whole characters that no stop string can take back."""
 
     def __init__(self, tokenizer, options: Any):
         self._tokenizer = tokenizer

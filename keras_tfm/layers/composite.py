@@ -1,4 +1,4 @@
-"""Layers made of layers: how parts are given, what they are told when they are built, what a config keeps of them."""
+"""Layers made of layers: parts given as objects or configs, built, cloned, and their settings kept in the config."""
 
 import functools
 import inspect
@@ -14,15 +14,16 @@ from keras_tfm.types import Config, Shape
 class Composite(keras.layers.Layer):
     """A layer made of other layers, which stays frozen, and quantized, down to its last part.
 
-    Keras tells the parts when `trainable` is set; of those that `build` makes afterwards, none hears of it. And what is
-    set on a part that the layer makes by itself stands in no config. So parts are told again when all are there, and
-    the config says what has been set on them.
+    Keras passes `trainable` on to the parts that exist when it is set, not to those that `build` makes later. And what
+    is set on a part that the layer makes itself is in no config. So it is applied again once all parts exist, and the
+    config holds what differs.
 
     Args:
         parts_trainable: dict from a part's path, such as "query_dense", to its `trainable`, where that is not the
             layer's.
         parts_quantized: dict from a part's path to its dtype policy, where Keras' `quantize` has changed it.
         parts_adapted: dict from a projection's path to the configs of its adapters.
+        **kwargs: those of `keras.layers.Layer`: `name`, `dtype`, `trainable`. Subclasses pass on nothing else unnamed.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class MaskedLMHead(Composite):
     """norm(activation(x W + b)), projected with the token embedding's own table, plus a bias for each token.
 
     Args:
-        token_embedding: `TokenEmbedding`, which goes on to belong to its model; only its table is used.
+        token_embedding: `TokenEmbedding`, which stays part of its model; only its table is used.
         activation: name or function.
         norm: a norm layer. Default: `keras.layers.LayerNormalization(epsilon=1e-12)`.
         kernel_initializer: for W.

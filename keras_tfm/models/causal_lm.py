@@ -257,7 +257,7 @@ class CausalLM(ChunkedLossModel):
 
         The loop is compiled for a structure of sampler and options and for buckets of batch size, prompt length and new
         tokens; other numbers and other values of weights never retrace it. After a change of the model itself (an
-        adapter, 8 bits, another part) the next call compiles anew. The logger "keras_tfm" tells of each at INFO.
+        adapter, 8 bits, another part) the next call compiles anew. The logger "keras_tfm" logs each at INFO.
 
         Args:
             token_ids: the prompts: an int array (B, T) or (T,), or a list of lists of any lengths. An empty prompt

@@ -30,9 +30,9 @@ _NO_TEXT = 0.5 * NOT_YET
 
 
 class BeamMemory(NamedTuple):
-    """What beam search remembers for its R rows, W beams a prompt.
+    """The state of beam search for its R rows, W beams for each prompt.
 
-    scores: float32 (R,), the sum of log-probabilities of the beam being written. done_tokens (R, L), done_num_tokens,
+    scores: float32 (R,), the sum of log-probabilities of the running beam. done_tokens (R, L), done_num_tokens,
     done_scores, done_finish (R,): the best W finished texts of each prompt, best first, with their scores per
     length^penalty; `NOT_YET` where there is none. improvable: bool (R,), whether a beam may still beat them.
     """
@@ -181,11 +181,11 @@ class BeamSampler(Sampler):
         return after, ops.where(was_over, own, ops.take(parents, rows))
 
     def ending_order(self, state: GenerationState, totals: Tensor, context: Context) -> Tensor:
-        """float32 (R, V): by what the candidates are chosen that may end."""
+        """float32 (R, V): the order by which candidates that may end are chosen."""
         return totals
 
     def candidates(self, state: GenerationState, totals: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """(scores, numbers parent * V + token), (B, C) each: what may go on, twice as many as there are beams."""
+        """(scores, numbers parent * V + token), (B, C) each: candidates to continue, twice as many as beams."""
         scores, numbers = ops.top_k(totals, 2 * self.group_size)
         return scores, ops.cast(numbers, "int32")
 
@@ -227,7 +227,7 @@ class BeamSampler(Sampler):
         return state, ops.reshape(scores, (-1,))
 
     def _set_aside(self, memory, ended, scores, length, context):
-        """The memory with texts that have just ended, where they are among the best."""
+        """The memory with finished texts added, where they are among the best."""
         width = self.group_size
         is_full = ops.all(_by_prompt(memory.done_finish, width) > 0, axis=1, keepdims=True)  # (B, 1)
         is_open = _by_prompt(memory.improvable, width)  # (B, W)

@@ -14,9 +14,9 @@ from keras_tfm.types import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class DiverseBeamSampler(BeamSampler):
-    """Beam search in groups, one after the other at each step: what a group writes costs the later ones.
+    """Beam search in groups, one after the other at each step: tokens of a group are penalized in the later ones.
 
-    A token that n beams of earlier groups have just written loses `diversity_penalty` x n from its log-probability.
+    A token that n beams of earlier groups have just chosen loses `diversity_penalty` x n from its log-probability.
     The texts of all groups are returned together, best first.
 
     Args:
@@ -159,7 +159,7 @@ class ConstrainedBeamSampler(BeamSampler):
         )
         rank = ops.sum(ops.cast(ops.logical_and(same, better), "int32"), axis=-1)  # within its number
         turn = rank * (1 + ops.max(num_met)) - num_met
-        # What has ended or stands there twice never takes a turn from a beam that goes on.
+        # Candidates that have ended, or are there twice, never take the turn of one that continues.
         turn = ops.where(scores > 0.5 * NOT_YET, turn, turn + 2**20)
         return ops.top_k(-turn, self.group_size)[1]
 

@@ -15,7 +15,7 @@ from keras_tfm.types import Tensor
 
 
 class ContrastiveMemory(NamedTuple):
-    """What contrastive search remembers for its R rows, k candidates a prompt.
+    """The state of contrastive search for its R rows, k candidates for each prompt.
 
     history: float32 (R, L, D), hidden states of the tokens so far at length 1, zeros where there is none; the same for
     all rows of a prompt. candidates: int32 (R,), the token that each row tries; logits: float32 (R, V), the model's

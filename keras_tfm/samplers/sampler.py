@@ -90,7 +90,7 @@ class Sampler:
             raise TypeError(f"`processors` must be dataclasses derived from `Processor`. Received: {strangers}.")
 
     def check_model(self, model: Any) -> None:
-        """Raises ValueError if it cannot write with this `CausalLM`; asked before any work."""
+        """Raises ValueError if it cannot generate with this `CausalLM`; called before any work."""
 
     def process(self, logits: Tensor, tokens: Tensor, step: Tensor, states: Any = None) -> Tensor:
         """Applies all processors to the logits; arguments as in `Processor`, `states` one for each, () if stateless.
@@ -133,7 +133,7 @@ class Sampler:
     # The hooks of the generation loop. Samplers that choose one token from one row of logits need none of them; those
     # that keep several hypotheses (beams) or propose several tokens (speculation) override them.
 
-    streams = True  # whether tokens are final as soon as they are written
+    streams = True  # whether tokens are final as soon as they are appended
 
     def rows_per_prompt(self, num_return_sequences: int) -> int:
         """How many rows (sequences, beams, candidates) are generated for each prompt."""

@@ -11,7 +11,7 @@ from keras_tfm.types import Tensor
 # The logit of a token that must not come. Lower than any other; finite, so that differences of two are 0 and not NaN.
 BANNED = -1e30
 _HARDLY_ALLOWED = 1e-3 * BANNED
-# Why a row ended; 0 is a row that is being written.
+# Why a row ended; 0 is a row that is still being generated.
 REASONS = ("", "stop_token", "stop_sequence", "stop_string", "length", "complete", "time", "impossible", "invalid")
 _, STOP_TOKEN, STOP_SEQUENCE, STOP_STRING, LENGTH, COMPLETE, TIME, IMPOSSIBLE, INVALID = range(len(REASONS))
 # Streams times this change the seed: the golden ratio of 2^32, as in hash functions.
@@ -42,7 +42,7 @@ class GenerationState(NamedTuple):
 class LogProbs(NamedTuple):
     """Log-probabilities of the model itself, before any logits processor.
 
-    chosen: float32 (R, M), of the tokens written. top_ids: int32 (R, M, n) and top: float32 (R, M, n), the n likeliest
+    chosen: float32 (R, M), of the new tokens. top_ids: int32 (R, M, n) and top: float32 (R, M, n), the n likeliest
     tokens at each step, best first.
     """
 
