@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
-from keras_tfm.checkpoints.tokenizer import with_roles
+from keras_tfm.checkpoints.tokenizer import with_notes
 from keras_tfm.optional import required
 from keras_tfm.tokenizers import AddedToken, BytePairTokenizer, SentencePieceTokenizer
 
@@ -19,7 +19,9 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
     kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
     tokens, roles = _tokens(header), _roles(header)
     if kind == "llama":
-        return with_roles(SentencePieceTokenizer(_sentence_piece(header, tokens)), roles)
+        begins = bool(header.get(f"{_PREFIX}.add_bos_token", True)) and "bos_token" in roles
+        tokenizer = SentencePieceTokenizer(_sentence_piece(header, tokens), add_begin_of_text=begins)
+        return with_notes(tokenizer, roles, chat_templates=_chat_templates(header))
     if kind != "gpt2" or words not in _WORDS:
         raise ValueError(
             f"The tokenizer of a GGUF file must be SentencePiece ('llama'), or byte-level BPE ('gpt2') cut as one of "
@@ -40,18 +42,26 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
         special_tokens,
         end_of_text=end_of_text if end_of_text in [token.content for token in special_tokens] else None,
         drops_bytes=True,
+        begin_tokens=[roles["bos_token"]] if header.get(f"{_PREFIX}.add_bos_token") and "bos_token" in roles else [],
+        end_tokens=[roles["eos_token"]] if header.get(f"{_PREFIX}.add_eos_token") and "eos_token" in roles else [],
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
     )
-    return with_roles(tokenizer, roles)
+    return with_notes(tokenizer, roles, chat_templates=_chat_templates(header))
 
 
 def chat_template_of(header: dict[str, Any]) -> ChatTemplate | None:
     """The chat template that the header of a .gguf file holds; None if there is none."""
-    source = header.get("tokenizer.chat_template")
-    if not isinstance(source, str):
-        return None
-    return ChatTemplate(source, {"bos_token": "", "eos_token": "", **_roles(header)})
+    templates = _chat_templates(header)
+    return None if templates is None else ChatTemplate(templates, _roles(header))
+
+
+def _chat_templates(header: dict[str, Any]) -> dict[str, str] | None:
+    """Name -> source of the chat templates; None if there are none."""
+    names = header.get("tokenizer.chat_templates")
+    keys = {name: f"tokenizer.chat_template.{name}" for name in (names if isinstance(names, list) else ())}
+    sources = {name: header.get(key) for name, key in {"default": "tokenizer.chat_template", **keys}.items()}
+    return {name: source for name, source in sources.items() if isinstance(source, str)} or None
 
 
 def _tokens(header: dict[str, Any]) -> list[str]:

@@ -82,7 +82,7 @@ def added_tokens_of(entries: Iterable[Mapping[str, Any]], token_ids: dict[str, i
         content = entry["content"]
         if token_ids.setdefault(content, entry["id"]) != entry["id"]:
             raise ValueError(
-                f"The added token {content!r} must have the id that it has in the vocabulary, {token_ids[content]}. "
+                f"The id of the added token {content!r} must be {token_ids[content]}, as in the vocabulary. "
                 f"Received: {entry['id']}."
             )
         tokens.append(added_token(content, {"special": False, **entry}))
