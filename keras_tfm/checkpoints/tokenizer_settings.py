@@ -107,7 +107,13 @@ class TokenizerSettings:
                 token = _token(f"added_tokens_decoder[{token_id}]", entry, special=False)
                 by_content[token.content] = token, _as_id(token_id)
         else:
-            special = {*self.roles.values(), *(token.content for token in listed)}
+            # Those of special_tokens_map.json are special, but not those that transformers finds in added_tokens.json.
+            own = (
+                {"extra_special_tokens": roles.get("extra_special_tokens")}
+                if "extra_special_tokens" in roles
+                else config
+            )
+            special = {*self.roles.values(), *(token.content for token in _listed(own))}
             added = json("added_tokens.json") or {}
             for content, token_id in sorted(added.items(), key=lambda item: _as_id(item[1])):
                 is_special = content in special

@@ -277,6 +277,33 @@ def with_tokens(rows: tf.RaggedTensor, values: tf.Tensor, is_token: tf.Tensor) -
     return tf.concat([rows, one_each], axis=1)
 
 
+def places_in_rows(pieces: tf.RaggedTensor) -> tf.Tensor:
+    """int32, for each string of the rows (N, pieces): how many bytes are before it in its row."""
+    begins = tf.cumsum(tf.strings.length(pieces.values), exclusive=True)
+    return begins - tf.repeat(tf.gather(tf.concat([begins, [0]], 0), pieces.row_starts()), pieces.row_lengths())
+
+
+def shifted(rows: tf.RaggedTensor, shift: tf.Tensor) -> tf.RaggedTensor:
+    """The rows (N, values), to all values of which the `shift` (N,) of the row was added."""
+    return rows.with_values(rows.values + tf.repeat(shift, rows.row_lengths()))
+
+
+def with_places_of_tokens(
+    pieces: tf.RaggedTensor, ids: tf.RaggedTensor, parts: tuple[tf.RaggedTensor, ...]
+) -> tuple[tf.RaggedTensor, ...]:
+    """Ids, starts and ends of whole texts (N, tokens), from those of their pieces, of which tokens made none.
+
+    Args:
+        pieces, ids: (N, pieces), as `AddedTokenSplitter` gives them.
+        parts: ids, starts and ends of the tokens of each piece (all pieces, tokens).
+    """
+    is_token, lengths, before = ids.values >= 0, tf.strings.length(pieces.values), places_in_rows(pieces)
+    own = (ids.values, tf.zeros_like(lengths), lengths)
+    rows = [with_tokens(part, values, is_token) for part, values in zip(parts, own, strict=True)]
+    rows[1:] = (shifted(part, before) for part in rows[1:])
+    return tuple(pieces.with_values(part).merge_dims(1, 2) for part in rows)
+
+
 def special_token_pattern(contents: Iterable[str]) -> str:
     """A regular expression of RE2 that matches the longest of these strings at a place; "" if there are none."""
     # RE2 takes the first alternative that matches: longest first.
