@@ -199,6 +199,10 @@ class BytePairTokenizer(Tokenizer):
         """
         write_tokenizer(self, folder)
 
+    def get_config(self) -> dict[str, Any]:
+        size = self.vocabulary_size if self.vocabulary_size > len(self.vocabulary) else None
+        return {**super().get_config(), "vocabulary_size": size}
+
     @property
     def merges(self) -> tuple[tuple[str, str], ...]:
         """The merges in order of rank."""
