@@ -4,24 +4,28 @@ from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.tokenizer import with_notes
-from keras_tfm.optional import required
 from keras_tfm.tokenizers import AddedToken, BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.tokenizers.sentence_piece_proto import BYTE_PAIR, ModelProto, Piece
 
 # What llama.cpp calls a pre-tokenizer -> our pattern of words.
 _WORDS = {"gpt-2": "gpt2", "llama-bpe": "llama3", "llama3": "llama3", "qwen2": "qwen2", "smollm": "smollm"}
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # types of tokens; llama.cpp has the numbers of SentencePiece
 _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep", "mask": "mask"}
 _PREFIX = "tokenizer.ggml"
+_SIDES = {"begin": "bos", "end": "eos"}
 
 
 def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTokenizer:
     """The tokenizer that the header of a .gguf file holds."""
     kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
     tokens, roles = _tokens(header), _roles(header)
+    around = _tokens_around(header, roles)
     if kind == "llama":
-        begins = bool(header.get(f"{_PREFIX}.add_bos_token", True)) and "bos_token" in roles
-        tokenizer = SentencePieceTokenizer(_sentence_piece(header, tokens), add_begin_of_text=begins)
-        return with_notes(tokenizer, roles, chat_templates=_chat_templates(header))
+        # llama.cpp puts the space before a text after control tokens, too.
+        tokenizer = SentencePieceTokenizer(_sentence_piece(header, tokens), space_after_special=True, **around)
+        flags = {f"add_{role}_token": bool(around[f"{side}_tokens"]) for side, role in _SIDES.items()}
+        settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, **flags}
+        return with_notes(tokenizer, roles, settings, _chat_templates(header))
     if kind != "gpt2" or words not in _WORDS:
         raise ValueError(
             f"The tokenizer of a GGUF file must be SentencePiece ('llama'), or byte-level BPE ('gpt2') cut as one of "
@@ -42,8 +46,7 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
         special_tokens,
         end_of_text=end_of_text if end_of_text in [token.content for token in special_tokens] else None,
         drops_bytes=True,
-        begin_tokens=[roles["bos_token"]] if header.get(f"{_PREFIX}.add_bos_token") and "bos_token" in roles else [],
-        end_tokens=[roles["eos_token"]] if header.get(f"{_PREFIX}.add_eos_token") and "eos_token" in roles else [],
+        **around,
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
     )
@@ -62,6 +65,16 @@ def _chat_templates(header: dict[str, Any]) -> dict[str, str] | None:
     keys = {name: f"tokenizer.chat_template.{name}" for name in (names if isinstance(names, list) else ())}
     sources = {name: header.get(key) for name, key in {"default": "tokenizer.chat_template", **keys}.items()}
     return {name: source for name, source in sources.items() if isinstance(source, str)} or None
+
+
+def _tokens_around(header: dict[str, Any], roles: dict[str, str]) -> dict[str, list[str]]:
+    """The tokens before and after each text; a SentencePiece vocabulary has one before, unless the file denies it."""
+    around = {}
+    for side, role in _SIDES.items():
+        default = role == "bos" and header.get(f"{_PREFIX}.model") == "llama"
+        adds = bool(header.get(f"{_PREFIX}.add_{role}_token", default)) and f"{role}_token" in roles
+        around[f"{side}_tokens"] = [roles[f"{role}_token"]] if adds else []
+    return around
 
 
 def _tokens(header: dict[str, Any]) -> list[str]:
@@ -97,29 +110,18 @@ def _roles(header: dict[str, Any]) -> dict[str, str]:
     return roles
 
 
-def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> bytes:
+def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> ModelProto:
     """The SentencePiece model that the file was made from, as far as it keeps it."""
-    protos = required(
-        "sentencepiece.sentencepiece_model_pb2", "sentencepiece", "GGUF files with SentencePiece tokenizers"
-    )
     scores = _array(header, "scores", float, None, len(tokens))
     types = _array(header, "token_type", int, None, len(tokens))
-    pieces = [
-        protos.ModelProto.SentencePiece(piece=token, score=score, type=kind)
-        for token, score, kind in zip(tokens, scores, types, strict=True)
-    ]
-    trainer = protos.TrainerSpec(
-        model_type="BPE",
+    return ModelProto(
+        pieces=tuple(map(Piece, tokens, scores, types)),
+        model_type=BYTE_PAIR,
         byte_fallback=True,
         unk_id=header.get(f"{_PREFIX}.unknown_token_id", 0),
         bos_id=header.get(f"{_PREFIX}.bos_token_id", -1),
         eos_id=header.get(f"{_PREFIX}.eos_token_id", -1),
         pad_id=header.get(f"{_PREFIX}.padding_token_id", -1),
-    )
-    normalizer = protos.NormalizerSpec(
-        name="identity",
         add_dummy_prefix=header.get(f"{_PREFIX}.add_space_prefix", True),
         remove_extra_whitespaces=header.get(f"{_PREFIX}.remove_extra_whitespaces", False),
     )
-    model = protos.ModelProto(pieces=pieces, trainer_spec=trainer, normalizer_spec=normalizer)
-    return model.SerializeToString()

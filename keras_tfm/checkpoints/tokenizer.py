@@ -15,10 +15,15 @@ from keras_tfm.tokenizers import (
     SentencePieceTokenizer,
     WordPieceTokenizer,
 )
+from keras_tfm.tokenizers.added_tokens import added_tokens_of, as_added_tokens
 from keras_tfm.tokenizers.byte_pair_files import arguments_from_json as byte_pair_arguments
 from keras_tfm.tokenizers.byte_pair_files import read_gpt2_files
 from keras_tfm.tokenizers.post_processor import tokens_around
 from keras_tfm.tokenizers.sentence_piece import FILE_NAMES
+from keras_tfm.tokenizers.sentence_piece_json import is_sentence_piece
+from keras_tfm.tokenizers.sentence_piece_model import meaning_of_proto
+from keras_tfm.tokenizers.sentence_piece_proto import read_proto
+from keras_tfm.tokenizers.vocabulary import parts_of
 from keras_tfm.tokenizers.word_piece_files import arguments_from_json as word_piece_arguments
 from keras_tfm.tokenizers.word_piece_files import read_arguments as read_word_piece_arguments
 
@@ -45,9 +50,7 @@ def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size:
     if kind == "WordPiece":
         tokenizer = WordPieceTokenizer(**_word_piece(folder, document, settings))
     elif kind == "SentencePiece":
-        model = next(folder / name for name in FILE_NAMES if (folder / name).is_file()).read_bytes()
-        size = max(SentencePieceTokenizer(model).vocabulary_size, size)
-        tokenizer = SentencePieceTokenizer(model, size, end_of_text, settings.flag("add_bos_token"))
+        tokenizer = _sentence_piece(folder, document, size, settings)
     elif kind == "WordLevel":
         tokenizer = CharacterTokenizer.from_json(document)
         end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else tokenizer.end_of_text
@@ -56,8 +59,7 @@ def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size:
         tokenizer = _byte_pair(folder, document, size, settings)
     else:
         raise ValueError(
-            f"A tokenizer must be byte-level BPE, WordPiece or a SentencePiece model. Received: {kind} in {folder}, "
-            "without tokenizer.model or spiece.model. Put that file there."
+            f"A tokenizer must be byte-level BPE, WordPiece or SentencePiece. Received: {kind} in {folder}."
         )
     return with_notes(tokenizer, settings.roles, settings.kept, settings.chat_templates)
 
@@ -125,6 +127,41 @@ def _byte_pair(folder: Path, document: dict[str, Any] | None, size: int, setting
     return BytePairTokenizer(**arguments, end_of_text=end_of_text if is_special else None)
 
 
+def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, settings: TokenizerSettings):
+    """What tokenizer.json says, or else a tokenizer.model, in a vocabulary of the model's size."""
+    end_of_text = settings.roles.get("eos_token")
+    if document is not None:
+        model: Any = settings.rebuilt(document)
+        vocabulary = document["model"]["vocab"]
+        if isinstance(vocabulary, list):  # of Unigram, pairs of a piece and its score
+            vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+        _, known, added = parts_of({**document, "model": {"vocab": vocabulary}})
+        arguments = {"special_tokens": added_tokens_of(added, known), "vocabulary": known}
+        begin, end = tokens_around(document.get("post_processor"), known)
+        arguments |= {"begin_tokens": begin, "end_tokens": end}
+    else:
+        file = next(folder / name for name in FILE_NAMES if (folder / name).is_file())
+        model = read_proto(file.read_bytes())
+        meaning = meaning_of_proto(model, space_after_special=False)
+        known = {token: number for number, token in enumerate(meaning.tokens)}
+        arguments = {"vocabulary": known, "special_tokens": as_added_tokens(meaning.special_tokens)}
+        for side, role in (("begin", "bos"), ("end", "eos")):
+            adds = settings.flag(f"add_{role}_token") and f"{role}_token" in settings.roles
+            arguments[f"{side}_tokens"] = [settings.roles[f"{role}_token"]] if adds else []
+    arguments = _framed(_with_added(arguments, settings), settings)
+    more = {token: number for token, number in arguments["vocabulary"].items() if token not in known}
+    return SentencePieceTokenizer(
+        model,
+        vocabulary_size=max(size, len(arguments["vocabulary"])),
+        end_of_text=end_of_text if end_of_text in arguments["vocabulary"] else None,
+        space_after_special=document is None and settings.spaces_after_special,
+        special_tokens=arguments["special_tokens"],
+        more_tokens=more,
+        begin_tokens=arguments["begin_tokens"],
+        end_tokens=arguments["end_tokens"],
+    )
+
+
 def _unknown_class(settings: TokenizerSettings, folder: Path, files: str) -> str:
     name = settings.class_name or f"that of model_type {settings.model_type!r}"
     return (
@@ -155,7 +192,7 @@ def _framed(arguments: dict[str, Any], settings: TokenizerSettings) -> dict[str,
     """The arguments with the tokens around texts that the class decides on, whatever the file says."""
     if settings.known.frame is None:
         return arguments
-    begin, end = ([settings.roles[role]] for role in settings.known.frame)
+    begin, end = ([settings.roles[role]] if role else [] for role in settings.known.frame)
     if any(token not in arguments["vocabulary"] for token in (*begin, *end)):
         return arguments
     post_processor = arguments.get("post_processor")
@@ -169,16 +206,13 @@ def _framed(arguments: dict[str, Any], settings: TokenizerSettings) -> dict[str,
 
 
 def _kind(folder: Path, document: dict[str, Any] | None) -> str:
-    has_sentence_piece = any((folder / name).is_file() for name in FILE_NAMES)
     if document is not None:
         model = document.get("model")
         kind = str(model.get("type", "BPE")) if isinstance(model, dict) else "unknown"
-        if kind == "BPE" and model.get("byte_fallback"):
-            kind = "BPE with byte fallback"
-        return "SentencePiece" if has_sentence_piece and kind not in ("BPE", "WordPiece") else kind
+        return "SentencePiece" if is_sentence_piece(document) else kind
     if (folder / "vocab.txt").is_file():
         return "WordPiece"
-    if has_sentence_piece:
+    if any((folder / name).is_file() for name in FILE_NAMES):
         return "SentencePiece"
     return "BPE"  # `from_file` says what is missing
 

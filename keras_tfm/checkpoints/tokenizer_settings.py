@@ -21,13 +21,16 @@ class TokenizerClass:
         words: how vocab.json and merges.txt are cut, for `BytePairTokenizer`; None for WordPiece.
         normalization: likewise.
         roles: tokens that have a role unless the folder says otherwise.
-        frame: roles of the tokens around each text, if the class decides on them.
+        frame: roles of the tokens before and after each text, or None, if the class decides on them.
+        legacy: bool, for SentencePiece: the space before a text comes after special tokens too, unless the folder says
+            otherwise.
     """
 
     words: str | None = None
     normalization: str | None = None
     roles: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    frame: tuple[str, str] | None = None
+    frame: tuple[str | None, str | None] | None = None
+    legacy: bool = True
 
 
 _BERT = TokenizerClass(
@@ -49,18 +52,30 @@ CLASSES = {
     "BertTokenizer": _BERT,
     "DistilBertTokenizer": _BERT,
     "ElectraTokenizer": _BERT,
+    "GemmaTokenizer": TokenizerClass(
+        roles={f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")}, legacy=False
+    ),
+    "LlamaTokenizer": TokenizerClass(roles=dict(zip(ROLES[:3], ("<s>", "</s>", "<unk>"), strict=True)), legacy=False),
+    "T5Tokenizer": TokenizerClass(
+        roles={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, frame=(None, "eos_token")
+    ),
 }
 # `model_type` -> the class that transformers takes where the folder names none.
 _BY_MODEL_TYPE = {
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
     "opt": "GPT2Tokenizer",
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
 }
 _NO_CLASS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 
@@ -138,6 +153,24 @@ class TokenizerSettings:
         return bool(value)
 
     @property
+    def spaces_after_special(self) -> bool:
+        """Whether the space before a text comes after special tokens too, in a tokenizer.model."""
+        legacy = self._config.get("legacy")
+        return self.class_name == "T5Tokenizer" or (self.known.legacy if legacy is None else bool(legacy))
+
+    def rebuilt(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A tokenizer.json of a SentencePiece model, as the class of the tokenizer makes it anew in transformers."""
+        if self.class_name != "LlamaTokenizer":
+            return document
+        prefixes = self._config.get("add_prefix_space") is not False
+        scheme = "never" if not prefixes else "always" if self.spaces_after_special else "first"
+        signs = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+        written = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
+        written += [{"type": "Fuse"}, *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefixes else [])]
+        decoder = {"type": "Sequence", "decoders": written}
+        return {**document, "normalizer": None, "pre_tokenizer": signs, "decoder": decoder}
+
+    @property
     def chat_templates(self) -> dict[str, str] | str | None:
         """The chat template of tokenizer_config.json, or several by name; None if there is none."""
         templates = self._config.get("chat_template")
@@ -155,7 +188,8 @@ def _class_name(named: Any, model_type: Any) -> str | None:
     name = named.removesuffix("Fast") if isinstance(named, str) else None
     if name is None or (model_type == "qwen2" and name != registered):  # of which many folders name a wrong one
         return registered
-    return None if name in _NO_CLASS else name
+    # Of Mistral's models transformers takes the files as they are.
+    return None if name in _NO_CLASS or model_type == "mistral" else name
 
 
 def _roles(config: Mapping[str, Any]) -> dict[str, AddedToken]:

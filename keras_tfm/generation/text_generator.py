@@ -19,14 +19,15 @@ class TextGenerator:
 
     Args:
         model: `CausalLM`.
-        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary. If it has an end-of-text
+        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary; special tokens at its end may be
+            missing in the model, which is warned of. If it has an end-of-text
             token, a text ends there. Its `begin_tokens` are put before prompts that do not begin with them, unless a
             chat template wrote them. An empty prompt starts from these, or else from the end-of-text token.
         sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
         stop_token_ids: ids at which a text ends besides, for example those of `checkpoints.load_stop_token_ids`.
 
     Raises:
-        ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
+        ValueError: if the vocabularies of model and tokenizer differ otherwise, or for an unknown sampler name.
         TypeError: for a model that does not write.
 
     Example:
@@ -44,16 +45,17 @@ class TextGenerator:
                 f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "
                 "of your own into a `CausalLM`."
             )
-        if (size := tokenizer.vocabulary_size) < model.vocabulary_size:
+        size = tokenizer.vocabulary_size
+        beyond = [tokenizer.id_to_token(token_id) for token_id in range(model.vocabulary_size, size)]
+        if size < model.vocabulary_size or set(beyond) - set(tokenizer.special_tokens):
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
                 f"{size} tokens and a model of {model.vocabulary_size}."
             )
-        if size > model.vocabulary_size:
-            beyond = [tokenizer.id_to_token(token_id) for token_id in range(model.vocabulary_size, size)]
+        if beyond:
             warnings.warn(
-                f"The tokenizer has {len(beyond)} tokens more than the model, which cannot write them, and prompts "
-                f"that hold them are refused: {beyond[:5]}.",
+                f"The model has no place for special tokens of the tokenizer: {beyond[:5]}. It never writes them, and "
+                "prompts that hold them are refused.",
                 stacklevel=2,
             )
         self.model = model

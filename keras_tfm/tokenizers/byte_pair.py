@@ -20,7 +20,7 @@ from keras_tfm.tokenizers.byte_pair_vocabulary import (
     ranks_of,
 )
 from keras_tfm.tokenizers.inputs import as_string_tensor
-from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.pair_merger import ByteMerger
 from keras_tfm.tokenizers.post_processor import trimmings
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.unicode_nfc import NormalizationC
@@ -136,7 +136,7 @@ class BytePairTokenizer(Tokenizer):
         self.post_processor = None if post_processor is None else MappingProxyType(dict(post_processor))
         self._ranks = ranks
         self._split = WordSplitter(words)
-        self._merge = PairMerger(
+        self._merge = ByteMerger(
             byte_ids=[vocabulary.get(symbol, -1) for symbol in BYTE_SYMBOLS],
             merges=[(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in ranks],
             vocabulary_size=len(tokens),
