@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.tokenizers.added_tokens import AddedToken, with_places_of_tokens, with_tokens
+from keras_tfm.tokenizers.added_tokens import AddedToken, normalized_contents, with_places_of_tokens, with_tokens
 from keras_tfm.tokenizers.byte_pair_files import arguments_from_json, read_arguments, write_tokenizer
 from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_arguments
 from keras_tfm.tokenizers.byte_pair_vocabulary import (
@@ -116,7 +116,9 @@ class BytePairTokenizer(Tokenizer):
             raise ValueError(
                 f"`vocabulary_size` must be at least the number of tokens, {len(tokens)}. Received: {vocabulary_size}."
             )
-        pieces = [token.encode() if token in is_special else symbols_to_bytes(token) for token in tokens]
+        normalize = NormalizationC() if normalization else None
+        contents = normalized_contents(special_tokens, normalize)
+        pieces = [contents[token].encode() if token in contents else symbols_to_bytes(token) for token in tokens]
         super().__init__(
             [*tokens, *[None] * (size - len(tokens))],
             [*pieces, *[b""] * (size - len(tokens))],
@@ -124,7 +126,7 @@ class BytePairTokenizer(Tokenizer):
             end_of_text,
             begin_tokens,
             end_tokens,
-            NormalizationC() if normalization else None,
+            normalize,
         )
 
         self.words = words

@@ -423,7 +423,13 @@ class Tokenizer(tf.Module):
             tf.range(tf.size(is_token, tf.int64)), tf.gather(pieces.row_starts(), pieces.value_rowids())
         )
         rows = self._checked_rows(self.tokenize_pieces(tf.where(is_token, "", pieces.values), begins_text))
-        return pieces.with_values(with_tokens(rows, ids.values, is_token)).merge_dims(1, 2)
+        # Without any token, and with one piece of each text, these are the rows already.
+        is_done = ~tf.reduce_any(is_token) & tf.equal(tf.size(is_token), tf.size(texts))
+        return tf.cond(
+            is_done,
+            lambda: rows,
+            lambda: pieces.with_values(with_tokens(rows, ids.values, is_token)).merge_dims(1, 2),
+        )
 
     def _checked_rows(self, rows: Any) -> tf.RaggedTensor:
         if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):

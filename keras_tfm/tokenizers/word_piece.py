@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.tokenizers import bert_rules
-from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens, shifted, with_places_of_tokens
+from keras_tfm.tokenizers.added_tokens import (
+    AddedToken,
+    as_added_tokens,
+    normalized_contents,
+    shifted,
+    with_places_of_tokens,
+)
 from keras_tfm.tokenizers.bert_rules import BERT_TOKENS, BertNormalizer, BertRules, character_table
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.vocabulary import tokens_of
@@ -93,10 +99,11 @@ class WordPieceTokenizer(Tokenizer):
         if special_tokens is None:
             special_tokens = [token for token in BERT_TOKENS if token in vocabulary]
         special_tokens = as_added_tokens(special_tokens, vocabulary)
-        first, later = written(tokens)
         rules = _rules(lowercase, strip_accents, split_on_cjk)
         table = character_table(rules)
         self._normalize = BertNormalizer(table) if any(token.normalized for token in special_tokens) else None
+        contents = normalized_contents(special_tokens, self._normalize)
+        first, later = written([contents.get(token, token) for token in tokens])
         pieces = [token.encode() for token in later]
         super().__init__(tokens, pieces, special_tokens, None, begin_tokens, end_tokens, self._normalize)
         self.lowercase, self.strip_accents, self.split_on_cjk = rules
