@@ -11,12 +11,13 @@ import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.files import read_json, replace_file
-from keras_tfm.tokenizers.added_tokens import AddedToken, with_tokens
+from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens, with_tokens
 from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
 from keras_tfm.tokenizers.sentence_piece_graph import SentencePieceCutter, SentencePieceJoiner
 from keras_tfm.tokenizers.sentence_piece_json import meaning_of_json
 from keras_tfm.tokenizers.sentence_piece_model import meaning_of_proto
 from keras_tfm.tokenizers.sentence_piece_proto import ModelProto, read_proto, write_proto
+from keras_tfm.tokenizers.sentence_piece_training import train_model
 from keras_tfm.tokenizers.tokenizer import CHOICES, TEXTS, Tokenizer
 from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
 
@@ -48,7 +49,7 @@ class SentencePieceTokenizer(Tokenizer):
         special_tokens: strings or `AddedToken`s that are found in texts before anything else. Default: the control
             pieces of a tokenizer.model, the `added_tokens` of a tokenizer.json.
         more_tokens: dict from tokens that a checkpoint adds outside of its model ("<|im_start|>") to their ids, which
-            go on where those of the model end.
+            go on where those of the model end. They are found in texts as well.
         begin_tokens, end_tokens: tokens that are put before and after each text. Default: as `add_begin_of_text` says,
             and none.
 
@@ -102,6 +103,7 @@ class SentencePieceTokenizer(Tokenizer):
             )
         more_tokens = dict(more_tokens or {})
         size = max([len(meaning.tokens), *(number + 1 for number in more_tokens.values())])
+        num_tokens = size
         if vocabulary_size is not None:
             if as_integer("vocabulary_size", vocabulary_size) < size:
                 raise ValueError(
@@ -124,10 +126,12 @@ class SentencePieceTokenizer(Tokenizer):
         if begin_tokens is None:
             begin_tokens = [meaning.begin_of_text] if add_begin_of_text else []
         joining = meaning.joining.extended({number: token for token, number in more_tokens.items()}, size)
+        found = as_added_tokens(meaning.special_tokens if special_tokens is None else special_tokens)
+        contents = {token.content for token in found}
         super().__init__(
             tokens,
             joining.texts,
-            [*meaning.special_tokens, *more_tokens] if special_tokens is None else special_tokens,
+            [*found, *(token for token in more_tokens if token not in contents)],
             begin_tokens=begin_tokens,
             end_tokens=end_tokens,
         )
@@ -138,10 +142,44 @@ class SentencePieceTokenizer(Tokenizer):
             self._end_of_text = tokens[self.token_to_id(end_of_text)]
         self._begin_of_text = meaning.begin_of_text
         self.add_begin_of_text = add_begin_of_text
+        self._is_padded = size > num_tokens
         self.space_after_special = space_after_special
         self.more_tokens = MappingProxyType(more_tokens)
         self._cut = SentencePieceCutter(meaning.cutting, len(meaning.tokens))
         self._join = SentencePieceJoiner(joining)
+
+    @classmethod
+    def train(
+        cls,
+        texts_or_files: str | Path | Iterable[str | Path],
+        vocabulary_size: int,
+        algorithm: str = "unigram",
+        special_tokens: Iterable[str] = (),
+        byte_fallback: bool = True,
+        **options: Any,
+    ) -> "SentencePieceTokenizer":
+        """Learns pieces from text, with the library `sentencepiece`. The same text gives the same pieces.
+
+        Args:
+            texts_or_files: a text, a file, or an iterable of these. A `str` is text, a `pathlib.Path` is a file. Pieces
+                never go across the ends of lines.
+            vocabulary_size: int. A text with fewer pieces gives a smaller vocabulary, with a warning.
+            algorithm: "unigram", or "byte pair" for BPE.
+            special_tokens: control pieces beside "<unk>", "<s>" and "</s>", which get the ids from 3 on. They may occur
+                in the text; nothing is learned from them.
+            byte_fallback: bool, characters that are no piece become their bytes, of which there are 256 pieces; False:
+                they are unknown.
+            **options: more for `sentencepiece.SentencePieceTrainer.train`, such as `split_digits=True`,
+                `normalization_rule_name="identity"` or `character_coverage=1.0`.
+
+        Returns:
+            a SentencePieceTokenizer.
+
+        Raises:
+            ImportError: if sentencepiece is not installed.
+            ValueError: if `vocabulary_size` is too small, or there is no text.
+        """
+        return cls(train_model(texts_or_files, vocabulary_size, algorithm, special_tokens, byte_fallback, options))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, **arguments: Any) -> "SentencePieceTokenizer":
@@ -180,6 +218,11 @@ class SentencePieceTokenizer(Tokenizer):
         document = {**self.model, "added_tokens": self._added_entries()}
         replace_file(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=1))
 
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which copies and pickles are made."""
+        size = self.vocabulary_size if self._is_padded else None
+        return {**super().get_config(), "vocabulary_size": size}
+
     @property
     def end_of_text(self) -> str | None:
         """The piece at which a text ends; None if there is none. It need be no control piece."""
@@ -191,7 +234,7 @@ class SentencePieceTokenizer(Tokenizer):
         return None if self._begin_of_text is None else self.vocabulary[self._begin_of_text]
 
     def tokenize_pieces(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tf.RaggedTensor:
-        return self._cut(texts, begins_text)[0]
+        return self._cut.ids(texts, begins_text)
 
     def encode_with_offsets(
         self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True

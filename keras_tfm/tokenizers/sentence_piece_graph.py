@@ -134,44 +134,48 @@ class SentencePieceCutter(tf.Module):
     def _rules(self) -> CuttingRules:
         return self._untracked.rules
 
+    def ids(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tf.RaggedTensor:
+        """The ids alone (R, tokens): less to trace."""
+        return self._pieces(texts, begins_text, with_places=False)[0]
+
     def __call__(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
+        return self._pieces(texts, begins_text, with_places=True)
+
+    def _pieces(self, texts: tf.Tensor, begins_text: tf.Tensor, with_places: bool) -> tuple[tf.RaggedTensor, ...]:
         characters = Characters.of(texts)
         for step in self._rules.steps:
             characters = step(characters, begins_text)
-        return self._pieces(characters, tf.size(texts, tf.int64))
-
-    def _pieces(self, characters: Characters, num_texts: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
-        codes = characters.codes
         begins_word = tf.cast(tf.where(self._begins_word(characters))[:, 0], tf.int32)
-        splits = tf.concat([begins_word, tf.shape(codes)], axis=0)
-        words = tf.RaggedTensor.from_row_splits(codes, tf.cast(splits, tf.int64), validate=False)
+        splits = tf.concat([begins_word, tf.shape(characters.codes)], axis=0)
+        words = tf.RaggedTensor.from_row_splits(characters.codes, tf.cast(splits, tf.int64), validate=False)
         distinct, index = tf.unique(tf.strings.unicode_encode(words, "UTF-8"))
         tokens, firsts, lasts = self._distinct(distinct)
 
         ids = tf.gather(tokens, index)  # (words of all texts, tokens)
-        word = tf.cast(ids.value_rowids(), tf.int32)
-        begin = tf.gather(begins_word, word)
-        starts = tf.gather(characters.starts, begin + tf.gather(firsts, index).values)
-        ends = tf.gather(characters.ends, begin + tf.gather(lasts, index).values)
-        rows = tf.gather(characters.rows, begin)
-        ids = ids.values
-        if self._rules.unknown_id is None:
-            is_kept = ids >= 0
-        elif self._rules.joins_unknown:
-            is_unknown = tf.equal(ids, _UNKNOWN)
-            goes_on = is_unknown & before(is_unknown, False) & tf.equal(rows, before(rows, -1))
-            run = tf.cumsum(tf.cast(~goes_on, tf.int32)) - 1
-            ends, is_kept = tf.gather(tf.math.segment_max(ends, run), run), ~goes_on
-        else:
-            is_kept = None
-        if is_kept is not None:
-            ids, rows, starts, ends = (tf.boolean_mask(x, is_kept) for x in (ids, rows, starts, ends))
-        if self._rules.unknown_id is not None:
-            ids = tf.where(ids < 0, self._rules.unknown_id, ids)
+        begin = tf.gather(begins_word, tf.cast(ids.value_rowids(), tf.int32))
+        columns = [ids.values, tf.gather(characters.rows, begin)]
+        if with_places:
+            columns.append(tf.gather(characters.starts, begin + tf.gather(firsts, index).values))
+            columns.append(tf.gather(characters.ends, begin + tf.gather(lasts, index).values))
+        ids, rows, *places = self._without_unknown(*columns)
         return tuple(
-            tf.RaggedTensor.from_value_rowids(values, tf.cast(rows, tf.int64), num_texts, validate=False)
-            for values in (ids, starts, ends)
+            tf.RaggedTensor.from_value_rowids(values, tf.cast(rows, tf.int64), tf.size(texts, tf.int64), validate=False)
+            for values in (ids, *places)
         )
+
+    def _without_unknown(self, ids: tf.Tensor, rows: tf.Tensor, *places: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The columns (tokens,), where unknown characters have their id, and perhaps only one together, or are gone."""
+        is_unknown = tf.equal(ids, _UNKNOWN)
+        if self._rules.unknown_id is None:
+            return tuple(tf.boolean_mask(column, ~is_unknown) for column in (ids, rows, *places))
+        ids = tf.where(is_unknown, self._rules.unknown_id, ids)
+        if not self._rules.joins_unknown:
+            return ids, rows, *places
+        goes_on = is_unknown & before(is_unknown, False) & tf.equal(rows, before(rows, -1))
+        if places:
+            run = tf.cumsum(tf.cast(~goes_on, tf.int32)) - 1
+            places = places[0], tf.gather(tf.math.segment_max(places[1], run), run)
+        return tuple(tf.boolean_mask(column, ~goes_on) for column in (ids, rows, *places))
 
     def _begins_word(self, characters: Characters) -> tf.Tensor:
         """bool (N,)."""

@@ -15,6 +15,7 @@ from keras_tfm.tokenizers.sentence_piece_rules import (
     WORD_SIGN,
     CharacterReplacer,
     Replacements,
+    UnicodeNormalizer,
     escape_spaces,
     join_spaces,
     prepend_sign,
@@ -195,10 +196,12 @@ def _normalizer(part: Mapping[str, Any]) -> Step | None:
         return _replacing(part)
     if kind == "Prepend" and part.get("prepend") == WORD_SIGN:
         return functools.partial(prepend_sign, always=True)
+    if kind in ("NFC", "NFKC"):
+        return UnicodeNormalizer(kind)
     if kind == "Strip":
         left, right = bool(part.get("strip_left", True)), bool(part.get("strip_right", True))
         return functools.partial(strip, left=left, right=right) if left or right else None
-    return _refuse("normalizer", str(part)[:100], "Precompiled, Replace, Prepend or Strip")
+    return _refuse("normalizer", str(part)[:100], "Precompiled, NFC, NFKC, Replace, Prepend or Strip")
 
 
 def _replacing(part: Mapping[str, Any]) -> Step:

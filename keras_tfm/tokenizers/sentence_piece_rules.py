@@ -20,6 +20,7 @@ from keras_tfm.tokenizers.code_points import (
     read_from_left,
     repeated,
 )
+from keras_tfm.tokenizers.unicode_nfc import NormalizationC
 
 WORD_SIGN = "▁"
 _SPACE, _SIGN = ord(" "), ord(WORD_SIGN)
@@ -265,6 +266,21 @@ class CharacterReplacer(tf.Module):
         return tf.where(whole >= 0, size, tf.cast(text >= 0, tf.int32)), text
 
 
+class UnicodeNormalizer(tf.Module):
+    """Unicode's normalization.
+
+    Args:
+        form: "NFC" or "NFKC".
+    """
+
+    def __init__(self, form: str):
+        super().__init__(name="unicode_normalizer")
+        self._normalize = NormalizationC(compatibility=form == "NFKC")
+
+    def __call__(self, characters: Characters, begins_text: tf.Tensor) -> Characters:
+        return self._normalize.of_characters(characters)
+
+
 def drop_extra_spaces(characters: Characters, begins_text: tf.Tensor) -> Characters:
     """Without spaces at the start, after another space, and at the end, where word signs are spaces too."""
     codes = characters.codes
@@ -337,7 +353,7 @@ def prepend_sign(
 
 
 def append_sign(characters: Characters, begins_text: tf.Tensor) -> Characters:
-    """With a word sign after each text that has characters."""
+    """With a word sign after each text that has characters left."""
     is_last = tf.concat([characters.is_first()[1:], tf.ones_like(characters.rows[:1], tf.bool)], axis=0)
     return _with_sign(characters, is_last, place=1)
 
