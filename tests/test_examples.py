@@ -174,3 +174,28 @@ def test_rag_gives_what_is_found_to_a_writer_that_answers_with_it(tmp_path, caps
         assert answer.strip()
         assert f"\n{question}\n- " in printed
         assert f"=> {answer}" in printed
+
+
+def test_the_tokenizer_study_counts_right_on_a_text_worked_out_by_hand():
+    study = imported("tokenizer_study")
+    tokenizer = study.trained("bytes", "la gata " * 9, 256)
+    row = study.measured("bytes", tokenizer, "la gata\n日本")
+    assert row[:6] == ("bytes", 257, pytest.approx(13 / 3), 1.0, 0.0, 257 * 512)  # 13 bytes in 3 words
+    assert study.cut(tokenizer, "9.1\né") == r"9|.|1|\n|\xc3|\xa9"
+    assert study.trained("BPE", "la gata", 256) is None
+
+
+@pytest.mark.slow
+def test_the_tokenizer_study_compares_all_kinds_and_draws(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sentencepiece", reason="needs keras-tfm[sentencepiece]")
+    arguments = ["study", "--sizes", "300", "--characters", "20000", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    imported("tokenizer_study").main()
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: lines.index("How texts are cut by the largest tokenizers of the last table:")]
+    rows = [line.split() for line in table if line.startswith(("bytes", "BPE", "WordPiece", "Unigram"))]
+    assert [row[0] for row in rows] == ["bytes", "BPE", "WordPiece", "Unigram"] * 2
+    assert all(float(bytes_row[2]) > float(row[2]) for bytes_row, row in zip(rows[::4], rows[1::4], strict=True))
+    assert any("9.11" in line for line in lines)
+    for name in ("fertility", "weights"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

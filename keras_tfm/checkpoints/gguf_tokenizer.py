@@ -3,23 +3,29 @@
 from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
-from keras_tfm.checkpoints.tokenizer import with_roles
-from keras_tfm.optional import required
-from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.checkpoints.tokenizer import with_notes
+from keras_tfm.tokenizers import AddedToken, BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.tokenizers.sentence_piece_proto import BYTE_PAIR, ModelProto, Piece
 
 # What llama.cpp calls a pre-tokenizer -> our pattern of words.
 _WORDS = {"gpt-2": "gpt2", "llama-bpe": "llama3", "llama3": "llama3", "qwen2": "qwen2", "smollm": "smollm"}
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # types of tokens; llama.cpp has the numbers of SentencePiece
 _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep", "mask": "mask"}
 _PREFIX = "tokenizer.ggml"
+_SIDES = {"begin": "bos", "end": "eos"}
 
 
 def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTokenizer:
     """The tokenizer that the header of a .gguf file holds."""
     kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
     tokens, roles = _tokens(header), _roles(header)
+    around = _tokens_around(header, roles)
     if kind == "llama":
-        return with_roles(SentencePieceTokenizer(_sentence_piece(header, tokens)), roles)
+        # llama.cpp puts the space before a text after control tokens, too.
+        tokenizer = SentencePieceTokenizer(_sentence_piece(header, tokens), space_after_special=True, **around)
+        flags = {f"add_{role}_token": bool(around[f"{side}_tokens"]) for side, role in _SIDES.items()}
+        settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, **flags}
+        return with_notes(tokenizer, roles, settings, _chat_templates(header))
     if kind != "gpt2" or words not in _WORDS:
         raise ValueError(
             f"The tokenizer of a GGUF file must be SentencePiece ('llama'), or byte-level BPE ('gpt2') cut as one of "
@@ -28,27 +34,47 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
         )
     merges = _array(header, "merges", str)
     types = _array(header, "token_type", int, [_NORMAL] * len(tokens), len(tokens))
-    special_tokens = [token for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+    special_tokens = [
+        AddedToken(token, special=kind == _CONTROL)
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
     end_of_text = roles.get("eos_token")
     tokenizer = BytePairTokenizer(
         {token: i for i, token in enumerate(tokens)},
         [tuple(merge.split(" ")) for merge in merges],
         special_tokens,
-        end_of_text=end_of_text if end_of_text in special_tokens else None,
+        end_of_text=end_of_text if end_of_text in [token.content for token in special_tokens] else None,
         drops_bytes=True,
+        **around,
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
-        plain_tokens=[token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED],
     )
-    return with_roles(tokenizer, roles)
+    return with_notes(tokenizer, roles, chat_templates=_chat_templates(header))
 
 
 def chat_template_of(header: dict[str, Any]) -> ChatTemplate | None:
     """The chat template that the header of a .gguf file holds; None if there is none."""
-    source = header.get("tokenizer.chat_template")
-    if not isinstance(source, str):
-        return None
-    return ChatTemplate(source, {"bos_token": "", "eos_token": "", **_roles(header)})
+    templates = _chat_templates(header)
+    return None if templates is None else ChatTemplate(templates, _roles(header))
+
+
+def _chat_templates(header: dict[str, Any]) -> dict[str, str] | None:
+    """Name -> source of the chat templates; None if there are none."""
+    names = header.get("tokenizer.chat_templates")
+    keys = {name: f"tokenizer.chat_template.{name}" for name in (names if isinstance(names, list) else ())}
+    sources = {name: header.get(key) for name, key in {"default": "tokenizer.chat_template", **keys}.items()}
+    return {name: source for name, source in sources.items() if isinstance(source, str)} or None
+
+
+def _tokens_around(header: dict[str, Any], roles: dict[str, str]) -> dict[str, list[str]]:
+    """The tokens before and after each text; a SentencePiece vocabulary has one before, unless the file denies it."""
+    around = {}
+    for side, role in _SIDES.items():
+        default = role == "bos" and header.get(f"{_PREFIX}.model") == "llama"
+        adds = bool(header.get(f"{_PREFIX}.add_{role}_token", default)) and f"{role}_token" in roles
+        around[f"{side}_tokens"] = [roles[f"{role}_token"]] if adds else []
+    return around
 
 
 def _tokens(header: dict[str, Any]) -> list[str]:
@@ -84,29 +110,18 @@ def _roles(header: dict[str, Any]) -> dict[str, str]:
     return roles
 
 
-def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> bytes:
+def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> ModelProto:
     """The SentencePiece model that the file was made from, as far as it keeps it."""
-    protos = required(
-        "sentencepiece.sentencepiece_model_pb2", "sentencepiece", "GGUF files with SentencePiece tokenizers"
-    )
     scores = _array(header, "scores", float, None, len(tokens))
     types = _array(header, "token_type", int, None, len(tokens))
-    pieces = [
-        protos.ModelProto.SentencePiece(piece=token, score=score, type=kind)
-        for token, score, kind in zip(tokens, scores, types, strict=True)
-    ]
-    trainer = protos.TrainerSpec(
-        model_type="BPE",
+    return ModelProto(
+        pieces=tuple(map(Piece, tokens, scores, types)),
+        model_type=BYTE_PAIR,
         byte_fallback=True,
         unk_id=header.get(f"{_PREFIX}.unknown_token_id", 0),
         bos_id=header.get(f"{_PREFIX}.bos_token_id", -1),
         eos_id=header.get(f"{_PREFIX}.eos_token_id", -1),
         pad_id=header.get(f"{_PREFIX}.padding_token_id", -1),
-    )
-    normalizer = protos.NormalizerSpec(
-        name="identity",
         add_dummy_prefix=header.get(f"{_PREFIX}.add_space_prefix", True),
         remove_extra_whitespaces=header.get(f"{_PREFIX}.remove_extra_whitespaces", False),
     )
-    model = protos.ModelProto(pieces=pieces, trainer_spec=trainer, normalizer_spec=normalizer)
-    return model.SerializeToString()

@@ -85,7 +85,7 @@ class TextSession:
             *_, last = self._run(prompts, checked, max_new_tokens)
             return self._texts(last, checked)[0]
         self._remember_all(checked)
-        new_ids = self._writer.encode(prompts)
+        new_ids = self._writer.encode(prompts, begins_text=not len(self.token_ids))
         prefix = self._before(min(map(len, new_ids), default=0))
         ids = [self._unread(ids, prefix, checked) for ids in new_ids]
         *_, last = self._writer.model.generation_runner.run(ids, checked, max_new_tokens, prefix)
@@ -132,7 +132,7 @@ class TextSession:
 
     def _run(self, prompt, options, tokens_per_piece):
         """Yields each `Generation`; after the last one the session has moved on."""
-        new_ids = self._writer.encode(prompt)[0]
+        new_ids = self._writer.encode(prompt, begins_text=not len(self.token_ids))[0]
         prefix = self._before(len(new_ids))
         unread = self._unread(new_ids, prefix, options)
         prompt_ids = unread if prefix is None else np.concatenate([prefix.token_ids, unread])
@@ -162,7 +162,7 @@ class TextSession:
         given = options.stop_strings.cut(text(len(written)))
         num_whole = next(n for n in range(len(written), -1, -1) if given.startswith(text(n)))
         rest = given[len(text(num_whole)) :]
-        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest) if rest else [], "int32")])
+        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest, False) if rest else [], "int32")])
 
     def _remember_all(self, options) -> None:
         """Prefills what has not been read, so that several prompts can continue from here without reading it each."""
