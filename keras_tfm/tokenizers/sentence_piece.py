@@ -30,9 +30,9 @@ class SentencePieceTokenizer(Tokenizer):
     One implementation in core TensorFlow ops runs eagerly, in `tf.data`, in `tf.function` and inside a SavedModel that
     loads with `import tensorflow` alone. Its ids are those of `sentencepiece` for a tokenizer.model and those of the
     Hugging Face library `tokenizers` for a tokenizer.json, which differ from each other where spaces meet and in rare
-    characters. One known exception: Unigram models add up scores in float32, in `sentencepiece` from the beginning of
-    the text, here from the beginning of each word; so two ways to cut a word that are equally good but for rounding may
-    be told apart otherwise in texts of many thousand words. All work is done on the CPU.
+    characters. One known exception: `sentencepiece` adds up the scores of Unigram models in float32 from the beginning
+    of a text; in texts of more than 4,096 characters they are added up word by word here, so that of two ways to cut a
+    word that are equally good but for rounding the other one may be taken. All work is done on the CPU.
 
     Control pieces ("<s>", "</s>") are special tokens: they are found in a text, as in transformers and not in
     `sentencepiece`, so that chats get the right ids; `skip_special_tokens=True` leaves them out in decoding.

@@ -85,7 +85,10 @@ def pair(request, pairs):
 
 @pytest.fixture(scope="session")
 def lines() -> list[str]:
-    return SHAKESPEARE.read_text(encoding="utf-8")[60_000:80_000].splitlines()[:400] + TEXTS + random_texts(300)
+    lines = SHAKESPEARE.read_text(encoding="utf-8")[60_000:80_000].splitlines()[:400]
+    # Many ways to cut a run are equally good but for the rounding of sums.
+    runs = ["a " * number + "-" * 17 + "the" * 9 for number in range(30)]
+    return lines + TEXTS + random_texts(300) + runs
 
 
 def random_texts(number: int) -> list[str]:
