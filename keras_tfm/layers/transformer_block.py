@@ -104,9 +104,20 @@ class TransformerBlock(Composite):
         build_part(self.feed_forward, x_shape)
         build_part(self.feed_forward_wrap, x_shape)
 
-    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> BlockCache:
-        """An empty cache for the self-attention; the cross-attention's is made by its `remember`."""
-        return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length, dtype))
+    def init_cache(
+        self, batch_size, max_length, dtype: str | None = None, context=None, context_mask=None
+    ) -> BlockCache:
+        """An empty cache for the self-attention, and what the cross-attention remembers of a context, if there is one.
+
+        Args:
+            batch_size, max_length, dtype: as in the self-attention.
+            context: float (P, S, C), of which `batch_size` is a multiple: the rows of a prompt share one. Or None.
+            context_mask: bool (P, S), True = a real token.
+        """
+        cache = BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_length, dtype))
+        if context is None:
+            return cache
+        return cache._replace(cross_attention=self.cross_attention.remember(context, context_mask, dtype))
 
     def call(
         self,

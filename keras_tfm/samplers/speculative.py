@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_tfm.arguments import as_integer, require
+from keras_tfm.ops.sizes import size
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
@@ -82,17 +83,20 @@ class DraftModel:
     """Guesses with a smaller model of the same vocabulary, by the sampler's own rule.
 
     Args:
-        model: `CausalLM`. Two of these are equal if they hold the same model.
+        model: `CausalLM`, or for a `Seq2SeqLM` another one, which reads the same sources. Two of these are equal if
+            they hold the same model.
     """
 
     model: Any
 
     def begin(self, state, context, num_drafts):
         """What is remembered: the draft model's state after the prompt."""
-        prompt = state.tokens[:, : context.num_prompt]
         num_rows, length = ops.shape(state.tokens)
-        slots = context.num_prompt + slots_needed(num_rows, length - context.num_prompt, num_drafts)
-        return self.model.read(ops.maximum(prompt, 0), self.model.init_state(num_rows, slots), prompt >= 0)[1]
+        num_prompts = size(context.prompts, 0)
+        slots = slots_needed(num_rows, length - context.num_prompt, num_drafts)
+        token_ids, mask, memory = self.model.begin(ops.maximum(context.prompts, 0), context.prompts >= 0, slots)
+        _, memory = self.model.read(token_ids, memory, mask)
+        return memory.reorder(ops.repeat(ops.arange(num_prompts, dtype="int32"), num_rows // num_prompts))
 
     def draft(self, memory, state, sampler, context, num_drafts):
         """(`Drafts`, memory). The last guess is read as well, so that all that may be accepted has been."""
@@ -153,12 +157,13 @@ class SpeculativeSampler(Sampler):
         )
 
     def check_model(self, model):
-        if isinstance(self.drafter, DraftModel) and self.drafter.model.vocabulary_size != model.vocabulary_size:
-            raise ValueError(
-                "A draft model must have the vocabulary of the model that it writes for. Received: "
-                f"{self.drafter.model.vocabulary_size} tokens for a model of {model.vocabulary_size}. Draft with a "
-                "model of the same tokenizer."
-            )
+        for name in ("vocabulary_size", "prompt_vocabulary_size"):
+            if isinstance(self.drafter, DraftModel) and getattr(self.drafter.model, name) != getattr(model, name):
+                raise ValueError(
+                    "A draft model must have the vocabulary of the model that it writes for. Received: "
+                    f"{getattr(self.drafter.model, name)} tokens for a model of {getattr(model, name)}. Draft with a "
+                    "model of the same tokenizer."
+                )
         drafters = [self.drafter.model] if isinstance(self.drafter, DraftModel) else []
         for reader in (model, *drafters):
             if not reader.init_state(1, 1).can_forget:
