@@ -65,17 +65,12 @@ def test_padding_of_any_content_on_any_side_and_neighbours_change_nothing(models
     masks = {name: np.ones(inputs[f"{name}_token_ids"].shape, bool) for name in SIDES}
     masks["encoder"][0, :3] = masks["encoder"][1, -4:] = masks["encoder"][2, 2] = False
     masks["decoder"][0, -2:] = masks["decoder"][1, :2] = False
-    for filler in (0, VOCABULARY_SIZE - 1):
-        rows = {side: padded(inputs[f"{side}_token_ids"], masks[side], filler) for side in SIDES}
-        together = float32(
-            models[name](
-                {f"{side}_token_ids": rows[side] for side in SIDES}
-                | {f"{side}_padding_mask": masks[side] for side in SIDES}
-            )
-        )
-        for i in range(3):
-            alone = models[name]({f"{side}_token_ids": rows[side][i, masks[side][i]][None] for side in SIDES})
-            np.testing.assert_allclose(together[i, masks["decoder"][i]], float32(alone)[0], atol=ATOL)
+    rows = {side: padded(inputs[f"{side}_token_ids"], masks[side], VOCABULARY_SIZE - 1) for side in SIDES}
+    given = {f"{side}_token_ids": rows[side] for side in SIDES}
+    together = float32(models[name](given | {f"{side}_padding_mask": masks[side] for side in SIDES}))
+    for i in range(3):
+        alone = models[name]({f"{side}_token_ids": rows[side][i, masks[side][i]][None] for side in SIDES})
+        np.testing.assert_allclose(together[i, masks["decoder"][i]], float32(alone)[0], atol=ATOL)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,7 +95,7 @@ def test_reading_with_a_cache_gives_the_logits_of_a_full_pass(models, name):
     np.testing.assert_allclose(float32(model.project(hidden)), np.repeat(full, 3, axis=0), atol=ATOL)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["t5_gated", pytest.param("bart", marks=pytest.mark.slow)])
 def test_a_batch_is_memorised(name):
     model, (inputs, targets) = compile_model(TINY[name](dropout=0.0)), batch()
     history = model.fit(inputs, targets, epochs=100, verbose=0)
@@ -108,14 +103,8 @@ def test_a_batch_is_memorised(name):
     assert (float32(model.predict(inputs, verbose=0)).argmax(-1) == targets).mean() > 0.9
 
 
-def test_dropout_and_remat_train():
-    inputs, targets = batch()
-    plain, remat = (compile_model(make("t5", remat=remat, dropout=0.0)) for remat in (False, True))
-    losses = [model.train_on_batch(inputs, targets) for model in (plain, remat)]
-    np.testing.assert_allclose(*losses, rtol=1e-6)
-    for first, second in zip(plain.weights, remat.weights, strict=True):
-        np.testing.assert_allclose(first, second, atol=ATOL)
-    model = compile_model(make("bart"))
+def test_dropout_draws_in_training():
+    model, (inputs, _) = make("bart"), batch()
     first, second = (float32(model(inputs, training=True)) for _ in range(2))
     assert np.abs(first - second).max() > 1e-3
 

@@ -7,13 +7,13 @@ from keras_tfm.models import build_bart, build_marian, build_t5, build_transform
 VOCABULARY_SIZE = 17
 SIZES = {
     "vocabulary_size": VOCABULARY_SIZE,
-    "num_layers": 2,
+    "num_layers": 1,
     "num_heads": 2,
     "hidden_dim": 12,
     "intermediate_dim": 20,
     "dropout": 0.1,  # must do nothing outside training
 }
-T5 = {**SIZES, "head_dim": 5, "num_buckets": 8, "max_distance": 10}
+T5 = {**SIZES, "num_layers": 2, "head_dim": 5, "num_buckets": 8, "max_distance": 10}
 BART = {**SIZES, "max_sequence_length": 12}
 TINY = {
     "transformer": lambda **options: build_transformer(**{**SIZES, **options}),
@@ -24,7 +24,7 @@ TINY = {
     "t5_gated": lambda **options: build_t5(**{**T5, "num_decoder_layers": 1, **options}),
     "bart": lambda **options: build_bart(**{**BART, **options}),
     "mbart": lambda **options: build_bart(
-        **{**BART, "norm_placement": "pre", "scale_embedding": True, "num_decoder_layers": 1, **options}
+        **{**BART, "norm_placement": "pre", "scale_embedding": True, "num_decoder_layers": 2, **options}
     ),
     "marian": lambda **options: build_marian(**{**SIZES, **options}),
 }
