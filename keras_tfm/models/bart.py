@@ -5,7 +5,7 @@ import keras
 from keras_tfm.layers import PositionEmbedding
 from keras_tfm.models.encoder_decoder import encoder_decoder
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import size_of
 
 _BASE = {"num_layers": 6, "num_decoder_layers": 6, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
 _LARGE = {"num_layers": 12, "num_decoder_layers": 12, "num_heads": 16, "hidden_dim": 1024, "intermediate_dim": 4096}

@@ -3,18 +3,17 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import as_layer, serialize
-from keras_tfm.layers.positions import TokenPositions
-from keras_tfm.layers.token_embedding import TokenEmbedding
+from keras_tfm.layers.composite import as_layer, serialize
+from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
 from keras_tfm.models.language_model import LanguageModel
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
-from keras_tfm.ops.sizes import size
+from keras_tfm.ops.tensors import size
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class CausalLM(LanguageModel):
-    """Embeds tokens, runs a causal stack, projects to logits; trains with `fit` and writes with `generate`.
+    """Embeds tokens, runs a causal stack, projects to logits; trains with `fit` and generates text with `generate`.
 
     Args:
         token_embedding: `TokenEmbedding`.
@@ -86,7 +85,10 @@ class CausalLM(LanguageModel):
 
     def _forward(self, token_ids, padding_mask=None, document_ids=None):
         """Logits (B, T, V)."""
-        return self.project(self._read(token_ids, padding_mask, document_ids=document_ids))
+        return self.project(self._hidden(token_ids, padding_mask, document_ids))
+
+    def _hidden(self, token_ids, padding_mask=None, document_ids=None):
+        return self._read(token_ids, padding_mask, document_ids=document_ids)
 
     def _read(self, token_ids, padding_mask=None, state=None, document_ids=None):
         """Hidden states (B, T, D); with a state the pair (hidden states, new state)."""
@@ -102,14 +104,16 @@ class CausalLM(LanguageModel):
         hidden, memories = self.stack(x, positions=positions, cache=state.memories)
         return hidden, state.after(positions, memories)
 
-    def init_state(self, batch_size, max_length, dtype: str | None = None) -> DecodingState:
-        """What the model remembers before it has read anything, with room for `max_length` tokens.
+    def init_state(self, batch_size, max_sequence_length, dtype: str | None = None) -> DecodingState:
+        """The empty decoding state, whose KV caches have slots for `max_sequence_length` tokens.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced. The prompt, its padding and new tokens count.
+            batch_size, max_sequence_length: int, or int32 () where traced. Prompt, padding and new tokens count.
             dtype: "int8" for a quarter of float32's memory and rounded keys and values. Default: the compute dtype.
         """
-        return DecodingState(ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_length, dtype))
+        return DecodingState(
+            ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_sequence_length, dtype)
+        )
 
     def begin(self, token_ids, padding_mask, num_slots, dtype: str | None = None):
         """See `LanguageModel`: the prompts are what the model reads, and goes on from."""
@@ -117,9 +121,9 @@ class CausalLM(LanguageModel):
         return token_ids, padding_mask, state
 
     def read_logits(self, token_ids):
-        """The logits (B, T, V) that the model itself gives, by way of a cache.
+        """The logits (B, T, V) of a forward pass, computed by chunked prefill.
 
-        Where T is unknown while traced, it is traced in a fraction of the time, and long rows are read in pieces.
+        With T unknown it is traced in a fraction of the time of `call`, and long rows are read in pieces.
 
         Args:
             token_ids: int32 (B, T).

@@ -5,7 +5,7 @@ import keras
 from keras_tfm.layers import SinusoidalEmbedding
 from keras_tfm.models.encoder_decoder import encoder_decoder
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import size_of
 
 _OPUS = {"num_layers": 6, "num_decoder_layers": 6, "num_heads": 8, "hidden_dim": 512, "intermediate_dim": 2048}
 SIZES = {"opus_mt_en_de": {"vocabulary_size": 58_101, **_OPUS}, "opus_mt_en_fr": {"vocabulary_size": 59_514, **_OPUS}}

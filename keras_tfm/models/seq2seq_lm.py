@@ -4,13 +4,12 @@ import keras
 from keras import ops
 
 from keras_tfm.arguments import as_integer, require
-from keras_tfm.layers.parts import as_layer, serialize
-from keras_tfm.layers.positions import TokenPositions
-from keras_tfm.layers.token_embedding import TokenEmbedding
+from keras_tfm.layers.composite import as_layer, serialize
+from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
 from keras_tfm.models.language_model import LanguageModel, longest_of
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
-from keras_tfm.ops.sizes import size
+from keras_tfm.ops.tensors import size
 
 _ENCODERS = "encoder"  # in a config: the table of the other embedding
 
@@ -127,10 +126,15 @@ class Seq2SeqLM(LanguageModel):
 
     def _forward(self, encoder_token_ids, decoder_token_ids, encoder_padding_mask=None, decoder_padding_mask=None):
         """Logits (B, T, V)."""
+        return self.project(
+            self._hidden(encoder_token_ids, decoder_token_ids, encoder_padding_mask, decoder_padding_mask)
+        )
+
+    def _hidden(self, encoder_token_ids, decoder_token_ids, encoder_padding_mask=None, decoder_padding_mask=None):
         context, context_mask = self.encode(encoder_token_ids, encoder_padding_mask)
         positions = self.token_positions(decoder_token_ids, padding_mask=decoder_padding_mask)
         x = self.decoder_embedding(decoder_token_ids, positions=positions)
-        return self.project(self.decoder(x, positions=positions, context=context, context_mask=context_mask))
+        return self.decoder(x, positions=positions, context=context, context_mask=context_mask)
 
     def encode(self, token_ids, padding_mask=None):
         """What the decoder attends to.
@@ -147,14 +151,19 @@ class Seq2SeqLM(LanguageModel):
         return self.encoder(x, positions=positions), ops.greater_equal(positions, 0)
 
     def init_state(
-        self, batch_size, max_length, dtype: str | None = None, encoder_token_ids=None, encoder_padding_mask=None
+        self,
+        batch_size,
+        max_sequence_length,
+        dtype: str | None = None,
+        encoder_token_ids=None,
+        encoder_padding_mask=None,
     ) -> DecodingState:
         """What the model remembers before it writes: its sources, as keys and values of each block; room for targets.
 
         Args:
             batch_size: int, or int32 () where traced: rows that are written, a multiple of the P sources. Those of a
                 source are side by side and share it.
-            max_length: int, or int32 (): the start token and new tokens of a row.
+            max_sequence_length: int, or int32 (): the start token and new tokens of a row.
             dtype: "int8" for a quarter of float32's memory and rounded keys and values. Default: the compute dtype.
             encoder_token_ids: int32 (P, S). Without them nothing can be read with the state.
             encoder_padding_mask: bool (P, S), True = a real token. Default: all are.
@@ -164,7 +173,7 @@ class Seq2SeqLM(LanguageModel):
             context = dict(
                 zip(("context", "context_mask"), self.encode(encoder_token_ids, encoder_padding_mask), strict=True)
             )
-        memories = self.decoder.init_cache(batch_size, max_length, dtype, **context)
+        memories = self.decoder.init_cache(batch_size, max_sequence_length, dtype, **context)
         return DecodingState(ops.zeros((batch_size,), "int32"), memories)
 
     def begin(self, token_ids, padding_mask, num_slots, dtype: str | None = None):

@@ -7,14 +7,14 @@ from keras_tfm.layers import (
     GatedFeedForward,
     MultiHeadCrossAttention,
     MultiHeadSelfAttention,
+    Projection,
     RelativePositionBias,
     TokenEmbedding,
     TransformerBlock,
     TransformerStack,
 )
-from keras_tfm.layers.projection import Projection
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import size_of
 from keras_tfm.ops import gelu_tanh
 
 

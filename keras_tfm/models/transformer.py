@@ -5,7 +5,7 @@ import keras
 from keras_tfm.layers import SinusoidalEmbedding
 from keras_tfm.models.encoder_decoder import encoder_decoder
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import size_of
 
 _PAPER = {"vocabulary_size": 37_000, "num_layers": 6, "num_decoder_layers": 6}
 SIZES = {

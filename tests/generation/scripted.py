@@ -26,10 +26,10 @@ class ScriptedModel:
     begin, most_new_tokens, what_must_fit = CausalLM.begin, CausalLM.most_new_tokens, CausalLM.what_must_fit
     least_prompt_length, prompt_vocabulary_size = 0, CausalLM.prompt_vocabulary_size
 
-    def init_state(self, batch_size, max_length, dtype=None):
+    def init_state(self, batch_size, max_sequence_length, dtype=None):
         return DecodingState(
             tf.zeros([batch_size], tf.int32),
-            PromptLength(tf.zeros([batch_size], tf.int32), tf.zeros([batch_size, max_length])),
+            PromptLength(tf.zeros([batch_size], tf.int32), tf.zeros([batch_size, max_sequence_length])),
         )
 
     def read(self, token_ids, state, padding_mask=None):

@@ -59,7 +59,7 @@ def test_every_sampler_writes_the_same_in_any_batch_in_pieces_and_without_a_cach
     alone = model.generate([[9] * 20, SOURCES[1], [2]], **options)
     assert alone.token_ids[1].tolist() == together.token_ids[1].tolist()
     same(model.generate(SOURCES[0], **options), together, slice(0, 1))
-    *_, last = model.generate_steps(SOURCES, tokens_per_step=3, **options)
+    *_, last = model.generate_steps(SOURCES, tokens_per_piece=3, **options)
     same(last, together)
 
 
