@@ -52,7 +52,10 @@ class FolderCheckpoint(Checkpoint):
 
     def notes(self) -> dict[str, Any]:
         """See `Checkpoint`."""
-        return {key: value for key, value in self.config.items() if key in HARMLESS}
+        notes = {key: value for key, value in self.config.items() if key in HARMLESS}
+        forced = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")  # without which Marian writes nonsense
+        kept = forced if self.config.get("is_encoder_decoder") is True else ()
+        return {**notes, **{key: self.generation_settings[key] for key in kept if key in self.generation_settings}}
 
     def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
         """The model; with pooling and more, if it is a folder of sentence-transformers."""

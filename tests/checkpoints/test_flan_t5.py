@@ -55,16 +55,17 @@ def their_texts(folder, texts, **options):
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def test_texts_are_those_of_transformers(folder, tmp_path, texts=(*SENTENCES[::25], *COMMITS[::25])):
+def test_texts_are_those_of_transformers(folder, tmp_path):
+    texts = [*SENTENCES[::25], *COMMITS[::25]]
     writer = open_checkpoint(folder).text_to_text()
-    assert writer.encode(list(texts)) == transformers.AutoTokenizer.from_pretrained(folder)(list(texts)).input_ids
+    assert writer.encode(texts) == transformers.AutoTokenizer.from_pretrained(folder)(texts).input_ids
     for name, (sampler, options) in WAYS.items():
-        expected = their_texts(folder, list(texts), **options)
+        expected = their_texts(folder, texts, **options)
         with plain_graphs():
-            assert writer(list(texts), LENGTH, sampler=sampler) == expected
+            assert writer(texts, LENGTH, sampler=sampler) == expected
             writer.sampler = sampler
             if name == "beams":
                 writer.export(tmp_path / name, max_new_tokens=LENGTH)
                 served = tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"]
-                answer = served(tf.constant(list(texts)))["text"].numpy()
+                answer = served(tf.constant(texts))["text"].numpy()
                 assert [text.decode() for text in answer] == expected
