@@ -66,11 +66,11 @@ def span_corruption_dataset(
         TypeError: if an argument is of another type.
 
     Example:
-        >>> tokenizer = keras_tfm.tokenizers.CharacterTokenizer.train("abc", ["<|endoftext|>", "<0>", "<1>"])
-        >>> dataset = span_corruption_dataset("abcabcabcabca", tokenizer, 12, 1, sentinel_ids=(1, 2))
+        >>> tokenizer = keras_tfm.tokenizers.CharacterTokenizer("abc", ["<|endoftext|>", "<0>", "<1>"])
+        >>> dataset = span_corruption_dataset("abcabcabcabc", tokenizer, 12, 1, sentinel_ids=(1, 2))
         >>> inputs, labels = next(iter(dataset))
         >>> tokenizer.decode(inputs["encoder_token_ids"]), tokenizer.decode(labels)
-        (['abcabcabca<0><|endoftext|>'], ['<0>bca<|endoftext|>'])
+        (['abcabcabca<0><|endoftext|>'], ['<0>bc<|endoftext|>'])
 
     Reference:
         Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section
@@ -132,10 +132,14 @@ def denoising_dataset(
         TypeError: if an argument is of another type.
 
     Example:
-        >>> tokenizer = keras_tfm.tokenizers.CharacterTokenizer.train("abc.", ["<|endoftext|>", "<mask>"])
-        >>> dataset = denoising_dataset("abcabc.bca.", tokenizer, 12, 1, mask_token_id=1, start_token_id=0)
+        >>> special_tokens = ["<pad>", "<|endoftext|>", "<mask>"]
+        >>> tokenizer = keras_tfm.tokenizers.CharacterTokenizer("abcd.", special_tokens)
+        >>> dataset = denoising_dataset("abcd.dcba.b", tokenizer, 13, 1, mask_token_id=2, start_token_id=1, seed=7)
         >>> inputs, labels = next(iter(dataset))
-        >>> tokenizer.decode(inputs["encoder_token_ids"]), tokenizer.decode(labels)
+        >>> tokenizer.decode(inputs["encoder_token_ids"])
+        ['dcb<mask><|endoftext|><mask>bcd.<|endoftext|><pad><pad>']
+        >>> tokenizer.decode(labels)
+        ['abcd.dcba.b<|endoftext|><|endoftext|>']
 
     Reference:
         Lewis et al. 2020, "BART", section 2.2, https://arxiv.org/abs/1910.13461
@@ -198,8 +202,8 @@ class SpanCorruption:
 
     def __call__(self, token_ids: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         is_noise = self._choose(tf.shape(token_ids)[0], key)  # (B, W)
-        source = self._with_sentinels(token_ids, is_noise)
-        return source, tf.ones_like(source, tf.bool), self._with_sentinels(token_ids, ~is_noise)
+        source = self._with_sentinels(token_ids, is_noise, self.num_tokens - self.num_noise)
+        return source, tf.ones_like(source, tf.bool), self._with_sentinels(token_ids, ~is_noise, self.num_noise)
 
     def _choose(self, num_rows: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """bool (B, W), the tokens that are taken out: text, a span, text, a span, and so on."""
@@ -210,14 +214,14 @@ class SpanCorruption:
         places = tf.range(self.num_tokens)[None, :, None]
         return tf.reduce_any((places < ends[:, None]) & (places >= (ends - spans)[:, None]), axis=2)
 
-    def _with_sentinels(self, token_ids: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
+    def _with_sentinels(self, token_ids: tf.Tensor, is_left_out: tf.Tensor, num_kept: int) -> tf.Tensor:
         """The rows with a sentinel in the place of each stretch that is left out, and their end."""
         after = tf.pad(is_left_out, [[0, 0], [1, 0]])[:, :-1]
         is_first = is_left_out & ~after
         number = tf.cumsum(tf.cast(is_first, tf.int32), axis=1, exclusive=True)
         sentinels = tf.gather(self._sentinels, tf.minimum(number, self.num_spans - 1))
         kept = tf.boolean_mask(tf.where(is_first, sentinels, token_ids), is_first | ~is_left_out)
-        rows = tf.reshape(kept, [tf.shape(token_ids)[0], -1])  # as many in each row
+        rows = tf.reshape(kept, [-1, num_kept + self.num_spans])
         return tf.pad(rows, [[0, 0], [0, 1]], constant_values=self._end)
 
 
@@ -237,7 +241,8 @@ class TextInfilling:
             `denoising_dataset`.
 
     Attributes:
-        num_tokens: int, W, tokens of a row, of which `num_hidden` are hidden in as many spans as it takes.
+        num_tokens: int, W, tokens of a row, of which `num_hidden` are hidden in as many spans as it takes, and
+            `num_kept`, K, are not.
         documents_end: bool, whether an end of text stands between documents.
 
     Call arguments:
@@ -260,6 +265,7 @@ class TextInfilling:
         self._permute = permute_sentences
         self.num_tokens = sequence_length - len(self._begin) - 1
         self.num_hidden = min(max(round(self.num_tokens * _rate("mask_rate", mask_rate)), 1), self.num_tokens - 1)
+        self.num_kept = self.num_tokens - self.num_hidden
         ends = tuple(end.encode() for end in _SENTENCE_ENDS)
         is_end = [tokenizer.token_bytes(i).rstrip(b" ").endswith(ends) for i in range(tokenizer.vocabulary_size)]
         is_end[self._end] = True
@@ -286,30 +292,28 @@ class TextInfilling:
     def _lengths(self, num_rows: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """int32 (B, M), the lengths of spans as they are drawn, until `num_hidden` are hidden; then -1 for none."""
         # No more spans than could hide one token each, or than there are places that are not neighbours.
-        most = min(self.num_hidden, self.num_tokens - self.num_hidden + 1)
-        draws = tf.random.stateless_poisson([num_rows, most], key, self._mean, tf.int32)
+        most = min(self.num_hidden, self.num_kept + 1)
+        draws = tf.random.stateless_poisson([num_rows, most - 1], key, self._mean, tf.int32)
+        draws = tf.pad(draws, [[0, 0], [0, 1]], constant_values=self.num_hidden)  # the last one takes what is left
         room = self.num_hidden - tf.cumsum(draws, axis=1, exclusive=True)
         return tf.where(room > 0, tf.minimum(draws, room), -1)
 
     def _with_masks(self, token_ids: tf.Tensor, lengths: tf.Tensor, key: tf.Tensor) -> tf.RaggedTensor:
-        """The rows (B, W) with a mask in the place of each span: W less the hidden tokens, and the masks.
+        """The rows (B, W) with a mask in the place of each span.
 
-        Of n tokens that are not hidden, there are n + 1 gaps before, between and after; spans go into different ones.
+        There are K + 1 gaps before, between and after the K tokens that are kept; spans go into different ones.
         """
-        num_rows, num_tokens = tf.unstack(tf.shape(token_ids))
-        num_kept = num_tokens - tf.reduce_sum(tf.maximum(lengths, 0), axis=1, keepdims=True)  # (B, 1)
-        gap = tf.range(num_tokens + 1)[None]  # before the first token that is kept, before the second, and so on
-        scores = tf.random.stateless_uniform([num_rows, num_tokens + 1], key, alg="philox")
-        scores = tf.where(gap <= num_kept, scores, 2.0)
-        span = tf.argsort(tf.argsort(scores, axis=1, stable=True), axis=1)  # (B, W + 1), which one would stand there
-        most = tf.shape(lengths)[1]
-        length = tf.where(span < most, tf.gather(lengths, tf.minimum(span, most - 1), batch_dims=1), -1)
+        num_rows, num_gaps = tf.shape(token_ids)[0], self.num_kept + 1
+        scores = tf.random.stateless_uniform([num_rows, num_gaps], key, alg="philox")
+        span = tf.argsort(tf.argsort(scores, axis=1, stable=True), axis=1)  # (B, K + 1), which one would stand there
+        length = tf.gather(tf.pad(lengths, [[0, 0], [0, num_gaps]], constant_values=-1), span, batch_dims=1)
 
-        place = gap + tf.cumsum(tf.maximum(length, 0), axis=1)  # (B, W + 1), of the token that is kept after the gap
-        kept = tf.gather(token_ids, tf.minimum(place, num_tokens - 1), batch_dims=1)
-        values = tf.stack([tf.fill(tf.shape(kept), self._mask), kept], axis=2)  # (B, W + 1, 2)
-        is_there = tf.stack([length >= 0, tf.broadcast_to(gap < num_kept, tf.shape(kept))], axis=2)
-        values, is_there = (tf.reshape(x, [num_rows, 2 * (num_tokens + 1)]) for x in (values, is_there))
+        place = tf.range(num_gaps) + tf.cumsum(tf.maximum(length, 0), axis=1)  # of the token that follows the gap
+        kept = tf.gather(token_ids, tf.minimum(place, self.num_tokens - 1), batch_dims=1)  # (B, K + 1)
+        follows = tf.broadcast_to(tf.range(num_gaps) < self.num_kept, tf.shape(kept))
+        values = tf.stack([tf.fill(tf.shape(kept), self._mask), kept], axis=2)  # (B, K + 1, 2)
+        is_there = tf.stack([length >= 0, follows], axis=2)
+        values, is_there = (tf.reshape(x, [num_rows, 2 * num_gaps]) for x in (values, is_there))
         return tf.ragged.boolean_mask(values, is_there)
 
     def _framed(self, rows: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:

@@ -68,7 +68,7 @@ def text_pair_dataset(
         TypeError: if an argument is of another type.
 
     Example:
-        >>> tokenizer = keras_tfm.tokenizers.CharacterTokenizer.train("abcd", ["<pad>", "<|endoftext|>"])
+        >>> tokenizer = keras_tfm.tokenizers.CharacterTokenizer("abcd", ["<pad>", "<|endoftext|>"])
         >>> dataset = text_pair_dataset(["ab", "b"], ["cd", "d"], tokenizer, tokenizer, 8, 8, 2, 0, shuffle=False)
         >>> inputs, labels, weights = next(iter(dataset))
         >>> inputs["encoder_token_ids"].numpy()[0].tolist(), inputs["decoder_token_ids"].numpy()[0].tolist()
@@ -125,7 +125,7 @@ def text_pair_dataset(
 
 
 def shifted_right(labels: tf.Tensor, start_token_id: int, mask: tf.Tensor | None = None) -> tf.Tensor:
-    """What a decoder reads to say `labels`, int32 (B, T): the start token and all of them but the last; 0 at padding."""
+    """What a decoder reads to say `labels`, int32 (B, T): the start token and all but the last; 0 where padded."""
     start = tf.fill([tf.shape(labels)[0], 1], tf.cast(start_token_id, labels.dtype))
     token_ids = tf.concat([start, labels[:, :-1]], axis=1)
     return token_ids if mask is None else tf.where(mask, token_ids, 0)

@@ -38,8 +38,8 @@ def translation_scores(expected: Sequence[str | Sequence[str]], found: Sequence[
         (100.0, 'nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0')
 
     Reference:
-        Post 2018, "A Call for Clarity in Reporting BLEU Scores", https://arxiv.org/abs/1804.08771; Popović 2015, "chrF",
-        https://aclanthology.org/W15-3049
+        Post 2018, "A Call for Clarity in Reporting BLEU Scores", https://arxiv.org/abs/1804.08771; Popović 2015,
+        "chrF: character n-gram F-score for automatic MT evaluation", https://aclanthology.org/W15-3049
     """
     metrics = required("sacrebleu.metrics", "evaluation", "Scores of translations")
     right = list(zip(*_checked(expected, found), strict=True))  # the first ones of all texts, the second ones, ...
@@ -75,9 +75,7 @@ def summary_scores(expected: Sequence[str | Sequence[str]], found: Sequence[str]
     names = ("rouge1", "rouge2", "rougeL")
     scorer = required("rouge_score.rouge_scorer", "evaluation", "Scores of summaries").RougeScorer(names, True)
     signature = f"rouge-score {importlib.metadata.version('rouge-score')}|stemmer:yes|F"
-    rows = [
-        scorer.score_multi(right, text) for right, text in zip(_checked(expected, found), found, strict=True)
-    ]
+    rows = [scorer.score_multi(right, text) for right, text in zip(_checked(expected, found), found, strict=True)]
     return {name: TextScore(100 * sum(row[name].fmeasure for row in rows) / len(rows), signature) for name in names}
 
 
