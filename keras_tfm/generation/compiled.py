@@ -1,4 +1,4 @@
-"""The loop compiled by XLA, and the bucketing that keeps the number of compilations small."""
+"""The generation loop compiled by XLA, and the buckets of sizes that keep the number of compilations small."""
 
 import functools
 import threading
@@ -8,9 +8,9 @@ import tensorflow as tf
 from keras import tree
 
 from keras_tfm.generation import loop
-from keras_tfm.ops.sizes import next_power_of_two
+from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers, with_numbers
-from keras_tfm.samplers.stopping import StopRules
+from keras_tfm.samplers.state import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
 
 SMALLEST_BUCKET = 16
@@ -30,7 +30,7 @@ class CompiledGeneration:
         sampler: its structure is compiled in; its numbers are arguments.
         shape: `loop.Shape`.
         is_guided: whether there are negative prompts.
-        goes_on: whether prompts go on from what has been read before.
+        has_prefix: whether prompts continue a prefix, whose KV caches are given.
         has_stop_strings: whether rows end at strings.
         jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
 
@@ -38,11 +38,13 @@ class CompiledGeneration:
         ValueError: if the sampler cannot write with this model.
     """
 
-    def __init__(self, model, sampler, shape, is_guided=False, goes_on=False, has_stop_strings=False, jit_compile=True):
+    def __init__(
+        self, model, sampler, shape, is_guided=False, has_prefix=False, has_stop_strings=False, jit_compile=True
+    ):
         sampler.check_model(model)
         mask = tf.TensorSpec([None, None], tf.bool)
         prompts = loop.Prompts(_MATRIX, mask, tf.TensorSpec([None], tf.bool))
-        if goes_on:
+        if has_prefix:
             prompts = prompts._replace(history=_MATRIX, decoding=state_spec(model, shape.cache_dtype))
         if is_guided:
             prompts = prompts._replace(negative_token_ids=_MATRIX, negative_padding_mask=mask)
@@ -84,7 +86,7 @@ class CompiledGeneration:
 
 
 def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> dict:
-    """Prompts of any lengths as `loop.Prompts` takes them: padded to buckets, on the right.
+    """A ragged batch of prompts as `loop.Prompts` takes it: padded on the right to buckets of batch size and length.
 
     Args:
         token_ids: int32 ragged (B, None).
@@ -109,7 +111,7 @@ def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> d
 
 
 def stop_rules(options) -> StopRules:
-    """What `GenerationOptions` end a row with, filled up to sizes that few calls differ in."""
+    """The stop rules of `GenerationOptions`, padded to buckets."""
     strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
     longest = max([1, *map(len, options.stop_sequences)])
     sequences = np.full((next_power_of_two(len(options.stop_sequences)), next_power_of_two(longest)), -1, "int32")

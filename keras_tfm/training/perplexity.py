@@ -1,9 +1,9 @@
 """How many tokens is a model in doubt between?"""
 
-from typing import Any
-
 import keras
 from keras import ops
+
+from keras_tfm.types import Config, DTypeLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -40,7 +40,11 @@ class Perplexity(keras.metrics.Metric):
     """
 
     def __init__(
-        self, from_logits: bool = True, ignored_id: int | None = None, name: str = "perplexity", dtype: Any = None
+        self,
+        from_logits: bool = True,
+        ignored_id: int | None = None,
+        name: str = "perplexity",
+        dtype: DTypeLike | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
         self.from_logits = from_logits
@@ -48,7 +52,7 @@ class Perplexity(keras.metrics.Metric):
         self.total = self.add_weight(shape=(), initializer="zeros", name="total")
         self.count = self.add_weight(shape=(), initializer="zeros", name="count")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         labels = ops.cast(y_true, "int32")
         scores = ops.cast(y_pred, self.dtype)
         weights = ops.ones_like(labels, dtype=self.dtype)
@@ -63,9 +67,9 @@ class Perplexity(keras.metrics.Metric):
         self.total.assign_add(ops.sum(ops.where(counts, weights * losses, 0.0)))
         self.count.assign_add(ops.sum(weights))
 
-    def result(self):
+    def result(self) -> Tensor:
         mean = ops.divide_no_nan(self.total, self.count)
         return ops.where(self.count > 0, ops.exp(mean), 0.0)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "from_logits": self.from_logits, "ignored_id": self.ignored_id}
