@@ -132,7 +132,15 @@ class Checkpoint(abc.ABC):
                 f"{num_tensors} tensors in {self.source.place}."
             )
         model = build_empty(lambda: known.build(**arguments, **options), dtype)
-        fill(model, known.tensors, self.source, known.prefix, known.copies, known.older)
+        fill(
+            model,
+            known.tensors_of(model),
+            self.source,
+            known.prefix,
+            copies=known.copies,
+            older=known.older,
+            stand_ins=known.stand_ins,
+        )
         model.checkpoint_architecture = known.name
         model.checkpoint_notes = self.notes()
         return self.finish(model, architecture)

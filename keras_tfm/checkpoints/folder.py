@@ -139,4 +139,4 @@ class HubCheckpoint(FolderCheckpoint):
         """The shape of each tensor, told from the config: nothing is downloaded for it."""
         known, arguments = self.wiring()
         model = build_empty(lambda: known.build(**arguments))
-        return [part.shape for part in parts_of(known.tensors, model)]
+        return [part.shape for part in parts_of(known.tensors_of(model), model)]

@@ -75,7 +75,7 @@ def save(
         if tokenizer is not None:
             tokenizer.save(unfinished)
             write_tokenizer_config(unfinished, tokenizer, None if chat_template is None else chat_template.source)
-        _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
+        _write_tensors(list(parts_of(known.tensors_of(encoder), encoder)), unfinished, dtype, max_shard_bytes)
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)
 

@@ -339,7 +339,7 @@ class ServedTextGenerator(tf.Module):
         ]
         checks = [
             tf.debugging.assert_non_negative(max_new_tokens, "`max_new_tokens` must be at least 0."),
-            tf.debugging.Assert(longest <= self._limit - max_new_tokens, received),
+            tf.debugging.Assert(max_new_tokens <= self._writer.model.most_new_tokens(longest, self._limit), received),
         ]
         if "temperature" in controls:
             checks += [
