@@ -4,8 +4,8 @@ from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.tokenizer import with_roles
-from keras_tfm.optional import required
-from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.tokenizers import AddedToken, BytePairTokenizer, SentencePieceTokenizer
+from keras_tfm.tokenizers.sentence_piece_proto import BYTE_PAIR, ModelProto, Piece
 
 # What llama.cpp calls a pre-tokenizer -> our pattern of words.
 _WORDS = {"gpt-2": "gpt2", "llama-bpe": "llama3", "llama3": "llama3", "qwen2": "qwen2", "smollm": "smollm"}
@@ -19,7 +19,8 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
     kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
     tokens, roles = _tokens(header), _roles(header)
     if kind == "llama":
-        return with_roles(SentencePieceTokenizer(_sentence_piece(header, tokens)), roles)
+        # llama.cpp puts the space before a text after control tokens, too.
+        return with_roles(SentencePieceTokenizer(_sentence_piece(header, tokens), space_after_special=True), roles)
     if kind != "gpt2" or words not in _WORDS:
         raise ValueError(
             f"The tokenizer of a GGUF file must be SentencePiece ('llama'), or byte-level BPE ('gpt2') cut as one of "
@@ -28,17 +29,20 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
         )
     merges = _array(header, "merges", str)
     types = _array(header, "token_type", int, [_NORMAL] * len(tokens), len(tokens))
-    special_tokens = [token for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+    special_tokens = [
+        AddedToken(token, special=kind == _CONTROL)
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
     end_of_text = roles.get("eos_token")
     tokenizer = BytePairTokenizer(
         {token: i for i, token in enumerate(tokens)},
         [tuple(merge.split(" ")) for merge in merges],
         special_tokens,
-        end_of_text=end_of_text if end_of_text in special_tokens else None,
+        end_of_text=end_of_text if end_of_text in [token.content for token in special_tokens] else None,
         drops_bytes=True,
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
-        plain_tokens=[token for token, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED],
     )
     return with_roles(tokenizer, roles)
 
@@ -84,29 +88,18 @@ def _roles(header: dict[str, Any]) -> dict[str, str]:
     return roles
 
 
-def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> bytes:
+def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> ModelProto:
     """The SentencePiece model that the file was made from, as far as it keeps it."""
-    protos = required(
-        "sentencepiece.sentencepiece_model_pb2", "sentencepiece", "GGUF files with SentencePiece tokenizers"
-    )
     scores = _array(header, "scores", float, None, len(tokens))
     types = _array(header, "token_type", int, None, len(tokens))
-    pieces = [
-        protos.ModelProto.SentencePiece(piece=token, score=score, type=kind)
-        for token, score, kind in zip(tokens, scores, types, strict=True)
-    ]
-    trainer = protos.TrainerSpec(
-        model_type="BPE",
+    return ModelProto(
+        pieces=tuple(map(Piece, tokens, scores, types)),
+        model_type=BYTE_PAIR,
         byte_fallback=True,
         unk_id=header.get(f"{_PREFIX}.unknown_token_id", 0),
         bos_id=header.get(f"{_PREFIX}.bos_token_id", -1),
         eos_id=header.get(f"{_PREFIX}.eos_token_id", -1),
         pad_id=header.get(f"{_PREFIX}.padding_token_id", -1),
-    )
-    normalizer = protos.NormalizerSpec(
-        name="identity",
         add_dummy_prefix=header.get(f"{_PREFIX}.add_space_prefix", True),
         remove_extra_whitespaces=header.get(f"{_PREFIX}.remove_extra_whitespaces", False),
     )
-    model = protos.ModelProto(pieces=pieces, trainer_spec=trainer, normalizer_spec=normalizer)
-    return model.SerializeToString()

@@ -1,5 +1,6 @@
 """jinja2 for programs that nobody vouches for: no way out of it. It does not bound their work."""
 
+from contextvars import ContextVar
 from typing import Any
 
 from jinja2 import TemplateError, nodes, pass_context
@@ -26,15 +27,36 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=_as_it_is,
         )
 
-    def text(self, template, variables: dict[str, Any]) -> str:
-        """What the template writes; TemplateError if that is longer than a chat can be."""
-        pieces, length = [], 0
-        for piece in template.generate(variables):
-            length += len(piece)
-            if length > _LONGEST_TEXT:
-                raise TemplateError(f"A template may write at most {_LONGEST_TEXT:,} characters. This one writes more.")
-            pieces.append(piece)
-        return "".join(pieces)
+    def text(self, template, variables: dict[str, Any]) -> tuple[str, list[tuple[int, int]]]:
+        """What the template writes, and where in it answers for training start and end.
+
+        Raises:
+            TemplateError: if it is longer than a chat can be.
+        """
+        pieces, written = [], _Written()
+        token = _WRITTEN.set(written)
+        try:
+            for piece in template.generate(variables):
+                written.length += len(piece)
+                if written.length > _LONGEST_TEXT:
+                    raise TemplateError(
+                        f"A template may write at most {_LONGEST_TEXT:,} characters. This one writes more."
+                    )
+                pieces.append(piece)
+        finally:
+            _WRITTEN.reset(token)
+        return "".join(pieces), written.answers
+
+
+class _Written:
+    """How much one rendering has written so far, and where its answers are."""
+
+    def __init__(self):
+        self.length = 0
+        self.answers: list[tuple[int, int]] = []
+
+
+_WRITTEN: ContextVar[_Written] = ContextVar("written")  # each thread's own
 
 
 @pass_context  # what depends on the context is not evaluated while a template is compiled
@@ -43,10 +65,18 @@ def _as_it_is(context, value: Any) -> Any:
 
 
 class Generation(Extension):
-    """`{% generation %}`: marks an answer for training in transformers; here it is the text between."""
+    """`{% generation %}`: marks an answer for training, and writes it."""
 
     tags = frozenset({"generation"})
 
     def parse(self, parser):
         line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_answer"), [], [], body).set_lineno(line)
+
+    @staticmethod
+    def _answer(caller) -> str:
+        text = caller()
+        written = _WRITTEN.get()
+        written.answers.append((written.length, written.length + len(text)))
+        return text

@@ -9,6 +9,7 @@ from typing import Any
 from keras_tfm.files import read_json_object
 from keras_tfm.tokenizers import BytePairTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 from keras_tfm.tokenizers.sentence_piece import FILE_NAMES
+from keras_tfm.tokenizers.sentence_piece_json import is_sentence_piece
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LARGEST_VOCABULARY = 2**20
@@ -39,17 +40,14 @@ def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size:
     if kind == "WordPiece":
         return WordPieceTokenizer.from_file(folder) if document is None else WordPieceTokenizer.from_json(document)
     if kind == "SentencePiece":
-        model = next(folder / name for name in FILE_NAMES if (folder / name).is_file()).read_bytes()
-        size = max(SentencePieceTokenizer(model).vocabulary_size, size or 0)
-        return SentencePieceTokenizer(model, size, end_of_text)
+        return _sentence_piece_in(folder, document, size, end_of_text)
     if kind == "WordLevel":
         tokenizer = CharacterTokenizer.from_json(document)
         end_of_text = end_of_text if end_of_text in tokenizer.special_tokens else tokenizer.end_of_text
         return CharacterTokenizer(tokenizer.characters, tokenizer.special_tokens, end_of_text)
     if kind != "BPE":
         raise ValueError(
-            f"A tokenizer must be byte-level BPE, WordPiece or a SentencePiece model. Received: {kind} in {folder}, "
-            "without tokenizer.model or spiece.model. Put that file there."
+            f"A tokenizer must be byte-level BPE, WordPiece or SentencePiece. Received: {kind} in {folder}."
         )
     tokenizer = BytePairTokenizer.from_file(folder) if document is None else BytePairTokenizer.from_json(document)
     return filled_up(tokenizer, size, end_of_text)
@@ -68,6 +66,24 @@ def filled_up(tokenizer: BytePairTokenizer, vocabulary_size: int | None, end_of_
     tokens = {tokenizer.id_to_token(i): i for i in range(size)}
     tokens.update({f"<|unused_{i}|>": i for i in range(size, vocabulary_size or 0)})
     return tokenizer.changed(vocabulary=tokens, end_of_text=end_of_text)
+
+
+def _sentence_piece_in(
+    folder: Path, document: dict[str, Any] | None, vocabulary_size: int | None, end_of_text: str | None
+) -> SentencePieceTokenizer:
+    """What tokenizer.json says, or else a tokenizer.model, in a vocabulary of the model's size."""
+    if document is not None:
+        tokenizer = SentencePieceTokenizer(document, end_of_text=end_of_text)
+    else:
+        file = next(folder / name for name in FILE_NAMES if (folder / name).is_file())
+        config = _optional_json(folder / "tokenizer_config.json")
+        is_t5 = str(config.get("tokenizer_class", file.name)).startswith(("T5", "spiece"))
+        tokenizer = SentencePieceTokenizer(
+            file.read_bytes(), end_of_text=end_of_text, space_after_special=is_t5 or bool(config.get("legacy"))
+        )
+    if tokenizer.vocabulary_size < (vocabulary_size or 0):
+        return tokenizer.changed(vocabulary_size=vocabulary_size)
+    return tokenizer
 
 
 def with_roles(tokenizer, roles: Mapping[str, str]):
@@ -100,16 +116,13 @@ def roles_in(special_tokens_map: Mapping[str, Any], tokenizer_config: Mapping[st
 
 
 def _kind(folder: Path, document: dict[str, Any] | None) -> str:
-    has_sentence_piece = any((folder / name).is_file() for name in FILE_NAMES)
     if document is not None:
         model = document.get("model")
         kind = str(model.get("type", "BPE")) if isinstance(model, dict) else "unknown"
-        if kind == "BPE" and model.get("byte_fallback"):
-            kind = "BPE with byte fallback"
-        return "SentencePiece" if has_sentence_piece and kind not in ("BPE", "WordPiece") else kind
+        return "SentencePiece" if is_sentence_piece(document) else kind
     if (folder / "vocab.txt").is_file():
         return "WordPiece"
-    if has_sentence_piece:
+    if any((folder / name).is_file() for name in FILE_NAMES):
         return "SentencePiece"
     return "BPE"  # `from_file` says what is missing
 

@@ -82,7 +82,7 @@ def sentence_pair_dataset(
 
 def _rows(packer: SentencePacker, texts: list[str]) -> tuple[tf.RaggedTensor, int]:
     """Token ids (N, tokens) with [CLS] and [SEP], and how many texts were cut."""
-    lengths = packer.tokenizer(texts).row_lengths() + 2
+    lengths = packer.tokenizer(texts, add_special_tokens=False).row_lengths() + 2
     is_cut = lengths > packer.sequence_length
     rows = tf.RaggedTensor.from_tensor(packer(texts)["token_ids"], tf.minimum(lengths, packer.sequence_length))
     return rows, int(tf.math.count_nonzero(is_cut))

@@ -62,7 +62,7 @@ def read_sentences(texts_or_files: Any, tokenizer: WordPieceTokenizer) -> Senten
             found = [sentence for sentence in _SENTENCE_END.split(text) if sentence]
             sentences += found
             counts.append(len(found))
-        rows = tokenizer(sentences)
+        rows = tokenizer(sentences, add_special_tokens=False)
         pieces.append(rows.values.numpy())
         lengths.append(rows.row_lengths().numpy())
     ends = np.cumsum(np.concatenate(lengths))

@@ -74,7 +74,7 @@ def text_label_dataset(
         for start in range(0, num_texts, BLOCK):
             block = slice(start, start + BLOCK)
             parts = [list(part[block]) for part in (texts, pairs) if part is not None]
-            lengths = sum(tokenizer(part).row_lengths().numpy() + 1 for part in parts) + 1
+            lengths = sum(tokenizer(part, add_special_tokens=False).row_lengths().numpy() + 1 for part in parts) + 1
             num_cut += np.count_nonzero(lengths > sequence_length)
             yield packer(*parts), {}, {"label": targets[block]}
 

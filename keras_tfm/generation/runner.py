@@ -173,7 +173,7 @@ class GenerationRunner:
 
     def _rows_of(self, token_ids, name: str) -> tf.RaggedTensor:
         """Prompts that the caller gave in the argument `name`."""
-        return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, self._model.least_prompt_length)
+        return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, int(self._model.reads_sources))
 
     def _begin_beside_tracing(self, compiled, arguments):
         """The state after the prompts were read; the rest of the loop is traced while XLA compiles the reading."""

@@ -32,7 +32,7 @@ class LanguageModel(ChunkedLossModel):
     """
 
     untraced_attributes = (*ChunkedLossModel.untraced_attributes, "generation_runner")
-    least_prompt_length = 0  # tokens
+    reads_sources = False  # whether prompts are sources, which a target is written of, and never empty
     what_must_fit: str  # the beginning of a sentence: "... fit the model's 512 positions"
 
     def __init__(self, inputs: dict, parts: dict, dtype=None, weight_dtype: str | None = None, **kwargs):

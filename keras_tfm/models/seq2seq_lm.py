@@ -60,7 +60,7 @@ class Seq2SeqLM(LanguageModel):
     """
 
     required_inputs = ("encoder_token_ids", "decoder_token_ids")
-    least_prompt_length = 1
+    reads_sources = True
     what_must_fit = "A source must, and the start token and new tokens must,"
 
     def __init__(
@@ -182,6 +182,16 @@ class Seq2SeqLM(LanguageModel):
         state = self.init_state(num_rows, num_slots + 1, dtype, token_ids, padding_mask)
         start = ops.full((num_rows, 1), self.start_token_id, dtype="int32")
         return start, ops.ones((num_rows, 1), "bool"), state
+
+    def read_logits(self, encoder_token_ids, decoder_token_ids):
+        """The logits (B, T, V) of a forward pass, by way of a cache; see `CausalLM.read_logits`.
+
+        Args:
+            encoder_token_ids: int32 (B, S). decoder_token_ids: int32 (B, T).
+        """
+        batch, length = ops.shape(decoder_token_ids)
+        state = self.init_state(batch, length, encoder_token_ids=encoder_token_ids)
+        return self.project(self.read(decoder_token_ids, state)[0])
 
     def _read(self, token_ids, padding_mask=None, state: DecodingState | None = None):
         positions = self.token_positions(token_ids, padding_mask=padding_mask, num_tokens=state.num_tokens)

@@ -140,7 +140,7 @@ class TextPipeline:
         if not candidates:
             return ""
         sides = zip(*candidates, strict=True)
-        num_tokens = sum(self.tokenizer(list(side)).row_lengths() for side in sides).numpy()
+        num_tokens = sum(self.tokenizer(list(side), add_special_tokens=False).row_lengths() for side in sides).numpy()
         num_long = int((num_tokens > room).sum())
         if not num_long:
             return ""

@@ -1,7 +1,9 @@
 """Tokenizers that train, encode and decode, and run inside TensorFlow graphs."""
 
+from keras_tfm.tokenizers.added_tokens import AddedToken
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
 from keras_tfm.tokenizers.character import CharacterTokenizer
+from keras_tfm.tokenizers.inputs import ChatText
 from keras_tfm.tokenizers.sentence_packer import SentencePacker
 from keras_tfm.tokenizers.sentence_piece import SentencePieceTokenizer
 from keras_tfm.tokenizers.text_words import split_words
@@ -9,8 +11,10 @@ from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
 __all__ = [
+    "AddedToken",
     "BytePairTokenizer",
     "CharacterTokenizer",
+    "ChatText",
     "SentencePacker",
     "SentencePieceTokenizer",
     "Tokenizer",

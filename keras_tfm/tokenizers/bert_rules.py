@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers.word_splitter import SEPARATOR, replace_invalid_utf8, special_token_pattern
+from keras_tfm.tokenizers.word_splitter import SEPARATOR
 
 PADDING, UNKNOWN, CLASS, SEPARATOR_TOKEN, MASK = BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -41,11 +41,13 @@ class CharacterTable(NamedTuple):
         replacements: dict from code point to what it becomes, where that is something else; "" if it is taken out.
         spaces: inclusive ranges of code points that divide words.
         alone: inclusive ranges of code points that are words by themselves: punctuation and ideographs.
+        normalized: as `replacements`, with the spaces that are put around ideographs or stand for white space.
     """
 
     replacements: Mapping[int, str]
     spaces: tuple[tuple[int, int], ...]
     alone: tuple[tuple[int, int], ...]
+    normalized: Mapping[int, str]
 
 
 @functools.cache
@@ -70,11 +72,13 @@ def character_table(rules: BertRules) -> CharacterTable:
         lowercase=rules.lowercase,
     ).normalize_str
     split = tokenizers.pre_tokenizers.BertPreTokenizer().pre_tokenize_str
-    replacements, spaces, alone = {}, [], []
+    replacements, spaces, alone, normalized = {}, [], [], {}
     for code_point in itertools.chain(*_ASSIGNED):
         character = chr(code_point)
         spaced = normalize(character)
         replacement = spaced.strip(" ")
+        if spaced != character:
+            normalized[code_point] = spaced
         if replacement != character:
             replacements[code_point] = replacement
         if not replacement:
@@ -83,8 +87,9 @@ def character_table(rules: BertRules) -> CharacterTable:
         elif spaced != replacement or (not replacement.isalnum() and len(split(f"a{spaced}")) > 1):
             alone.append(code_point)
     for plane in _PRIVATE_PLANES:
-        replacements |= dict.fromkeys(plane, normalize(chr(plane.start)))
-    return CharacterTable(replacements, _ranges(spaces), _ranges(alone))
+        for table in (replacements, normalized):
+            table |= dict.fromkeys(plane, normalize(chr(plane.start)))
+    return CharacterTable(replacements, _ranges(spaces), _ranges(alone), normalized)
 
 
 def _ranges(code_points: Iterable[int]) -> tuple[tuple[int, int], ...]:
@@ -95,45 +100,30 @@ def _ranges(code_points: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 class BertSplitter:
-    """Cuts texts into special tokens, punctuation, ideographs and words, each with the white space before it.
+    """Cuts texts into punctuation, ideographs and words, each with the white space before it.
 
     Nothing is left out, so that lengths tell where a word begins. White space at the end of a text is a word too.
 
     Args:
         table: CharacterTable.
-        special_tokens: strings that are words by themselves wherever they occur; of several that begin at the same
-            place, the longest counts.
 
     Call arguments:
-        texts: string (N,). Invalid UTF-8 is replaced by U+FFFD as by Python's `bytes.decode("utf-8", "replace")`.
+        texts: string (N,), valid UTF-8.
 
     Returns:
-        RaggedTensor of strings (N, words). Words may be empty; only special tokens hold special tokens, and nothing
-        else.
+        RaggedTensor of strings (N, words). Words may be empty.
 
     Reference:
         Devlin et al. 2019, "BERT", https://arxiv.org/abs/1810.04805; `BasicTokenizer` in
         https://github.com/google-research/bert/blob/master/tokenization.py
     """
 
-    def __init__(self, table: CharacterTable, special_tokens: Iterable[str] = ()):
+    def __init__(self, table: CharacterTable):
         space, alone = _class(table.spaces), _class(table.alone)
-        word = f"[{space}]*(?:[{alone}]|[^{space}{alone}]+)"
-        special = special_token_pattern(special_tokens)
-        if special:
-            # Once between separators, special tokens are matched first and so stay whole.
-            self._replacements = (
-                (special, SEPARATOR + rb"\0" + SEPARATOR),
-                (f"{special}|{word}", rb"\0" + SEPARATOR),
-            )
-        else:
-            self._replacements = ((word, rb"\0" + SEPARATOR),)
+        self._word = f"[{space}]*(?:[{alone}]|[^{space}{alone}]+)"
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        texts = replace_invalid_utf8(texts)
-        for pattern, rewrite in self._replacements:
-            texts = tf.strings.regex_replace(texts, pattern, rewrite)
-        return tf.strings.split(texts, sep=SEPARATOR)
+        return tf.strings.split(tf.strings.regex_replace(texts, self._word, rb"\0" + SEPARATOR), sep=SEPARATOR)
 
 
 def _class(ranges: Iterable[tuple[int, int]]) -> str:
@@ -197,3 +187,39 @@ class CharacterMapper(tf.Module):
             return tf.RaggedTensor.from_row_splits(values, tf.cast(row_splits, tf.int64), validate=False)
 
         return of_words(replaced), of_words(tf.gather(starts, source)), of_words(tf.gather(ends, source))
+
+
+class BertNormalizer(tf.Module):
+    """Makes whole texts plain, for added tokens that are looked for in what comes of it.
+
+    Args:
+        table: CharacterTable.
+
+    Call arguments:
+        texts: string (N,), valid UTF-8.
+
+    Returns:
+        string (N,).
+    """
+
+    def __init__(self, table: CharacterTable):
+        super().__init__(name="bert_normalizer")
+        self._map = CharacterMapper(table.normalized)
+
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        return self.with_places(texts)[0]
+
+    def with_places(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """The plain texts (N,), and for each of their bytes where the character that it came from starts and ends.
+
+        Returns:
+            string (N,), and two RaggedTensors of int32 (N, bytes), which count bytes of the text as it was given.
+        """
+        characters, starts, ends = self._map(texts)
+        codes = characters.values
+        num_bytes = 1 + sum(tf.cast(codes >= least, tf.int32) for least in (0x80, 0x800, 0x10000))
+        bytes_before = tf.concat([[0], tf.cumsum(tf.cast(num_bytes, tf.int64))], axis=0)
+        row_splits = tf.gather(bytes_before, characters.row_splits)
+        plain = tf.ensure_shape(tf.strings.unicode_encode(characters, "UTF-8"), [None])
+        places = (tf.repeat(place.values, num_bytes) for place in (starts, ends))
+        return plain, *(tf.RaggedTensor.from_row_splits(place, row_splits, validate=False) for place in places)

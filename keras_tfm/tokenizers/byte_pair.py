@@ -8,19 +8,21 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_tfm.arguments import as_integer
+from keras_tfm.tokenizers.added_tokens import AddedToken, with_tokens
 from keras_tfm.tokenizers.byte_pair_files import arguments_from_json, read_arguments, write_tokenizer
 from keras_tfm.tokenizers.byte_pair_training import train_byte_pair_arguments
 from keras_tfm.tokenizers.byte_pair_vocabulary import (
-    check_byte_pair_special_tokens,
+    as_byte_pair_special_tokens,
     check_choices,
+    check_products,
     check_symbols,
-    check_together,
     ranks_of,
 )
-from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.pair_merger import ByteMerger
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.unicode_nfc import NormalizationC
-from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, as_strings, id_table, symbols_to_bytes, tokens_of
+from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, id_table, symbols_to_bytes, tokens_of
 from keras_tfm.tokenizers.word_splitter import WordSplitter
 
 
@@ -36,24 +38,30 @@ class BytePairTokenizer(Tokenizer):
             symbols of which must be there; ids are 0, 1, ..., V - 1.
         merges: pairs of tokens in order of rank; parts and products are in the vocabulary.
         special_tokens: tokens of the vocabulary, as plain text, that are cut out of a text before anything else; where
-            several begin, the longest counts.
+            several begin, the longest counts. An `AddedToken` in the place of a string has rules: RoBERTa's "<mask>"
+            takes the white space before it with it.
         words: how texts are cut into words before merging: "gpt2", "llama3", "qwen2", "smollm" or "bloom".
         whole_words: bool, a word that is a token is that token, even if no merges lead to it (Llama 3).
         end_of_text: the special token at which a text ends. Default: "<|endoftext|>", if that is one.
         drops_bytes: bool, bytes without a token are left out, as Hugging Face does (SmolLM). Default: all 256 are
             required.
         normalization: "nfc", to write characters with marks as one code point first (Qwen 2, GPT-NeoX), or None.
-        plain_tokens: special tokens that stay when decoding skips special tokens (GPT-NeoX's runs of spaces, Qwen's
-            "<think>").
-        post_processor: what a tokenizer.json does to ids afterwards. It is kept for `save` and not done here.
-        lstrip_tokens: special tokens that take the white space before them with them (RoBERTa's "<mask>").
+        add_prefix_space: bool, text that does not begin with a space gets one, so that its first word is read as in the
+            middle of a text; also after a special token.
+        begin_tokens, end_tokens: tokens that are put before and after each text.
+        vocabulary_size: int, the size of the model that reads the ids, if that is more than there are tokens; the ids
+            beyond them decode to nothing. Default: the number of tokens.
+        post_processor: that of the tokenizer.json that it was read from, for `save`, where it is of more than
+            `begin_tokens` and `end_tokens`.
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD
             just as `bytes.decode("utf-8", "replace")` does.
+        add_special_tokens: bool, put `begin_tokens` and `end_tokens` around each text.
+        allow_special: bool, False for texts of people who are not to write control tokens.
 
     Returns:
-        int32 (T,) for one string, RaggedTensor of int32 (B, tokens) for several. No special token is added.
+        int32 (T,) for one string, RaggedTensor of int32 (B, tokens) for several.
 
     Raises:
         ValueError: if vocabulary, merges and special tokens do not fit together; at a call, if a `str` holds unpaired
@@ -80,57 +88,66 @@ class BytePairTokenizer(Tokenizer):
         self,
         vocabulary: Mapping[str, int],
         merges: Iterable[tuple[str, str]],
-        special_tokens: Iterable[str] = (),
+        special_tokens: Iterable[str | AddedToken] = (),
         words: str = "gpt2",
         whole_words: bool = False,
         end_of_text: str | None = None,
         drops_bytes: bool = False,
         normalization: str | None = None,
-        plain_tokens: Iterable[str] = (),
         *,
+        add_prefix_space: bool = False,
+        begin_tokens: Iterable[str] = (),
+        end_tokens: Iterable[str] = (),
+        vocabulary_size: int | None = None,
         post_processor: Mapping[str, Any] | None = None,
-        lstrip_tokens: Iterable[str] = (),
     ):
-        check_choices(words, normalization)
-        tokens, special_tokens = tokens_of(vocabulary), check_byte_pair_special_tokens(special_tokens, vocabulary)
+        check_choices(words, normalization, add_prefix_space)
+        tokens, special_tokens = tokens_of(vocabulary), as_byte_pair_special_tokens(special_tokens, vocabulary)
         ranks = ranks_of(merges, vocabulary)
-        plain_tokens = as_strings("plain_tokens", plain_tokens)
-        lstrip_tokens = as_strings("lstrip_tokens", lstrip_tokens)
         check_symbols(vocabulary, drops_bytes)
-        check_together(ranks, special_tokens, plain_tokens, lstrip_tokens)
-        if end_of_text is None and "<|endoftext|>" in special_tokens:
+        is_special = {token.content for token in special_tokens}
+        check_products(ranks, is_special)
+        if end_of_text is None and "<|endoftext|>" in is_special:
             end_of_text = "<|endoftext|>"
-        is_special = set(special_tokens)
+        size = len(tokens) if vocabulary_size is None else as_integer("vocabulary_size", vocabulary_size)
+        if size < len(tokens):
+            raise ValueError(
+                f"`vocabulary_size` must be at least the number of tokens, {len(tokens)}. Received: {vocabulary_size}."
+            )
         pieces = [token.encode() if token in is_special else symbols_to_bytes(token) for token in tokens]
-        super().__init__(tokens, pieces, special_tokens, end_of_text, plain_tokens)
+        super().__init__(
+            [*tokens, *[None] * (size - len(tokens))],
+            [*pieces, *[b""] * (size - len(tokens))],
+            special_tokens,
+            end_of_text,
+            begin_tokens,
+            end_tokens,
+            NormalizationC() if normalization else None,
+        )
 
         self.words = words
         self.whole_words = whole_words
         self.drops_bytes = drops_bytes
         self.normalization = normalization
-        self.plain_tokens = frozenset(plain_tokens)
-        self.lstrip_tokens = frozenset(lstrip_tokens)
+        self.add_prefix_space = bool(add_prefix_space)
         # No dict: TensorFlow would track it.
         self.post_processor = None if post_processor is None else MappingProxyType(dict(post_processor))
         self._ranks = ranks
-        normalize = NormalizationC() if normalization else None
-        self._split = WordSplitter(special_tokens, words, normalize, self.lstrip_tokens)
-        self._merge = PairMerger(
+        self._split = WordSplitter(words)
+        self._merge = ByteMerger(
             byte_ids=[vocabulary.get(symbol, -1) for symbol in BYTE_SYMBOLS],
             merges=[(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in ranks],
             vocabulary_size=len(tokens),
         )
-        # Words that are not merged from bytes. Of two tokens of the same bytes the special one counts.
-        whole = {piece: i for i, piece in enumerate(pieces) if whole_words or tokens[i] in is_special}
-        whole.update({token.encode(): vocabulary[token] for token in special_tokens})
-        self._whole_ids = id_table(whole) if whole else None
+        whole = {piece: i for i, piece in enumerate(pieces) if tokens[i] not in is_special}
+        self._whole_ids = id_table(whole) if whole_words else None
 
     @classmethod
     def train(
         cls,
         texts_or_files: str | Path | Iterable[str | Path],
         vocabulary_size: int,
-        special_tokens: Iterable[str] = ("<|endoftext|>",),
+        special_tokens: Iterable[str | AddedToken] = ("<|endoftext|>",),
     ) -> "BytePairTokenizer":
         """Learns a vocabulary from text, with the library `tokenizers`.
 
@@ -149,12 +166,14 @@ class BytePairTokenizer(Tokenizer):
         return cls(**train_byte_pair_arguments(texts_or_files, vocabulary_size, special_tokens))
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike) -> "BytePairTokenizer":
+    def from_file(cls, path: str | os.PathLike, add_special_tokens: bool = False) -> "BytePairTokenizer":
         """Reads what `save` wrote, a Hugging Face tokenizer.json, or GPT-2's files.
 
         Args:
             path: a tokenizer.json; or a folder that holds one, or vocab.json and merges.txt, or encoder.json and
                 vocab.bpe. The last two have no list of special tokens: these are the tokens that no merge makes.
+            add_special_tokens: bool, whether the tokens that a tokenizer.json puts around each text become
+                `begin_tokens` and `end_tokens`, as in `checkpoints.load_tokenizer`.
 
         Returns:
             a BytePairTokenizer.
@@ -162,15 +181,14 @@ class BytePairTokenizer(Tokenizer):
         Raises:
             FileNotFoundError: if these files are not there.
             ValueError: if a tokenizer.json asks for anything else than byte-level BPE with a known regular expression
-                (a normalizer, `add_prefix_space`, an unknown token, added tokens of single words, ...). What it does to
-                ids afterwards, such as a first token before each text, is kept for `save` but not done.
+                (another normalizer, an unknown token, ...).
         """
-        return cls(**read_arguments(path))
+        return cls(**read_arguments(path, add_special_tokens))
 
     @classmethod
-    def from_json(cls, document: Any) -> "BytePairTokenizer":
+    def from_json(cls, document: Any, add_special_tokens: bool = False) -> "BytePairTokenizer":
         """Reads the content of a tokenizer.json, as `json.load` gives it; ValueError as `from_file`."""
-        return cls(**arguments_from_json(document))
+        return cls(**arguments_from_json(document, add_special_tokens))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, vocab.json and merges.txt into a folder, which is made if need be.
@@ -178,10 +196,6 @@ class BytePairTokenizer(Tokenizer):
         Each file is written beside its place and then renamed. `tokenizers.Tokenizer.from_file` loads tokenizer.json.
         """
         write_tokenizer(self, folder)
-
-    def changed(self, **arguments: Any) -> "BytePairTokenizer":
-        """A tokenizer like this one with other values for some of the constructor's arguments."""
-        return type(self)(**{**self.get_config(), **arguments})
 
     @property
     def merges(self) -> tuple[tuple[str, str], ...]:
@@ -194,16 +208,15 @@ class BytePairTokenizer(Tokenizer):
         return (self.post_processor or {}).get("type", "RobertaProcessing") == "RobertaProcessing"
 
     def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        words = self._split(texts)  # (B, words)
+        if self.add_prefix_space:
+            has_none = tf.not_equal(texts, "") & tf.not_equal(tf.strings.substr(texts, 0, 1), " ")
+            texts = tf.where(has_none, tf.strings.join([" ", texts]), texts)
+        words = self._split(texts)  # (N, words)
         distinct, index = tf.unique(words.values)
         if self._whole_ids is None:
             ids = self._merge(distinct)  # (distinct words, tokens)
         else:
             whole = self._whole_ids.lookup(distinct)
             is_whole = whole >= 0
-            merged = self._merge(tf.where(is_whole, "", distinct))
-            whole = tf.RaggedTensor.from_row_lengths(
-                tf.boolean_mask(whole, is_whole), tf.cast(is_whole, tf.int64), validate=False
-            )
-            ids = tf.concat([merged, whole], axis=1)  # a word has either
+            ids = with_tokens(self._merge(tf.where(is_whole, "", distinct)), whole, is_whole)
         return tf.gather(ids, words.with_values(index)).merge_dims(1, 2)

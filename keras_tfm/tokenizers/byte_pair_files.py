@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_tfm.files import read_json, read_json_object, replace_file
-from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, parts_of
-from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of
+from keras_tfm.tokenizers.added_tokens import added_tokens_of, json_of_added_tokens
+from keras_tfm.tokenizers.post_processor import post_processor_of, tokens_around
+from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, parts_of, single_part
+from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of, pre_tokenizer_of
 
 if TYPE_CHECKING:
     from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
@@ -16,11 +18,9 @@ if TYPE_CHECKING:
 _GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _MERGES_HEADER = "#version: 0.2"
 _NFC = {"type": "NFC"}
-# They add special tokens around a text or correct offsets; neither is done here.
-_POST_PROCESSORS = ("ByteLevel", "TemplateProcessing", "RobertaProcessing")
 
 
-def read_arguments(path: str | os.PathLike) -> dict[str, Any]:
+def read_arguments(path: str | os.PathLike, add_special_tokens: bool = False) -> dict[str, Any]:
     """The arguments of a `BytePairTokenizer`, from a tokenizer.json, or a folder with one or with GPT-2's two files.
 
     Raises:
@@ -29,18 +29,25 @@ def read_arguments(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_file():
-        return arguments_from_json(read_json(path))
+        return arguments_from_json(read_json(path), add_special_tokens)
     if (path / "tokenizer.json").is_file():
-        return arguments_from_json(read_json(path / "tokenizer.json"))
-    for tokens_name, merges_name in _GPT2_FILES:
-        if (path / tokens_name).is_file() and (path / merges_name).is_file():
-            token_ids = read_json_object(path / tokens_name)
-            merges = _parse_merges((path / merges_name).read_text(encoding="utf-8"))
-            return {"vocabulary": token_ids, "merges": merges, "special_tokens": _unmade_tokens(token_ids, merges)}
+        return arguments_from_json(read_json(path / "tokenizer.json"), add_special_tokens)
+    if (found := read_gpt2_files(path)) is not None:
+        token_ids, merges = found
+        return {"vocabulary": token_ids, "merges": merges, "special_tokens": _unmade_tokens(token_ids, merges)}
     raise FileNotFoundError(
         "`path` must be a tokenizer.json, or a folder with tokenizer.json, vocab.json and merges.txt, or encoder.json "
         f"and vocab.bpe. Received: {str(path)!r}, " + ("without these." if path.is_dir() else "which does not exist.")
     )
+
+
+def read_gpt2_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, ...]]] | None:
+    """The vocabulary and the merges of vocab.json and merges.txt, or encoder.json and vocab.bpe; None without them."""
+    for tokens_name, merges_name in _GPT2_FILES:
+        if (folder / tokens_name).is_file() and (folder / merges_name).is_file():
+            merges = _parse_merges((folder / merges_name).read_text(encoding="utf-8"))
+            return read_json_object(folder / tokens_name), merges
+    return None
 
 
 def write_tokenizer(tokenizer: "BytePairTokenizer", folder: str | os.PathLike) -> None:
@@ -53,88 +60,53 @@ def write_tokenizer(tokenizer: "BytePairTokenizer", folder: str | os.PathLike) -
     replace_file(folder / "tokenizer.json", json.dumps(json_of(tokenizer), ensure_ascii=False, indent=1))
 
 
-def arguments_from_json(document: Any) -> dict[str, Any]:
-    """The arguments of a `BytePairTokenizer`, from a tokenizer.json; what would tokenize otherwise is refused."""
+def arguments_from_json(document: Any, add_special_tokens: bool = False) -> dict[str, Any]:
+    """The arguments of a `BytePairTokenizer`, from a tokenizer.json; what would tokenize otherwise is refused.
+
+    `truncation` and `padding` are set anew by each call, in transformers too, and are not read.
+    """
     model, token_ids, added_tokens = parts_of(document)
     _expect("model.type", model.get("type", "BPE"), "BPE")
     for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         _expect(f"model.{field}", model.get(field) or None, None)
     _expect("model.byte_fallback", bool(model.get("byte_fallback")), False)
-    for field in ("truncation", "padding"):
-        _expect(field, document.get(field), None)
-    normalizer = document.get("normalizer")
+    normalizer = single_part(document.get("normalizer"), "normalizers")
     if normalizer != _NFC:
         _expect("normalizer", normalizer, None)
-    words = _words_of(document.get("pre_tokenizer") or {})
-    _expect("decoder.type", (document.get("decoder") or {"type": "ByteLevel"}).get("type"), "ByteLevel")
-    for part in _parts(document.get("post_processor") or {"type": "ByteLevel"}):
-        if part.get("type") not in _POST_PROCESSORS:
-            _expect("post_processor.type", part.get("type"), "ByteLevel")
-
-    for added in added_tokens:
-        content = added["content"]
-        for field in ("single_word", "rstrip"):
-            _expect(f"{field} of the added token {content!r}", bool(added.get(field)), False)
-        _expect(f"id of the added token {content!r}", added["id"], token_ids.setdefault(content, added["id"]))
-    _check_order(added_tokens, normalizer)
+    words, add_prefix_space = _words_of(single_part(document.get("pre_tokenizer"), "pretokenizers"))
+    decoder = single_part(document.get("decoder"), "decoders") or {"type": "ByteLevel"}
+    _expect("decoder.type", decoder.get("type"), "ByteLevel")
+    special_tokens = added_tokens_of(added_tokens, token_ids)
     merges = model.get("merges")
     if not isinstance(merges, list) or not all(isinstance(merge, str | list) for merge in merges):
         raise ValueError(f"`model.merges` of a tokenizer.json must be a list of pairs. Received: {str(merges)[:60]}.")
+    begin, end = tokens_around(document.get("post_processor"), token_ids)
     return {
         "vocabulary": token_ids,
         "merges": [merge.split(" ") if isinstance(merge, str) else merge for merge in merges],
-        "special_tokens": [added["content"] for added in added_tokens],
+        "special_tokens": special_tokens,
         "words": words,
         "whole_words": bool(model.get("ignore_merges")),
         "normalization": "nfc" if normalizer == _NFC else None,
-        "plain_tokens": [added["content"] for added in added_tokens if not added.get("special")],
         "drops_bytes": True,  # as the Rust library does without an unknown token
+        "add_prefix_space": add_prefix_space,
+        "begin_tokens": begin if add_special_tokens else [],
+        "end_tokens": end if add_special_tokens else [],
         "post_processor": document.get("post_processor"),
-        "lstrip_tokens": [added["content"] for added in added_tokens if added.get("lstrip")],
     }
 
 
-def _check_order(added_tokens: list[dict[str, Any]], normalizer: dict[str, Any] | None) -> None:
-    """Raises if it matters that the Rust library looks for tokens with `normalized` after the others."""
-    tokens: dict[bool, list[str]] = {True: [], False: []}
-    for added in added_tokens:
-        if added["content"].strip(" "):  # runs of spaces overlap with no other token
-            tokens[bool(added.get("normalized"))].append(added["content"])
-    if not tokens[True] or not tokens[False]:
-        return
-    if normalizer is not None or _overlap(*tokens.values()) or _overlap(*reversed(tokens.values())):
-        raise ValueError(
-            "Only byte-level BPE is supported whose added tokens all have `normalized`, or all have not, or no "
-            f"normalizer and no overlaps. Received: normalized={tokens[True][:3]}, the others {tokens[False][:3]}."
-        )
-
-
-def _overlap(first: list[str], second: list[str]) -> bool:
-    """Whether a token of the first may end where one of the second begins, or hold it."""
-    begins = {token[:i] for token in second for i in range(1, len(token) + 1)}
-    ends = {token[i:] for token in first for i in range(len(token))}
-    return bool(begins & ends) or any(inner in token for token in first for inner in second)
-
-
-def _words_of(pre_tokenizer: dict[str, Any]) -> str:
-    """The name of the pattern that cuts texts into words."""
-    if (words := pattern_of(pre_tokenizer)) is not None:
-        return words
-    if pre_tokenizer.get("type") == "Sequence":
-        _expect("pre_tokenizer", pre_tokenizer, [WORD_PATTERNS[name].pre_tokenizer for name in WORD_PATTERNS])
-    _expect("pre_tokenizer.type", pre_tokenizer.get("type"), "ByteLevel")
-    _expect("pre_tokenizer.add_prefix_space", pre_tokenizer.get("add_prefix_space", True), False)
-    _expect("pre_tokenizer.use_regex", pre_tokenizer.get("use_regex", True), True)
-    raise ValueError(f"Received: pre_tokenizer={pre_tokenizer!r}.")
-
-
-def _parts(processor: dict[str, Any]) -> list[dict[str, Any]]:
-    if processor.get("type") != "Sequence":
-        return [processor]
-    parts = processor.get("processors")
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise ValueError(f"`post_processor.processors` must be a list of objects. Received: {str(parts)[:60]}.")
-    return parts
+def _words_of(pre_tokenizer: dict[str, Any] | None) -> tuple[str, bool]:
+    """The name of the pattern that cuts texts into words, and whether a space is put before texts."""
+    for add_prefix_space in (False, True):
+        if (words := pattern_of(pre_tokenizer, add_prefix_space)) is not None:
+            return words, add_prefix_space
+    parts = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
+    told = [{key: part[key] for key in ("type", "pattern") if key in part} for part in parts if isinstance(part, dict)]
+    raise ValueError(
+        f"`pre_tokenizer` of a tokenizer.json must cut words as one of {tuple(WORD_PATTERNS)} does. "
+        f"Received: {str(told)[:200]}."
+    )
 
 
 def json_of(tokenizer: "BytePairTokenizer") -> dict[str, Any]:
@@ -144,21 +116,10 @@ def json_of(tokenizer: "BytePairTokenizer") -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": token_id,
-                "content": token,
-                "single_word": False,
-                "lstrip": token in tokenizer.lstrip_tokens,
-                "rstrip": False,
-                "normalized": not token.strip(" "),  # as those who have runs of spaces write them
-                "special": token not in tokenizer.plain_tokens,
-            }
-            for token, token_id in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
-        ],
+        "added_tokens": json_of_added_tokens(tokenizer.added_tokens, tokenizer.vocabulary),
         "normalizer": _NFC if tokenizer.normalization else None,
-        "pre_tokenizer": WORD_PATTERNS[tokenizer.words].pre_tokenizer,
-        "post_processor": tokenizer.post_processor and dict(tokenizer.post_processor),
+        "pre_tokenizer": pre_tokenizer_of(tokenizer.words, tokenizer.add_prefix_space),
+        "post_processor": _post_processor(tokenizer),
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -175,12 +136,18 @@ def json_of(tokenizer: "BytePairTokenizer") -> dict[str, Any]:
     }
 
 
+def _post_processor(tokenizer: "BytePairTokenizer") -> dict[str, Any] | None:
+    """What the file said that the tokenizer was read from, or what puts its tokens around texts."""
+    if tokenizer.post_processor is not None:
+        return dict(tokenizer.post_processor)
+    return post_processor_of(tokenizer.begin_tokens, tokenizer.end_tokens, tokenizer.vocabulary)
+
+
 def _expect(field: str, received: Any, expected: Any) -> None:
     if received != expected:
         raise ValueError(
-            "Only byte-level BPE with a regular expression that is known here is supported; "
-            f"`{field}` must be {expected!r}. "
-            f"Received: {received!r}."
+            f"Only byte-level BPE is supported; `{field}` of a tokenizer.json must be {expected!r}. "
+            f"Received: {str(received)[:100]}."
         )
 
 

@@ -3,16 +3,22 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, check_special_tokens
+from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens
+from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, symbols_to_bytes
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS
 
 
-def check_choices(words: str, normalization: str | None) -> None:
-    """Raises ValueError if there is no such pattern of words, or no such normalization."""
+def check_choices(words: str, normalization: str | None, add_prefix_space: bool) -> None:
+    """Raises ValueError if there is no such pattern of words or normalization, or the two do not go together."""
     if words not in WORD_PATTERNS:
         raise ValueError(f"`words` must be one of {tuple(WORD_PATTERNS)}. Received: words={words!r}.")
     if normalization not in (None, "nfc"):
         raise ValueError(f"`normalization` must be 'nfc' or None. Received: normalization={normalization!r}.")
+    if add_prefix_space and words != "gpt2":
+        raise ValueError(
+            "`add_prefix_space` must be False for words other than 'gpt2', of which each would get a space. Received: "
+            f"words={words!r}."
+        )
 
 
 def check_symbols(vocabulary: Mapping[str, int], drops_bytes: bool) -> None:
@@ -57,37 +63,30 @@ def ranks_of(merges: Iterable[tuple[str, str]], vocabulary: Mapping[str, int]) -
     return MappingProxyType(ranks)
 
 
-def check_byte_pair_special_tokens(
-    special_tokens: Iterable[str], vocabulary: Mapping[str, int] | None = None
-) -> tuple[str, ...]:
-    """The special tokens as a tuple; ValueError, TypeError as `check_special_tokens`, or if one is a byte's symbol."""
-    special_tokens = check_special_tokens(special_tokens)
-    for token in special_tokens:
-        if token in BYTE_SYMBOLS:
+def as_byte_pair_special_tokens(
+    special_tokens: Iterable[str | AddedToken], vocabulary: Mapping[str, int] | None = None
+) -> tuple[AddedToken, ...]:
+    """The special tokens, which are written as text, and not in the byte alphabet as all others are.
+
+    Raises:
+        ValueError, TypeError: as `as_added_tokens`, or if one is the symbol of a byte.
+    """
+    tokens = as_added_tokens(special_tokens)
+    for token in tokens:
+        if token.content in BYTE_SYMBOLS:
             raise ValueError(
-                f"A special token must not be the symbol of a single byte. Received: {token!r}. "
+                f"A special token must not be the symbol of a single byte. Received: {token.content!r}. "
                 'Use a longer one, like "<|endoftext|>".'
             )
-    return check_special_tokens(special_tokens, vocabulary)
+    return as_added_tokens(tokens, vocabulary)
 
 
-def check_together(
-    merges: Iterable[tuple[str, str]],
-    special_tokens: tuple[str, ...],
-    plain_tokens: Iterable[str],
-    lstrip_tokens: Iterable[str],
-) -> None:
-    """Raises ValueError if special tokens contradict each other or the merges."""
-    for name, tokens in {"plain_tokens": plain_tokens, "lstrip_tokens": lstrip_tokens}.items():
-        if unknown := sorted(set(tokens) - set(special_tokens)):
-            raise ValueError(f"`{name}` must be special tokens. Received: {unknown[:5]}, which are not.")
-    spaced = [token for token in special_tokens if any(map(str.isspace, token))]
-    if spaced and lstrip_tokens:
-        raise ValueError(
-            "No special token may have white space if one takes the white space before it. "
-            f"Received: {spaced[:3]} and lstrip_tokens={sorted(lstrip_tokens)}."
-        )
+def check_products(merges: Iterable[tuple[str, str]], special_tokens: Iterable[str]) -> None:
+    """Raises ValueError if a merge makes a special token that stands for other bytes then."""
     products = {left + right for left, right in merges}
     for token in special_tokens:
-        if token in products:
-            raise ValueError(f"A special token must not be the product of a merge. Received: {token!r}.")
+        if token in products and symbols_to_bytes(token) != token.encode():
+            raise ValueError(
+                "A special token must not be the product of a merge that stands for other bytes. "
+                f"Received: {token!r}, which merges make of {symbols_to_bytes(token)!r}."
+            )

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.files import read_json, replace_file
+from keras_tfm.tokenizers.added_tokens import AddedToken, added_tokens_of, as_added_tokens, json_of_added_tokens
 from keras_tfm.tokenizers.inputs import TrainingTexts
 from keras_tfm.tokenizers.tokenizer import Tokenizer
-from keras_tfm.tokenizers.vocabulary import check_encodable, check_special_tokens, id_table, parts_of, tokens_of
-from keras_tfm.tokenizers.word_splitter import SEPARATOR, replace_invalid_utf8, special_token_pattern
+from keras_tfm.tokenizers.vocabulary import check_encodable, id_table, parts_of, tokens_of
 
 _UNKNOWN = "\ufffd"
 _EACH_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
@@ -57,25 +57,25 @@ class CharacterTokenizer(Tokenizer):
     def __init__(
         self,
         characters: str,
-        special_tokens: Iterable[str] = ("<|endoftext|>",),
+        special_tokens: Iterable[str | AddedToken] = ("<|endoftext|>",),
         end_of_text: str | None = None,
     ):
         if not isinstance(characters, str):
             raise TypeError(f"`characters` must be a string. Received: {str(characters)[:60]!r}.")
         check_encodable(characters)
-        special_tokens = check_special_tokens(special_tokens)
+        special_tokens = as_added_tokens(special_tokens)
+        contents = [token.content for token in special_tokens]
         characters += "" if _UNKNOWN in characters else _UNKNOWN
-        repeated = [one for one, count in collections.Counter([*special_tokens, *characters]).items() if count > 1]
+        repeated = [one for one, count in collections.Counter([*contents, *characters]).items() if count > 1]
         if repeated:
             raise ValueError(
                 "`characters` must differ from each other, and none be a special token. Received twice: "
                 f"{repeated[:5]}."
             )
-        if end_of_text is None and "<|endoftext|>" in special_tokens:
+        if end_of_text is None and "<|endoftext|>" in contents:
             end_of_text = "<|endoftext|>"
-        super().__init__([*special_tokens, *characters], special_tokens=special_tokens, end_of_text=end_of_text)
+        super().__init__([*contents, *characters], special_tokens=special_tokens, end_of_text=end_of_text)
         self.characters = characters
-        self._special = special_token_pattern(special_tokens)
         self._ids = id_table(self.vocabulary, default=self.vocabulary[_UNKNOWN])
 
     @classmethod
@@ -83,7 +83,7 @@ class CharacterTokenizer(Tokenizer):
         cls,
         texts_or_files: str | Path | Iterable[str | Path],
         vocabulary_size: int | None = None,
-        special_tokens: Iterable[str] = ("<|endoftext|>",),
+        special_tokens: Iterable[str | AddedToken] = ("<|endoftext|>",),
     ) -> "CharacterTokenizer":
         """The alphabet of texts, in order of code points.
 
@@ -100,12 +100,13 @@ class CharacterTokenizer(Tokenizer):
         Raises:
             ValueError: if there is no text, or `vocabulary_size` leaves no room for a character.
         """
-        special_tokens = check_special_tokens(special_tokens)
-        texts = TrainingTexts(texts_or_files, special_tokens)
+        special_tokens = as_added_tokens(special_tokens)
+        contents = [token.content for token in special_tokens]
+        texts = TrainingTexts(texts_or_files, contents)
         counts = collections.Counter()
         for text in texts:
             counts.update(text)
-        for no_letter in (_UNKNOWN, *special_tokens):
+        for no_letter in (_UNKNOWN, *contents):
             counts.pop(no_letter, None)
         if not counts:
             raise ValueError(
@@ -150,11 +151,11 @@ class CharacterTokenizer(Tokenizer):
     def from_json(cls, document: Any) -> "CharacterTokenizer":
         """Reads the content of a tokenizer.json, as `json.load` gives it; ValueError as `from_file`."""
         model, vocabulary, added_tokens = parts_of(document)
-        special_tokens = tuple(added["content"] for added in added_tokens)
-        tokens = tokens_of(vocabulary)
-        characters = tokens[len(special_tokens) :]
+        special_tokens = added_tokens_of(added_tokens, vocabulary)
+        tokens, contents = tokens_of(vocabulary), tuple(token.content for token in special_tokens)
+        characters = tokens[len(contents) :]
         is_ours = model.get("type") == "WordLevel" and document.get("pre_tokenizer") == _EACH_CHARACTER
-        if not is_ours or tokens[: len(special_tokens)] != special_tokens or any(len(one) != 1 for one in characters):
+        if not is_ours or tokens[: len(contents)] != contents or any(len(one) != 1 for one in characters):
             raise ValueError(
                 "Only a tokenizer.json of single characters, as `save` writes it, is supported. "
                 f"Received: a model of type {model.get('type')!r} with tokens {tokens[:5]}."
@@ -166,14 +167,11 @@ class CharacterTokenizer(Tokenizer):
 
         It has no place for an `end_of_text` other than the default.
         """
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         document = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [
-                {"id": token_id, "content": token, **flags} for token, token_id in self.special_tokens.items()
-            ],
+            "added_tokens": json_of_added_tokens(self.added_tokens, self.vocabulary),
             "normalizer": None,
             "pre_tokenizer": _EACH_CHARACTER,
             "post_processor": None,
@@ -185,15 +183,4 @@ class CharacterTokenizer(Tokenizer):
         replace_file(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=1))
 
     def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        texts = replace_invalid_utf8(texts)
-        if not self._special:
-            return tf.ragged.map_flat_values(self._ids.lookup, tf.strings.unicode_split(texts, "UTF-8"))
-        marked = tf.strings.regex_replace(texts, self._special, SEPARATOR + rb"\0" + SEPARATOR)
-        pieces = tf.strings.split(marked, SEPARATOR)  # (B, pieces), of which special tokens are each one
-        is_special = tf.strings.regex_full_match(pieces.values, self._special)
-        characters = tf.strings.unicode_split(tf.where(is_special, "", pieces.values), "UTF-8")
-        special = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(pieces.values, is_special), tf.cast(is_special, tf.int64), validate=False
-        )
-        tokens = tf.concat([characters, special], axis=1)  # a piece has either
-        return tf.ragged.map_flat_values(self._ids.lookup, pieces.with_values(tokens).merge_dims(1, 2))
+        return tf.ragged.map_flat_values(self._ids.lookup, tf.strings.unicode_split(texts, "UTF-8"))

@@ -14,6 +14,26 @@ from keras_tfm.tokenizers.vocabulary import check_encodable
 _BLOCK = 2**24  # characters of a file that are read at once
 
 
+class ChatText(str):
+    """A text that brings the tokens at its begin and end with it, as chat templates write them.
+
+    Tokenizers put none of their own around it, as transformers does with chats. What is written behind one (`+`)
+    belongs to it.
+    """
+
+    def __add__(self, text: str) -> "ChatText":
+        return ChatText(super().__add__(text))
+
+
+def are_chats(texts: Any) -> list[bool]:
+    """For each text, or for all alike, whether it is a `ChatText`."""
+    return (
+        [isinstance(text, ChatText) for text in texts]
+        if isinstance(texts, list | tuple)
+        else [isinstance(texts, ChatText)]
+    )
+
+
 def as_string_tensor(texts: Any, name: str = "texts") -> tf.Tensor:
     """The texts as a dense string tensor of rank 0 or 1, or an error that says what is wrong with the argument."""
     if isinstance(texts, tf.RaggedTensor | tf.SparseTensor):
@@ -97,7 +117,7 @@ def _as_id_array(row: Any) -> np.ndarray:
 class TrainingTexts:
     """Iterates over what stands between special tokens, so that nothing is learned from these, and counts."""
 
-    def __init__(self, texts_or_files: str | Path | Iterable[str | Path], special_tokens: tuple[str, ...]):
+    def __init__(self, texts_or_files: str | Path | Iterable[str | Path], special_tokens: Iterable[str]):
         if isinstance(texts_or_files, bytes) or not isinstance(texts_or_files, Iterable | Path):
             raise TypeError(
                 "`texts_or_files` must be a str (text), a pathlib.Path (file) or an iterable of these. "
@@ -105,7 +125,7 @@ class TrainingTexts:
             )
         self._sources = [texts_or_files] if isinstance(texts_or_files, str | Path) else texts_or_files
         longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first))) if special_tokens else None
+        self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
         self.num_texts = 0
         self.num_characters = 0
 

@@ -56,7 +56,7 @@ class SentencePacker(tf.Module):
         self._special, self._num_between = _frame(tokenizer)
 
     def __call__(self, texts: Any, pairs: Any = None) -> dict[str, tf.Tensor]:
-        return self._pack_texts(lambda texts: (self.tokenizer(texts),), texts, pairs)[0]
+        return self._pack_texts(lambda texts: (self.tokenizer(texts, add_special_tokens=False),), texts, pairs)[0]
 
     def with_offsets(self, texts: Any, pairs: Any = None) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """The inputs, and the place in its text of each token.
@@ -69,7 +69,7 @@ class SentencePacker(tf.Module):
             1, of the second text; -1 for [CLS], [SEP] and padding.
         """
         self._check_has_offsets()
-        return self._pack_texts(self.tokenizer.tokenize_with_offsets, texts, pairs)
+        return self._pack_texts(self._with_offsets, texts, pairs)
 
     def words(self, words: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The inputs for texts that are divided into words, and the word of each token, to label words.
@@ -87,7 +87,7 @@ class SentencePacker(tf.Module):
         """
         self._check_has_offsets()
         words = as_word_rows(words)
-        pieces = self.tokenizer(words.values)  # (all words, tokens)
+        pieces = self.tokenizer(words.values, add_special_tokens=False)  # (all words, tokens)
         numbers = tf.ragged.range(words.row_lengths()).values  # of each word in its row
         numbers = pieces.with_values(tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths()))
         rows = tuple(words.with_values(values).merge_dims(1, 2) for values in (pieces, numbers))
@@ -151,8 +151,8 @@ class SentencePacker(tf.Module):
                 f"Received: {questions.shape[0]} and {contexts.shape[0]}."
             )
         with tf.device("CPU:0"):
-            question = self.tokenizer(questions)[:, : self.question_room]
-            context = self.tokenizer.tokenize_with_offsets(contexts)
+            question = self.tokenizer(questions, add_special_tokens=False)[:, : self.question_room]
+            context = self._with_offsets(contexts)
             lengths = context[0].row_lengths()
             room = text_length - question.row_lengths()
             step = room - stride
@@ -165,6 +165,9 @@ class SentencePacker(tf.Module):
             second = tuple(_parts(part, rows, begin, size) for part in context)
             inputs, starts, ends = self._pack((first, nowhere, nowhere), second)
             return inputs, tf.cast(rows, tf.int32), starts, ends
+
+    def _with_offsets(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        return self.tokenizer.tokenize_with_offsets(texts, add_special_tokens=False)
 
     def _pack_texts(self, tokenize: Callable[[tf.Tensor], tuple], texts: Any, pairs: Any) -> tuple:
         texts = as_string_tensor(texts)

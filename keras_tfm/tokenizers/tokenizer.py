@@ -1,15 +1,19 @@
 """What all tokenizers have in common."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.tokenizers.inputs import as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
-from keras_tfm.tokenizers.vocabulary import check_special_tokens
+from keras_tfm.tokenizers.added_tokens import AddedToken, AddedTokenSplitter, as_added_tokens, with_tokens
+from keras_tfm.tokenizers.inputs import are_chats, as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
+from keras_tfm.tokenizers.vocabulary import as_strings
+from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
+
+TEXTS, CHOICES = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.bool)
 
 
 class Tokenizer(tf.Module):
@@ -17,8 +21,9 @@ class Tokenizer(tf.Module):
 
     A tokenizer of your own gives its tokens to this constructor and defines `tokenize_rows`, in TensorFlow ops, for it
     is traced: what is trained with in `tf.data` is what a SavedModel serves. The rest is here: calls on strings in any
-    container, `encode`, `decode`, `token_bytes`, special tokens, copies and pickles. What the tokens' bytes, put one
-    after another, are not yet the text of, `join_rows` mends. The rest of the library needs this and no more:
+    container, `encode`, `decode`, `token_bytes`, copies and pickles; special tokens, which are cut out of texts before
+    `tokenize_rows` sees what is between them, and those that are put around each text. What the tokens' bytes, put
+    one after another, are not yet the text of, `join_rows` mends. The rest of the library needs this and no more:
 
     | who | needs |
     | --- | --- |
@@ -35,13 +40,19 @@ class Tokenizer(tf.Module):
     Args:
         tokens: the token of each id, as it is written; None for an id that no token has.
         token_bytes: the bytes of text that each id stands for. Default: the tokens in UTF-8.
-        special_tokens: those of the tokens that are no text, such as one that ends a text. Finding them in a text is
-            the matter of `tokenize_rows`.
+        special_tokens: those of the tokens that are found in a text before anything else, such as one that ends a
+            text: strings, or `AddedToken`s, which have rules.
         end_of_text: the special token at which a text ends, or None.
-        plain_tokens: special tokens that stay when decoding skips special tokens.
+        begin_tokens, end_tokens: tokens that are put before and after each text.
+        normalize: what is done in the graph to the text between special tokens, string (N,) to string (N,), before
+            those that are `normalized` are looked for in it. Default: nothing.
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,).
+        add_special_tokens: bool, put `begin_tokens` and `end_tokens` around each text. What a chat template wrote never
+            gets any.
+        allow_special: bool, False for texts of people who are not to write control tokens: what reads as one of those
+            that are `special` is text then.
 
     Returns:
         int32 (T,) for one string, RaggedTensor of int32 (B, tokens) for several.
@@ -77,27 +88,44 @@ class Tokenizer(tf.Module):
         self,
         tokens: Iterable[str | None],
         token_bytes: Iterable[bytes] | None = None,
-        special_tokens: Iterable[str] = (),
+        special_tokens: Iterable[str | AddedToken] = (),
         end_of_text: str | None = None,
-        plain_tokens: Iterable[str] = (),
+        begin_tokens: Iterable[str] = (),
+        end_tokens: Iterable[str] = (),
+        normalize: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):
         super().__init__()
-        self._table = _TokenTable(tokens, token_bytes, special_tokens, end_of_text)
-        skipped = {self._table.ids[token] for token in self._table.special.keys() - set(plain_tokens)}
+        self._table = _TokenTable(tokens, token_bytes, special_tokens, end_of_text, begin_tokens, end_tokens)
+        added = self._table.added
+        self._split_off = AddedTokenSplitter(added, self._table.ids, normalize) if added or normalize else None
+        skipped = {self._table.ids[token.content] for token in added if token.special}
         with tf.init_scope(), tf.device("CPU:0"):
             self._token_bytes = tf.constant(self._table.bytes, tf.string)
             self._is_skipped = tf.constant([i in skipped for i in range(self.vocabulary_size)])
+            self._yes, self._no = tf.constant([True]), tf.constant([False])
 
     def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of texts, in the graph and on the CPU; to be defined by each tokenizer.
+        """The ids of texts, in the graph and on the CPU; to be defined by each tokenizer, or else `tokenize_pieces`.
 
         Args:
-            texts: string (B,).
+            texts: string (N,) in valid UTF-8, without special tokens.
 
         Returns:
-            RaggedTensor of integers (B, tokens).
+            RaggedTensor of integers (N, tokens).
         """
         raise NotImplementedError(f"`{type(self).__name__}` must define `tokenize_rows`. Received: texts of {texts}.")
+
+    def tokenize_pieces(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of what stands between special tokens: `tokenize_rows`, for those to whom it matters where it stands.
+
+        Args:
+            texts: string (N,) in valid UTF-8; "" where a special token stands.
+            begins_text: bool (N,), whether nothing stands before it in its text.
+
+        Returns:
+            RaggedTensor of integers (N, tokens).
+        """
+        return self.tokenize_rows(texts)
 
     def join_rows(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
         """The text of ids, in the graph and on the CPU. Here: the bytes of all tokens, one after another.
@@ -119,7 +147,15 @@ class Tokenizer(tf.Module):
                 f"`get_config`, to be copied. Received: none for {missing}."
             )
         values = {name: getattr(self, name) for name in names}
+        if "special_tokens" in values:
+            values["special_tokens"] = [
+                token.content if token == AddedToken(token.content) else token for token in self.added_tokens
+            ]
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def changed(self, **arguments: Any) -> "Tokenizer":
+        """A tokenizer like this one with other values for some of the constructor's arguments."""
+        return type(self)(**{**self.get_config(), **arguments})
 
     def __reduce__(self):
         # Tables cannot be pickled or copied: make them anew.
@@ -141,8 +177,23 @@ class Tokenizer(tf.Module):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Read-only dict from special token to id."""
+        """Read-only dict from special token to id, of all that are found in texts."""
         return self._table.special
+
+    @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """The special tokens with their rules."""
+        return self._table.added
+
+    @property
+    def begin_tokens(self) -> tuple[str, ...]:
+        """The tokens that are put before each text."""
+        return self._table.begin
+
+    @property
+    def end_tokens(self) -> tuple[str, ...]:
+        """The tokens that are put after each text."""
+        return self._table.end
 
     @property
     def end_of_text(self) -> str | None:
@@ -170,22 +221,41 @@ class Tokenizer(tf.Module):
         """The bytes of text that an id stands for (b" the"): often, but not always, whole UTF-8 characters."""
         return self._table.bytes[self._checked(token_id)]
 
-    def __call__(self, texts: Any) -> tf.Tensor | tf.RaggedTensor:
+    def __call__(
+        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
+    ) -> tf.Tensor | tf.RaggedTensor:
+        adds = self._adds(texts) if add_special_tokens else self._no
         texts = as_string_tensor(texts)
-        if texts.shape.rank == 0:
-            return self._tokenize(texts[None]).values
-        return self._tokenize(texts)
+        rows = self._tokenize(
+            texts if texts.shape.rank else texts[None], adds, self._yes if allow_special else self._no
+        )
+        return rows if texts.shape.rank else rows.values
 
-    def encode(self, texts: Any) -> list[int] | list[list[int]]:
+    def encode(
+        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
+    ) -> list[int] | list[list[int]]:
         """The ids as Python lists: the same as calling the tokenizer, outside of graphs.
 
         Args:
             texts: a string, or a list, array or tensor of strings.
+            add_special_tokens, allow_special: as for a call.
 
         Returns:
             list of ints for one string, list of lists of ints for several.
         """
-        return as_lists(self(texts))
+        return as_lists(self(texts, add_special_tokens, allow_special))
+
+    def tokenize_prompts(self, texts: Any) -> tf.RaggedTensor:
+        """The ids of texts that a model is to go on with, in the graph.
+
+        Args:
+            texts: list, array or tensor of strings (B,).
+
+        Returns:
+            RaggedTensor of int32 (B, tokens), as of a call, but with no `end_tokens`, and with the `begin_tokens` not
+            twice where a text begins with them, as those of chat templates do.
+        """
+        return self._tokenize_prompts(as_string_tensor(texts), self._adds(texts))
 
     def detokenize(self, token_ids: Any, skip_special_tokens: bool = False) -> tf.Tensor:
         """The text that ids stand for, in the graph.
@@ -245,16 +315,67 @@ class Tokenizer(tf.Module):
         check_ids(token_id, self.vocabulary_size)
         return token_id
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def _tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    def _adds(self, texts: Any) -> tf.Tensor:
+        """bool (B,) or (1,), whether texts get tokens around them: chats have their own."""
+        if not (self.begin_tokens or self.end_tokens) or not any(are := are_chats(texts)):
+            return self._yes
+        return tf.constant([not is_chat for is_chat in are])
+
+    @tf.function(input_signature=[TEXTS, CHOICES, CHOICES], autograph=False)
+    def _tokenize(self, texts: tf.Tensor, adds: tf.Tensor, allow_special: tf.Tensor) -> tf.RaggedTensor:
         with tf.device("CPU:0"):
-            rows = self.tokenize_rows(texts)
-            if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):
-                raise TypeError(
-                    f"`tokenize_rows` of `{type(self).__name__}` must give a RaggedTensor of integers (B, tokens). "
-                    f"Received: {type(rows).__name__} of shape {getattr(rows, 'shape', None)}."
-                )
-            return tf.cast(rows, tf.int32)
+            rows = self._between(texts, allow_special[0])
+            return self._around(rows, adds, adds)
+
+    @tf.function(input_signature=[TEXTS, CHOICES], autograph=False)
+    def _tokenize_prompts(self, texts: tf.Tensor, adds: tf.Tensor) -> tf.RaggedTensor:
+        with tf.device("CPU:0"):
+            rows = self._between(texts, tf.constant(True))
+            num_begin = len(self.begin_tokens)
+            begins = rows[:, :num_begin].to_tensor(-1, shape=[None, num_begin])
+            begin_ids = [self._table.ids[token] for token in self.begin_tokens]
+            return self._around(rows, adds & ~tf.reduce_all(tf.equal(begins, begin_ids), axis=1), self._no)
+
+    def _between(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tf.RaggedTensor:
+        """The ids (B, tokens) of texts and the special tokens in them."""
+        texts = replace_invalid_utf8(texts)
+        if self._split_off is None:
+            return self._checked_rows(self.tokenize_pieces(texts, tf.ones_like(texts, tf.bool)))
+        pieces, ids = self._split_off(texts, allow_special)
+        is_token = ids.values >= 0
+        begins_text = tf.equal(
+            tf.range(tf.size(is_token, tf.int64)), tf.gather(pieces.row_starts(), pieces.value_rowids())
+        )
+        rows = self._checked_rows(self.tokenize_pieces(tf.where(is_token, "", pieces.values), begins_text))
+        return pieces.with_values(with_tokens(rows, ids.values, is_token)).merge_dims(1, 2)
+
+    def _checked_rows(self, rows: Any) -> tf.RaggedTensor:
+        if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):
+            raise TypeError(
+                f"`tokenize_rows` of `{type(self).__name__}` must give a RaggedTensor of integers (B, tokens). "
+                f"Received: {type(rows).__name__} of shape {getattr(rows, 'shape', None)}."
+            )
+        return tf.cast(rows, tf.int32).with_row_splits_dtype(tf.int64)
+
+    def _around(
+        self, rows: tf.RaggedTensor, adds_begin: tf.Tensor, adds_end: tf.Tensor, value: int | None = None
+    ) -> tf.RaggedTensor:
+        """The rows (B, tokens) with the tokens that are put around each text, or with `value` in the place of each."""
+        begin, end = (
+            [self._table.ids[token] if value is None else value for token in tokens]
+            for tokens in (self.begin_tokens, self.end_tokens)
+        )
+        parts = [*_repeated(begin, adds_begin, rows), rows, *_repeated(end, adds_end, rows)]
+        return tf.concat(parts, axis=1) if len(parts) > 1 else rows
+
+
+def _repeated(values: list[int], adds: tf.Tensor, rows: tf.RaggedTensor) -> list[tf.RaggedTensor]:
+    """The values in each of as many rows that `adds`, bool (B,) or (1,), says; none if there are no values."""
+    if not values:
+        return []
+    counts = tf.where(tf.broadcast_to(adds, tf.shape(rows.row_lengths())), len(values), 0)
+    repeated = tf.tile(tf.constant(values, tf.int32), [tf.math.count_nonzero(counts, dtype=tf.int32)])
+    return [tf.RaggedTensor.from_row_lengths(repeated, tf.cast(counts, tf.int64), validate=False)]
 
 
 class _TokenTable:
@@ -264,8 +385,10 @@ class _TokenTable:
         self,
         tokens: Iterable[str | None],
         token_bytes: Iterable[bytes] | None,
-        special_tokens: Iterable[str | None],
+        special_tokens: Iterable[str | AddedToken],
         end_of_text: str | None,
+        begin_tokens: Iterable[str],
+        end_tokens: Iterable[str],
     ):
         self.tokens = tuple(tokens)
         if token_bytes is None:
@@ -279,16 +402,20 @@ class _TokenTable:
                 f"{len(self.tokens)} tokens, {len(ids)} different ones, and {len(self.bytes)} `token_bytes`."
             )
         self.ids = MappingProxyType(ids)
-        special_tokens = check_special_tokens(special_tokens, ids)
+        self.added = as_added_tokens(special_tokens, ids)
         if not isinstance(end_of_text, str | None):
             raise TypeError(f"`end_of_text` must be a string or None. Received: end_of_text={end_of_text!r}.")
-        self.special = MappingProxyType({token: ids[token] for token in special_tokens})
+        self.special = MappingProxyType({token.content: ids[token.content] for token in self.added})
         if end_of_text is not None and end_of_text not in self.special:
             raise ValueError(
                 f"`end_of_text` must be a special token. Received: end_of_text={end_of_text!r} and "
-                f"special_tokens={special_tokens[:5]}."
+                f"special_tokens={tuple(self.special)[:5]}."
             )
         self.end_of_text = end_of_text
+        self.begin, self.end = as_strings("begin_tokens", begin_tokens), as_strings("end_tokens", end_tokens)
+        for name, tokens in {"begin_tokens": self.begin, "end_tokens": self.end}.items():
+            if unknown := [token for token in tokens if token not in ids]:
+                raise ValueError(f"`{name}` must be tokens of the vocabulary. Received: {unknown}, which are not.")
 
 
 def _rebuilt(cls: type[Tokenizer], config: dict[str, Any]) -> Tokenizer:

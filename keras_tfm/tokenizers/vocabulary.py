@@ -62,29 +62,6 @@ def as_strings(name: str, strings: Iterable[str]) -> tuple[str, ...]:
     return strings
 
 
-def check_special_tokens(special_tokens: Iterable[str], vocabulary: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    """The special tokens as a tuple.
-
-    Args:
-        special_tokens: tokens that are found in a text before anything else.
-        vocabulary: that must hold them, or None.
-
-    Raises:
-        ValueError, TypeError: if one is empty, no string, twice there, or not in the vocabulary.
-    """
-    special_tokens = as_strings("special_tokens", special_tokens)
-    if "" in special_tokens:
-        raise ValueError("A special token must not be empty (it would be everywhere). Received: ''.")
-    if len(set(special_tokens)) < len(special_tokens):
-        raise ValueError(f"`special_tokens` must differ from each other. Received: {special_tokens}.")
-    for token in special_tokens if vocabulary is not None else ():
-        if token not in vocabulary:
-            raise ValueError(
-                f"Each special token must be in `vocabulary`. Received: {token!r}, which is not. Add it with an id."
-            )
-    return special_tokens
-
-
 def tokens_of(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
     """The token of each id, of a dict from token to id.
 
@@ -143,6 +120,20 @@ def parts_of(document: Any) -> tuple[dict[str, Any], dict[str, int], list[dict[s
             f"Received: {str(added_tokens)[:60]}."
         )
     return document["model"], dict(vocabulary), sorted(added_tokens, key=lambda added: added["id"])
+
+
+def single_part(part: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The part itself, or the only one of a Sequence; None for a Sequence of none.
+
+    Args:
+        part: a normalizer, pre-tokenizer or decoder of a tokenizer.json, or None.
+        name: under which a Sequence has its parts, such as "normalizers".
+    """
+    while part is not None and part.get("type") == "Sequence" and isinstance(part.get(name), list):
+        if len(part[name]) > 1 or not all(isinstance(one, dict) for one in part[name]):
+            break
+        part = next(iter(part[name]), None)
+    return part
 
 
 def _is_id(value: Any) -> bool:

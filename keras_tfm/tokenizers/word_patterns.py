@@ -13,7 +13,7 @@ SPACE = rf"\r\n{_BLANK}"
 
 # RE2 as built into TensorFlow 2.21 knows Unicode 15, tokenizers 0.23 knows Unicode 16: these characters are new there.
 # A test compares every code point, so that a change on either side is noticed.
-_LETTER = (
+LETTER = (
     r"\p{L}\x{1C89}-\x{1C8A}\x{A7CB}-\x{A7CD}\x{A7DA}-\x{A7DC}\x{105C0}-\x{105F3}\x{10D4A}-\x{10D65}"
     r"\x{10D6F}-\x{10D85}\x{10EC2}-\x{10EC4}\x{11380}-\x{11389}\x{1138B}\x{1138E}\x{11390}-\x{113B5}\x{113B7}"
     r"\x{113D1}\x{113D3}\x{11BC0}-\x{11BE0}\x{13460}-\x{143FA}\x{16100}-\x{1611D}\x{16D40}-\x{16D6C}\x{18CFF}"
@@ -61,15 +61,15 @@ def _split(expression: str) -> dict[str, Any]:
 # 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 _GPT2 = (
     Step(f"([{SPACE}])([{SPACE}][^{SPACE}])", "between"),
-    Step(f"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+| ?[^{SPACE}{_LETTER}{_NUMBER}]+|[{SPACE}]+", "after"),
+    Step(f"'s|'t|'re|'ve|'m|'ll|'d| ?[{LETTER}]+| ?[{_NUMBER}]+| ?[^{SPACE}{LETTER}{_NUMBER}]+|[{SPACE}]+", "after"),
 )
 
 
 def _gpt4(numbers: str) -> tuple[Step, ...]:
     """The expression of GPT-4, which Llama 3 and Qwen took over; a run of white space ends with its last line end."""
     words = (
-        f"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n{_LETTER}{_NUMBER}]?[{_LETTER}]+|{numbers}"
-        f"| ?[^{SPACE}{_LETTER}{_NUMBER}]+[\\r\\n]*|[{SPACE}]*[\\r\\n]+|[{SPACE}]+"
+        f"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n{LETTER}{_NUMBER}]?[{LETTER}]+|{numbers}"
+        f"| ?[^{SPACE}{LETTER}{_NUMBER}]+[\\r\\n]*|[{SPACE}]*[\\r\\n]+|[{SPACE}]+"
     )
     return Step(f"([{SPACE}])([{_BLANK}][^{SPACE}])", "between"), Step(words, "after")
 
@@ -91,12 +91,24 @@ WORD_PATTERNS = {
 }
 
 
-def pattern_of(pre_tokenizer: dict[str, Any]) -> str | None:
-    """The name of the pattern that a tokenizer.json asks for; None if there is none."""
-    for name, known in WORD_PATTERNS.items():
-        if _essence(known.pre_tokenizer) == _essence(pre_tokenizer):
+def pattern_of(pre_tokenizer: dict[str, Any] | None, add_prefix_space: bool = False) -> str | None:
+    """The name of the pattern that a tokenizer.json asks for, with a space before texts or without; None if none."""
+    for name in WORD_PATTERNS:
+        if _essence(pre_tokenizer_of(name, add_prefix_space)) == _essence(pre_tokenizer):
             return name
     return None
+
+
+def pre_tokenizer_of(name: str, add_prefix_space: bool) -> dict[str, Any]:
+    """The part of a tokenizer.json that asks for a pattern."""
+    pre_tokenizer = WORD_PATTERNS[name].pre_tokenizer
+    if not add_prefix_space:
+        return pre_tokenizer
+    parts = [
+        {**part, "add_prefix_space": True} if part["type"] == "ByteLevel" else part
+        for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    ]
+    return parts[0] if len(parts) == 1 else {"type": "Sequence", "pretokenizers": parts}
 
 
 def _essence(pre_tokenizer: Any) -> Any:

@@ -2,20 +2,21 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_tfm.files import read_json, read_json_object, replace_file
+from keras_tfm.tokenizers.added_tokens import added_tokens_of, json_of_added_tokens
 from keras_tfm.tokenizers.bert_rules import CLASS, SEPARATOR_TOKEN, UNKNOWN
-from keras_tfm.tokenizers.vocabulary import parts_of
+from keras_tfm.tokenizers.post_processor import NO_POST_PROCESSOR, post_processor_of, tokens_around
+from keras_tfm.tokenizers.vocabulary import parts_of, single_part
 from keras_tfm.tokenizers.word_piece_graph import MAX_CHARACTERS
 
 if TYPE_CHECKING:
     from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
 
 
-def read_arguments(path: str | os.PathLike, lowercase: bool | None) -> dict[str, Any]:
+def read_arguments(path: str | os.PathLike, lowercase: bool | None, add_special_tokens: bool) -> dict[str, Any]:
     """The arguments of a `WordPieceTokenizer`, from a tokenizer.json, a vocab.txt or a folder; see its `from_file`."""
     path = Path(path)
     file = path if path.is_file() else next(filter(Path.is_file, (path / "tokenizer.json", path / "vocab.txt")), None)
@@ -25,8 +26,10 @@ def read_arguments(path: str | os.PathLike, lowercase: bool | None) -> dict[str,
             f"Received: {str(path)!r}, " + ("without these." if path.is_dir() else "which does not exist.")
         )
     if file.suffix != ".json":
-        return {"vocabulary": _parse_pieces(file), **_rules_beside(file, lowercase)}
-    arguments = arguments_from_json(read_json(file))
+        pieces = _parse_pieces(file)
+        begin, end = ([token] if add_special_tokens and token in pieces else [] for token in (CLASS, SEPARATOR_TOKEN))
+        return {"vocabulary": pieces, **_rules_beside(file, lowercase), "begin_tokens": begin, "end_tokens": end}
+    arguments = arguments_from_json(read_json(file), add_special_tokens)
     if lowercase not in (None, arguments["lowercase"]):
         raise ValueError(
             f"`lowercase` must be what {str(file)!r} says, {arguments['lowercase']}, or None. "
@@ -56,45 +59,42 @@ def write_tokenizer(tokenizer: "WordPieceTokenizer", folder: str | os.PathLike) 
     replace_file(folder / "tokenizer.json", json.dumps(json_of(tokenizer), ensure_ascii=False, indent=1))
 
 
-def arguments_from_json(document: Any) -> dict[str, Any]:
+def arguments_from_json(document: Any, add_special_tokens: bool = False) -> dict[str, Any]:
     """The arguments of a `WordPieceTokenizer`, from a tokenizer.json; what would tokenize otherwise is refused.
 
-    `truncation`, `padding` and `post_processor` say how ids are packed, not which they are, and are not read.
+    `truncation` and `padding` are set anew by each call, in transformers too, and are not read.
     """
     model, token_ids, added_tokens = parts_of(document)
-    normalizer = document.get("normalizer") or {}
+    normalizer = single_part(document.get("normalizer"), "normalizers") or {}
     _expect("model.type", model.get("type", "WordPiece"), "WordPiece")
     _expect("model.unk_token", model.get("unk_token"), UNKNOWN)
     _expect("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), "##")
     _expect("model.max_input_chars_per_word", model.get("max_input_chars_per_word"), MAX_CHARACTERS)
     _expect("normalizer.type", normalizer.get("type"), "BertNormalizer")
     _expect("normalizer.clean_text", normalizer.get("clean_text"), True)
-    _expect("pre_tokenizer.type", (document.get("pre_tokenizer") or {}).get("type"), "BertPreTokenizer")
-    for added in added_tokens:
-        content = added["content"]
-        for field in ("single_word", "lstrip", "rstrip", "normalized"):
-            _expect(f"{field} of the added token {content!r}", bool(added.get(field)), False)
-        _expect(f"id of the added token {content!r}", added["id"], token_ids.setdefault(content, added["id"]))
+    pre_tokenizer = single_part(document.get("pre_tokenizer"), "pretokenizers") or {}
+    _expect("pre_tokenizer.type", pre_tokenizer.get("type"), "BertPreTokenizer")
+    special_tokens = added_tokens_of(added_tokens, token_ids)
+    begin, end = tokens_around(document.get("post_processor"), token_ids)
     return {
         "vocabulary": token_ids,
         "lowercase": bool(normalizer.get("lowercase")),
         "strip_accents": normalizer.get("strip_accents"),
         "split_on_cjk": bool(normalizer.get("handle_chinese_chars")),
-        "special_tokens": [added["content"] for added in added_tokens],
+        "special_tokens": special_tokens,
+        "begin_tokens": begin if add_special_tokens else [],
+        "end_tokens": end if add_special_tokens else [],
+        "post_processor": document.get("post_processor") or NO_POST_PROCESSOR,
     }
 
 
 def json_of(tokenizer: "WordPieceTokenizer") -> dict[str, Any]:
     """The content of a tokenizer.json that the library `tokenizers` loads."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": token_id, "content": token, **flags, "special": True}
-            for token, token_id in sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
-        ],
+        "added_tokens": json_of_added_tokens(tokenizer.added_tokens, tokenizer.vocabulary),
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
@@ -103,7 +103,7 @@ def json_of(tokenizer: "WordPieceTokenizer") -> dict[str, Any]:
             "lowercase": tokenizer.lowercase,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _post_processor(tokenizer.vocabulary),
+        "post_processor": _post_processor(tokenizer),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",
@@ -115,24 +115,15 @@ def json_of(tokenizer: "WordPieceTokenizer") -> dict[str, Any]:
     }
 
 
-def _post_processor(token_ids: Mapping[str, int]) -> dict[str, Any] | None:
-    """[CLS] a [SEP] b [SEP], if the vocabulary has these."""
-    if CLASS not in token_ids or SEPARATOR_TOKEN not in token_ids:
+def _post_processor(tokenizer: "WordPieceTokenizer") -> dict[str, Any] | None:
+    """What the file said that it was read from; else [CLS] a [SEP] b [SEP], if the vocabulary has these."""
+    if tokenizer.post_processor is not None:
+        return dict(tokenizer.post_processor)
+    if CLASS not in tokenizer.vocabulary or SEPARATOR_TOKEN not in tokenizer.vocabulary:
         return None
-
-    def special(token: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": segment}}
-
-    first, second = ({"Sequence": {"id": name, "type_id": segment}} for segment, name in enumerate("AB"))
-    single = [special(CLASS, 0), first, special(SEPARATOR_TOKEN, 0)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, second, special(SEPARATOR_TOKEN, 1)],
-        "special_tokens": {
-            token: {"id": token, "ids": [token_ids[token]], "tokens": [token]} for token in (CLASS, SEPARATOR_TOKEN)
-        },
-    }
+    packed = post_processor_of([CLASS], [SEPARATOR_TOKEN], tokenizer.vocabulary)
+    packed["pair"] = [one for one in packed["pair"] if one != {"SpecialToken": {"id": CLASS, "type_id": 1}}]
+    return packed
 
 
 def _rules_beside(file: Path, lowercase: bool | None) -> dict[str, Any]:

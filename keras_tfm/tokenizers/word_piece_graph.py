@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertRules, BertSplitter, CharacterMapper, character_table
-from keras_tfm.tokenizers.vocabulary import id_table
+from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertSplitter, CharacterMapper, CharacterTable
 
 MAX_CHARACTERS = 100  # longer words are unknown, in BERT and here
 _CODE_POINT_BITS = 21
@@ -18,70 +17,51 @@ class PieceCutter(tf.Module):
 
     Args:
         vocabulary: dict from piece to id.
-        special_tokens: dict from special token to id.
-        rules: `BertRules`.
+        table: CharacterTable of the rules.
 
     Call arguments:
-        texts: string (B,).
+        texts: string (N,), valid UTF-8.
 
     Returns:
-        Three RaggedTensors of int32 (B, tokens): ids, and where each token starts and ends in the bytes of its text.
+        Three RaggedTensors of int32 (N, tokens): ids, and where each token starts and ends in the bytes of its text.
     """
 
-    def __init__(self, vocabulary: Mapping[str, int], special_tokens: Mapping[str, int], rules: BertRules):
+    def __init__(self, vocabulary: Mapping[str, int], table: CharacterTable):
         super().__init__(name="piece_cutter")
-        table = character_table(rules)
-        self._split = BertSplitter(table, special_tokens)
+        self._split = BertSplitter(table)
         self._map = CharacterMapper(table.replacements)
         self._match = PieceMatcher(vocabulary, vocabulary[UNKNOWN])
-        self._special_ids = id_table(special_tokens)
 
     def ids(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids alone (B, tokens): half as much to trace."""
-        words = self._split(texts)  # (B, words)
+        """The ids alone (N, tokens): half as much to trace."""
+        words = self._split(texts)  # (N, words)
         distinct, index = tf.unique(words.values)
-        special = self._special_ids.lookup(distinct)
-        characters, *_ = self._map(tf.where(special >= 0, "", distinct))
+        characters, *_ = self._map(distinct)
         ids, *_ = self._match(characters)
-        ids = _with_special(ids, special, special >= 0)
         return words.with_values(tf.gather(ids, index)).merge_dims(1, 2)
 
     def __call__(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        with tf.device("CPU:0"):
-            words = self._split(texts)  # (B, words)
-            distinct, index = tf.unique(words.values)
-            ids, starts, ends = self._pieces(distinct)
-            # Words leave no gaps: each begins where those before it in its text end.
-            lengths = tf.strings.length(words.values)
-            begins = tf.cumsum(lengths, exclusive=True)
-            begins -= tf.repeat(tf.gather(tf.concat([begins, [0]], 0), words.row_starts()), words.row_lengths())
-
-            def of_texts(pieces: tf.RaggedTensor, shift: tf.Tensor | None = None) -> tf.RaggedTensor:
-                pieces = tf.gather(pieces, index)  # (words of all texts, pieces)
-                if shift is not None:
-                    pieces = pieces.with_values(pieces.values + tf.repeat(shift, pieces.row_lengths()))
-                return words.with_values(pieces).merge_dims(1, 2)
-
-            return of_texts(ids), of_texts(starts, begins), of_texts(ends, begins)
-
-    def _pieces(self, words: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """Of each word (W,) the ids, and where they start and end in its bytes, each (W, pieces)."""
-        special = self._special_ids.lookup(words)
-        is_special = special >= 0
-        characters, first_bytes, last_bytes = self._map(tf.where(is_special, "", words))
+        words = self._split(texts)  # (N, words)
+        distinct, index = tf.unique(words.values)
+        characters, first_bytes, last_bytes = self._map(distinct)
         ids, begins, closes = self._match(characters)
         starts = begins.with_values(tf.gather(first_bytes.values, begins.values))
         ends = closes.with_values(tf.gather(last_bytes.values, closes.values - 1))
-        parts = ((ids, special), (starts, tf.zeros_like(special)), (ends, tf.strings.length(words)))
-        return tuple(_with_special(pieces, values, is_special) for pieces, values in parts)
+        shift = places_in_rows(words)  # words leave no gaps
+        ids, starts, ends = (tf.gather(pieces, index) for pieces in (ids, starts, ends))  # (words of all texts, pieces)
+        parts = (ids, shifted(starts, shift), shifted(ends, shift))
+        return tuple(words.with_values(part).merge_dims(1, 2) for part in parts)
 
 
-def _with_special(pieces: tf.RaggedTensor, values: tf.Tensor, is_special: tf.Tensor) -> tf.RaggedTensor:
-    """What belongs to the pieces of words (W, pieces), and the `values` (W,) of special tokens; a word has either."""
-    one_each = tf.RaggedTensor.from_row_lengths(
-        tf.boolean_mask(values, is_special), tf.cast(is_special, tf.int64), validate=False
-    )
-    return tf.concat([pieces, one_each], axis=1)
+def places_in_rows(pieces: tf.RaggedTensor) -> tf.Tensor:
+    """int32, for each string of the rows (N, pieces): how many bytes are before it in its row."""
+    begins = tf.cumsum(tf.strings.length(pieces.values), exclusive=True)
+    return begins - tf.repeat(tf.gather(tf.concat([begins, [0]], 0), pieces.row_starts()), pieces.row_lengths())
+
+
+def shifted(rows: tf.RaggedTensor, shift: tf.Tensor) -> tf.RaggedTensor:
+    """The rows (N, values), to all values of which the `shift` (N,) of the row was added."""
+    return rows.with_values(rows.values + tf.repeat(shift, rows.row_lengths()))
 
 
 class PieceMatcher(tf.Module):

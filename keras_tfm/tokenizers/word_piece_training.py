@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_tfm.arguments import as_integer
+from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens
 from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertRules
 from keras_tfm.tokenizers.inputs import TrainingTexts
-from keras_tfm.tokenizers.vocabulary import check_special_tokens
 from keras_tfm.tokenizers.word_piece_files import arguments_from_json
 
 _ALPHABET = 1000  # characters that are kept, the most frequent ones; words with others become unknown
@@ -19,13 +19,14 @@ def train_word_piece_arguments(
     texts_or_files: str | Path | Iterable[str | Path],
     vocabulary_size: int,
     rules: BertRules,
-    special_tokens: Iterable[str],
+    special_tokens: Iterable[str | AddedToken],
 ) -> dict[str, Any]:
     """Learns pieces from texts; gives the arguments of a `WordPieceTokenizer`, whose method `train` says more."""
     import tokenizers
 
     vocabulary_size = as_integer("vocabulary_size", vocabulary_size)
-    special_tokens = check_special_tokens(special_tokens)
+    added_tokens = as_added_tokens(special_tokens)
+    special_tokens = tuple(token.content for token in added_tokens)
     if UNKNOWN not in special_tokens:
         raise ValueError(f"`special_tokens` must hold {UNKNOWN!r}. Received: special_tokens={special_tokens}.")
     if vocabulary_size <= len(special_tokens):
@@ -49,7 +50,7 @@ def train_word_piece_arguments(
         )
     document = json.loads(tokenizer.to_str())
     document["added_tokens"] = [added for added in document["added_tokens"] if added["content"] in special_tokens]
-    arguments = arguments_from_json(document)
+    arguments = {**arguments_from_json(document), "special_tokens": added_tokens}
     if (size := len(arguments["vocabulary"])) > vocabulary_size:
         raise ValueError(
             f"`vocabulary_size` must be at least {size} for this text: {len(special_tokens)} special tokens and each "

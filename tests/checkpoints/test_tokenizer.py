@@ -15,7 +15,7 @@ import transformers
 
 from keras_tfm.checkpoints import ChatTemplate, load_chat_template, load_tokenizer, save
 from keras_tfm.models import build_bert, build_gpt
-from keras_tfm.tokenizers import WordPieceTokenizer
+from keras_tfm.tokenizers import AddedToken, WordPieceTokenizer
 
 CORPUS = Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
 TEMPLATE = (
@@ -62,7 +62,7 @@ def tiny_gpt(vocabulary_size):
 def test_the_roles_of_special_tokens_survive_a_round_trip(tiny_tokenizer, tmp_path):
     tokens = {tiny_tokenizer.id_to_token(i): i for i in range(300)} | {"<s>": 300, "<pad>": 301, "<mask>": 302}
     tokenizer = tiny_tokenizer.changed(
-        vocabulary=tokens, special_tokens=("<|endoftext|>", "<s>", "<pad>", "<mask>"), lstrip_tokens=("<mask>",)
+        vocabulary=tokens, special_tokens=("<|endoftext|>", "<s>", "<pad>", AddedToken("<mask>", lstrip=True))
     )
     tokenizer.save(tmp_path / "old")
     roles = {"bos_token": "<s>", "eos_token": {"content": "<|endoftext|>"}, "pad_token": "<pad>", "cls_token": "gone"}

@@ -24,7 +24,7 @@ class ScriptedModel:
         self.max_sequence_length = max_sequence_length
 
     begin, most_new_tokens, what_must_fit = CausalLM.begin, CausalLM.most_new_tokens, CausalLM.what_must_fit
-    least_prompt_length, prompt_vocabulary_size = 0, CausalLM.prompt_vocabulary_size
+    reads_sources, prompt_vocabulary_size = False, CausalLM.prompt_vocabulary_size
 
     def init_state(self, batch_size, max_sequence_length, dtype=None):
         return DecodingState(

@@ -1,13 +1,12 @@
 """Saving, reading, and refusing what is not byte-level BPE as in GPT-2."""
 
-import copy
 import json
 import os
 
 import pytest
 import tokenizers
 
-from keras_tfm.tokenizers import BytePairTokenizer
+from keras_tfm.tokenizers import AddedToken, BytePairTokenizer
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS
 
 BYTES = {symbol: number for number, symbol in enumerate(BYTE_SYMBOLS)}
@@ -59,66 +58,6 @@ def test_an_added_token_need_not_be_in_the_model(folder, tmp_path):
     assert read.encode(TEXT + "<new>") == rust.encode(TEXT + "<new>").ids
 
 
-ADDED = [
-    "<mask>",
-    " \t\u3000<mask>x \n <mask><mask>  <tool_call>",
-    "a  <mask>  b <tool_call> {} </tool_call>\u00a0<mask>",
-    "<tool_call>\u0338 <mask>\u0338  ",
-    "<a> <mask><a><b>  <mask ><mask",
-]
-
-
-@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
-def test_added_tokens_that_are_not_special_or_take_white_space_give_the_ids_of_hugging_face(
-    folder, tmp_path, normalizer
-):
-    document = json.loads((folder / "tokenizer.json").read_text())
-    flags = {"single_word": False, "rstrip": False, "normalized": False}
-    size = len(document["model"]["vocab"])
-    # None with white space in it may stand beside one that takes white space.
-    document["added_tokens"] = [added for added in document["added_tokens"] if " " not in added["content"]] + [
-        {"id": size, "content": "<mask>", "lstrip": True, "special": True, **flags},  # RoBERTa's
-        {"id": size + 1, "content": "<tool_call>", "lstrip": False, "special": False, **flags},  # Qwen's
-        {"id": size + 2, "content": "</tool_call>", "lstrip": False, "special": False, **flags},
-    ]
-    document["normalizer"] = normalizer
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    rust, read = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), BytePairTokenizer.from_file(tmp_path)
-    expected = [encoding.ids for encoding in rust.encode_batch(ADDED, add_special_tokens=False)]
-    assert read.encode(ADDED) == expected
-    assert read.decode([size, size + 1], skip_special_tokens=True) == "<tool_call>"
-    assert rust.decode([size, size + 1], skip_special_tokens=True) == "<tool_call>"
-    read.save(tmp_path / "again")
-    again = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
-    assert [encoding.ids for encoding in again.encode_batch(ADDED, add_special_tokens=False)] == expected
-    assert copy.deepcopy(BytePairTokenizer.from_file(tmp_path / "again")).encode(ADDED) == expected
-
-
-def test_added_tokens_may_differ_in_normalization_where_it_makes_no_difference(tmp_path):
-    tokens = {**BYTES, "<s>": 256, "<mask>": 257}
-    BytePairTokenizer(tokens, [], ["<s>", "<mask>"], lstrip_tokens=["<mask>"]).save(tmp_path)
-    document = json.loads((tmp_path / "tokenizer.json").read_text())
-    document["added_tokens"][0]["normalized"] = True  # as RoBERTa's files have it
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    texts = ["<s>a <mask><s>", "<s <mask>"]
-    rust = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    read = BytePairTokenizer.from_file(tmp_path)
-    assert read.encode(texts) == [encoding.ids for encoding in rust.encode_batch(texts)]
-    document["added_tokens"][0]["content"] = "sk>"  # overlaps
-    document["model"]["vocab"]["sk>"] = document["model"]["vocab"].pop("<s>")
-    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"normalized=\['sk>'\], the others \['<mask>'\]"):
-        BytePairTokenizer.from_file(tmp_path)
-
-
-def test_a_token_that_takes_white_space_stands_beside_none_that_has_some():
-    tokens = {**BYTES, "<mask>": 256, "a b": 257}
-    with pytest.raises(ValueError, match=r"white space before it. Received: \['a b'\]"):
-        BytePairTokenizer(tokens, [], ["<mask>", "a b"], lstrip_tokens=["<mask>"])
-    with pytest.raises(ValueError, match=r"`lstrip_tokens` must be special tokens. Received: \['<x>'\]"):
-        BytePairTokenizer(tokens, [], ["<mask>"], lstrip_tokens=["<x>"])
-
-
 def nodes_of(document, path=()):
     yield path
     items = list(document.items()) if isinstance(document, dict) else []
@@ -130,7 +69,7 @@ def nodes_of(document, path=()):
 @pytest.mark.parametrize("value", [None, True, -1, 1.5, "x", [], [1], {}, {"a": 1}, [{"id": 1}], [[["a"]]]])
 def test_nonsense_in_any_place_of_a_tokenizer_json_is_read_or_a_value_error(tmp_path, value):
     vocabulary = {**BYTES, "ab": 256, "abc": 257, "<s>": 258, "<mask>": 259}
-    tokenizer = BytePairTokenizer(vocabulary, [("a", "b"), ("ab", "c")], ["<s>", "<mask>"], lstrip_tokens=["<mask>"])
+    tokenizer = BytePairTokenizer(vocabulary, [("a", "b"), ("ab", "c")], ["<s>", AddedToken("<mask>", lstrip=True)])
     tokenizer.save(tmp_path)
     document = json.loads((tmp_path / "tokenizer.json").read_text())
     document["post_processor"] = {"type": "Sequence", "processors": [{"type": "ByteLevel"}]}
@@ -177,13 +116,11 @@ def test_a_failed_save_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
     ("place", "value", "received"),
     [
         ("normalizer", {"type": "NFKC"}, "NFKC"),
-        ("truncation", {"max_length": 5}, "max_length"),
-        ("padding", {"strategy": "BatchLongest"}, "BatchLongest"),
         ("pre_tokenizer", None, "None"),
         ("pre_tokenizer", {"type": "Whitespace"}, "Whitespace"),
-        ("pre_tokenizer.add_prefix_space", True, "True"),
-        ("pre_tokenizer.use_regex", False, "False"),
-        ("post_processor", {"type": "BertProcessing"}, "BertProcessing"),
+        ("pre_tokenizer.use_regex", False, "ByteLevel"),
+        ("post_processor", {"type": "BertProcessing"}, r"\(\)"),
+        ("post_processor", {"type": "Whitespace"}, "Whitespace"),
         ("decoder", {"type": "WordPiece"}, "WordPiece"),
         ("model.type", "Unigram", "Unigram"),
         ("model.dropout", 0.1, "0.1"),
@@ -191,8 +128,7 @@ def test_a_failed_save_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
         ("model.continuing_subword_prefix", "##", "##"),
         ("model.end_of_word_suffix", "</w>", "</w>"),
         ("model.byte_fallback", True, "True"),
-        ("added_tokens.0.rstrip", True, "True"),
-        ("added_tokens.0.single_word", True, "True"),
+        ("added_tokens.0.rstrip", "yes", "'yes'"),
         ("added_tokens.1.id", 7, "7"),
     ],
 )
@@ -204,8 +140,9 @@ def test_files_that_ask_for_other_tokenization_are_refused(folder, tmp_path, pla
         target = target[key]
     target[last] = value
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=rf"byte-level BPE.*{last}.*Received: .*{received}"):
+    with pytest.raises(ValueError, match=rf"{last}.* must .*Received: .*{received}") as caught:
         BytePairTokenizer.from_file(tmp_path)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(("content", "received"), [("[1]", r"\[1\]"), ("{", "Expecting"), ("\udcff", "invalid start")])
@@ -234,7 +171,7 @@ def test_missing_files_are_named(tmp_path):
         ({**BYTES, "ab": 256}, [("a", "b", "")], [], r"pairs of tokens. Received: \('a', 'b', ''\) at rank 0"),
         ({**BYTES, "ab": 256}, [("a", "b"), ("a", "b")], [], r"once. Received: \('a', 'b'\) at ranks 0 and 1"),
         (BYTES, [], ["<s>"], "in `vocabulary`. Received: '<s>'"),
-        ({**BYTES, "ab": 256}, [("a", "b")], ["ab"], "product of a merge. Received: 'ab'"),
+        ({**BYTES, "aĠ": 256}, [("a", "Ġ")], ["aĠ"], "product of a merge .* Received: 'aĠ'"),
         (BYTES, [], ["a"], "symbol of a single byte. Received: 'a'"),
         ({**BYTES, "": 256}, [], [""], "not be empty .* Received: ''"),
         ({**BYTES, "<s>": 256}, [], ["<s>", "<s>"], r"differ from each other. Received: \('<s>', '<s>'\)"),

@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_tfm.tokenizers.pair_merger import PairMerger
+from keras_tfm.tokenizers.pair_merger import ByteMerger
 
 
 def merge_one_by_one(word, merges):
@@ -26,7 +26,7 @@ def merge_at_once(words, merges):
     tokens = [chr(byte) for byte in range(256)]
     tokens += sorted({left + right for left, right in merges} - set(tokens))
     ids = {token: number for number, token in enumerate(tokens)}
-    merger = PairMerger(range(256), [(ids[left], ids[right], ids[left + right]) for left, right in merges], len(ids))
+    merger = ByteMerger(range(256), [(ids[left], ids[right], ids[left + right]) for left, right in merges], len(ids))
     return [[tokens[number] for number in row] for row in merger(tf.constant(words, tf.string)).to_list()]
 
 

@@ -83,8 +83,8 @@ def test_tokens_that_are_no_sequence_of_strings_are_refused_by_name(kind, string
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"plain_tokens": "<s>"}, "`plain_tokens` must be a sequence of strings. Received: '<s>'. Put it in a list."),
-        ({"lstrip_tokens": "<s>"}, "`lstrip_tokens` must be a sequence of strings. Received: '<s>'"),
+        ({"begin_tokens": "<s>"}, "`begin_tokens` must be a sequence of strings. Received: '<s>'. Put it in a list."),
+        ({"end_tokens": "<s>"}, "`end_tokens` must be a sequence of strings. Received: '<s>'"),
         ({"end_of_text": ["<s>"]}, r"`end_of_text` must be a string or None. Received: end_of_text=\['<s>'\]"),
     ],
 )

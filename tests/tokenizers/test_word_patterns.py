@@ -54,7 +54,7 @@ ASSIGNED = [*range(0xD800), *range(0xE000, 0x32400), *range(0x32400, 0x110000, 6
 
 def check_words(name, texts):
     expected = [[symbols_to_bytes(word) for word, _ in rust(name).pre_tokenizer.pre_tokenize_str(x)] for x in texts]
-    rows = WordSplitter((), name)(tf.constant(texts)).to_list()
+    rows = WordSplitter(name)(tf.constant(texts)).to_list()
     assert [[word for word in row if word] for row in rows] == expected
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 
-import pytest
 import tensorflow as tf
 import tokenizers
 
@@ -11,8 +10,8 @@ from keras_tfm.tokenizers.word_splitter import WordSplitter
 from tests.tokenizers.test_word_patterns import ASSIGNED
 
 
-def words_of(texts, special_tokens=()):
-    rows = WordSplitter(special_tokens)(tf.constant(texts)).to_list()
+def words_of(texts):
+    rows = WordSplitter()(tf.constant(texts)).to_list()
     return [[word for word in row if word] for row in rows]
 
 
@@ -35,21 +34,3 @@ def test_every_mix_of_spaces_and_classes_is_cut_as_in_hugging_face():
         for before, after in itertools.product(neighbours, repeat=2)
     ]
     assert words_of(texts) == [hugging_face_words(text) for text in texts]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("ab", ["ab"]),
-        ("abcab", ["abc", "ab"]),
-        ("  <x  y>  <x", ["  ", "<x  y>", " ", " <", "x"]),
-        ("a!!<x  y>!", ["a", "!!", "<x  y>", "!"]),
-        (".*", [".*"]),
-    ],
-)
-def test_special_tokens_are_words_and_the_longest_counts(text, words):
-    assert words_of([text], ["ab", "abc", "<x  y>", ".*"]) == [[word.encode() for word in words]]
-
-
-def test_bytes_of_no_utf8_cannot_pose_as_separators():
-    assert words_of([b"a\xffb", "c"]) == [[b"a", "\ufffd".encode(), b"b"], [b"c"]]
