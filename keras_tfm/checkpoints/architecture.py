@@ -11,7 +11,8 @@ by its name; nothing else is to be registered. It has four parts (see `families/
   `{i}` for the layer, or an object of `tensors.py` where the two are not the same (`Transposed`, `OneMore`, `Fused`,
   `FusedByHead`). None = a tensor that some files hold and nobody needs. Any object with `paths`, `axis`, `unit(get)`,
   `shape(get)`, `split(rows, get)` and `join(values, get)` will do. What the model at hand does not have (a bias, a
-  norm, a head: its path ends in None) is not expected, so one map serves all variants.
+  norm, a head: its path ends in None) is not expected, so one map serves all variants. Where names themselves differ
+  among variants, a function of the model gives the map (`families/t5.py`).
 - `build(**arguments)` makes the model; commonly a builder of `keras_tfm.models`.
 - `describe(model)` gives back those arguments, in the form in which the config map reads them. It may fail or lie on a
   model of another wiring: what it says is built again and compared before anything is written.
@@ -32,25 +33,31 @@ class Architecture:
         name: the class, as in `architectures` of a config.json.
         model_type: the family, as in `model_type` of a config.json.
         config: the config map.
-        tensors: the tensor map, with the names that the class itself writes.
+        tensors: the tensor map, with the names that the class itself writes, or a function of the model that gives it.
         build: arguments -> an untrained model.
         describe: a model -> the arguments that build it.
         prefix: the beginning of names that a file saved from the bare base model lacks ("transformer.").
         aliases: other classes whose files are read as this one (the bare base model, if that has all the weights).
         copies: tensor that some files hold twice -> the one that it must equal (a tied head).
         older: end of a name -> what older files have in its place.
+        stand_ins: tensor that some files lack -> the one that it equals then (a head that is tied in the file alone).
     """
 
     name: str
     model_type: str
     config: tuple
-    tensors: Mapping[str, Any]
+    tensors: Mapping[str, Any] | Callable
     build: Callable
     describe: Callable
     prefix: str = ""
     aliases: tuple[str, ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     older: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stand_ins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def tensors_of(self, model) -> Mapping[str, Any]:
+        """The tensor map for a model of this class."""
+        return self.tensors(model) if callable(self.tensors) else self.tensors
 
 
 def model_types() -> list[str]:

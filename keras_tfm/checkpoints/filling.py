@@ -39,6 +39,7 @@ def fill(
     prefix: str = "",
     copies: Mapping[str, str] | None = None,
     older: Mapping[str, str] | None = None,
+    stand_ins: Mapping[str, str] | None = None,
 ) -> None:
     """Makes the variables of an empty model from a checkpoint, one after the other.
 
@@ -49,6 +50,7 @@ def fill(
         prefix: beginning of names that the checkpoint may lack.
         copies: tensor that the checkpoint may hold beside another -> that other, which it must equal.
         older: end of a name -> what older files have in its place.
+        stand_ins: tensor that the checkpoint may lack -> the one that it equals then.
 
     Raises:
         ValueError: if tensors are left over, missing or of a type that is no weight, variables would get no value, or
@@ -63,11 +65,12 @@ def fill(
         original = _name_in(shapes, copies[name], prefix, older or {})
         if original in shapes and _equal(source, name, original):
             extra.remove(name)
-    _check(model, parts, shapes, extra, source.place)
+    held = {name: name if name in shapes else (stand_ins or {}).get(name, name) for name in parts}
+    _check(model, parts, held, shapes, extra, source.place)
 
     values: dict[int, Callable[[], Any]] = {}
     for name, part in parts.items():
-        tensor = _Filling(source, name, part)
+        tensor = _Filling(source, held[name], part)
         for variable in part.variables:
             values[id(variable)] = functools.partial(tensor.value_of, variable)
     for variable in model.variables:
@@ -118,14 +121,14 @@ def _tensor(array: np.ndarray):
     return compat.tensor_over(array) if keras.backend.backend() == "tensorflow" else array
 
 
-def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], place: str) -> None:
-    missing = [f"{name} {part.shape}" for name, part in parts.items() if name not in shapes]
+def _check(model, parts: dict[str, Part], held: dict[str, str], shapes: dict, extra: list[str], place: str) -> None:
+    missing = [f"{name} {part.shape}" for name, part in parts.items() if held[name] not in shapes]
     filled = {id(variable) for part in parts.values() for variable in part.variables}
     unfilled = [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights if id(weight) not in filled]
     wrong = [
-        f"{name} must be {part.shape}, is {shapes[name]}"
+        f"{held[name]} must be {part.shape}, is {shapes[held[name]]}"
         for name, part in parts.items()
-        if name in shapes and shapes[name] != part.shape
+        if held[name] in shapes and shapes[held[name]] != part.shape
     ]
     complaints = [
         (f"{len(missing)} tensors are missing", missing),

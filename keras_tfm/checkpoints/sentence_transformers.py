@@ -69,12 +69,13 @@ class SentenceSettings:
 
 def without_pooler(architecture: Architecture) -> Architecture:
     """The architecture of a bare encoder, whose pooler, if the file has one, is left out; others stay as they are."""
-    poolers = [name for name in architecture.tensors if ".pooler." in name]
+    tensors = {} if callable(architecture.tensors) else architecture.tensors  # no encoder has a function there
+    poolers = [name for name in tensors if ".pooler." in name]
     if not poolers or not architecture.name.endswith("Model"):
         return architecture
     return dataclasses.replace(
         architecture,
-        tensors={**architecture.tensors, **dict.fromkeys(poolers)},
+        tensors={**tensors, **dict.fromkeys(poolers)},
         build=functools.partial(architecture.build, pooler=False),
     )
 

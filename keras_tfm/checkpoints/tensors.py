@@ -59,6 +59,19 @@ class Transposed(Same):
         return values[0].T
 
 
+class OneRow(Same):
+    """The tensor is (1, n), the variable (n,): BART's `final_logits_bias`."""
+
+    def shape(self, get):
+        return (1, *get(self.path).shape)
+
+    def split(self, tensor, get):
+        return [tensor[0]]
+
+    def join(self, values, get):
+        return values[0][None]
+
+
 class OneMore(Same):
     """The variable is one more than the tensor: Gemma's norms multiply by 1 + weight."""
 

@@ -80,7 +80,7 @@ def save(
         if tokenizer is not None:
             tokenizer.save(unfinished)
             write_tokenizer_config(unfinished, tokenizer, chat_template, _longest_input(config))
-        _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
+        _write_tensors(list(parts_of(known.tensors_of(encoder), encoder)), unfinished, dtype, max_shard_bytes)
         if (generation := getattr(encoder, "checkpoint_generation_config", None)) is not None:
             modules = {**modules, "generation_config.json": dict(generation)}
         for name, content in {"config.json": config, **modules}.items():

@@ -18,6 +18,7 @@ from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import int32_seed
 from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
+from keras_tfm.samplers.constraints import ForceLastToken
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
 from keras_tfm.samplers.state import REASONS
 from keras_tfm.types import PathLike
@@ -61,8 +62,9 @@ def export_text_generator(
             them; `state_format` is the number of their format, and a state of another one is refused.
         decode_step: the tensors state_... and num_tokens int32 (), the new tokens to write -> the same again. `text` is
             all text so far, of whole characters; a generation has ended when no finish_reason is empty.
-        tokenize: texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,).
-        logits: token_ids int32 (B, T) -> logits float32 (B, T, V).
+        tokenize: texts string (B,) -> token_ids int32 (B, T) of prompts, padded with -1, num_tokens int32 (B,).
+        logits: token_ids int32 (B, T), or encoder_token_ids int32 (B, S) and decoder_token_ids int32 (B, T) of an
+            encoder-decoder -> logits float32 (B, T, V).
 
     Bytes of a text that are no UTF-8 are read as U+FFFD. A request is refused before anything is allocated for it
     (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`. How
@@ -77,14 +79,15 @@ def export_text_generator(
     is started with `--xla_cpu_compilation_enabled`. Python lets it.
 
     Args:
-        writer: `TextGenerator`.
+        writer: `TextGenerator`, or `TextToText`, whose prompts are sources.
         path: str or path of a folder that does not exist yet.
         max_new_tokens: int, default of `serving_default`; `generate` takes any number that fits `max_total_tokens`.
         temperature, top_k, top_p: defaults. Default: the sampler's own, else 1, 0 and 1 (greedy: temperature 0).
         seed: int, default.
         num_return_sequences: int, texts for each prompt.
         stop_strings: str, or list of str; a text ends before the first of them.
-        max_total_tokens: int, the most tokens of a prompt and its new tokens together, in each row of any request.
+        max_total_tokens: int, the most tokens of a prompt and its new tokens together, in each row of any request; of
+            an encoder-decoder, of each by itself.
             Default: the model's learned positions, else `max_position_embeddings` of the checkpoint that it was loaded
             from, else 4,096. A checkpoint's number may be large: the keys and values of a row take memory for so many.
         jit_compile: bool, whether XLA compiles the generation.
@@ -113,7 +116,7 @@ def export_text_generator(
     )
     limit = total_tokens_of(writer.model, max_total_tokens)
     longest = max([1, *(len(ids) for batch in batches for ids in writer.encode(batch, "warmup"))])
-    if longest + options.max_new_tokens > limit:
+    if options.max_new_tokens > writer.model.most_new_tokens(longest, limit):
         raise ValueError(
             "The prompts of `warmup`, or any at all, and their new tokens must fit "
             f"`max_total_tokens`={limit}. Received: a prompt of {longest} tokens and "
@@ -188,7 +191,7 @@ class ServedTextGenerator(tf.Module):
     ):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
-        self.tokenizer = writer.tokenizer
+        self.tokenizers = writer.tokenizers
         models = [writer.model, *models_in(options.sampler)]
         self.weights = [variable.value for model in models for variable in model.variables]
         self._writer = writer
@@ -217,7 +220,10 @@ class ServedTextGenerator(tf.Module):
             "generate": (self.generate, {"prompts": prompts, **settings}),
             "prefill": (self.prefill, {"prompts": prompts, **settings}),
             "tokenize": (self.tokenize, {"texts": tf.TensorSpec([None], tf.string, name="texts")}),
-            "logits": (self.logits, {"token_ids": tf.TensorSpec([None, None], tf.int32, name="token_ids")}),
+            "logits": (
+                self.logits,
+                {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in self._vocabulary_sizes},
+            ),
         }
         traced = {name: _trace(function, **specs) for name, (function, specs) in arguments.items() if name in names}
         if "decode_step" in names:
@@ -265,36 +271,47 @@ class ServedTextGenerator(tf.Module):
 
     def tokenize(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,), as prompts are read."""
-        token_ids = self.tokenizer.tokenize_prompts(texts)
+        token_ids = self._writer.prompt_rows(texts)
         return {"token_ids": token_ids.to_tensor(-1), "num_tokens": tf.cast(token_ids.row_lengths(), tf.int32)}
 
-    def logits(self, token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """token_ids int32 (B, T) -> logits float32 (B, T, V)."""
-        size = self._writer.model.vocabulary_size
-        message = f"`token_ids` must be at least 0 and less than {size}."
-        checks = [
-            tf.debugging.Assert(
-                tf.shape(token_ids)[1] <= self._limit,
-                [
-                    f"`token_ids` must have at most `max_total_tokens`={self._limit} columns. Received:",
-                    tf.shape(token_ids),
-                ],
-            ),
-            tf.debugging.assert_non_negative(token_ids, message),
-            tf.debugging.assert_less(token_ids, size, message),
-        ]
+    @property
+    def _vocabulary_sizes(self) -> dict[str, int]:
+        """Name of each input of the model -> how many tokens it knows: sources first."""
+        model = self._writer.model
+        return dict(zip(model.required_inputs, (model.prompt_vocabulary_size, model.vocabulary_size), strict=False))
+
+    def logits(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Token ids int32 (B, T), by the names of the model's inputs -> logits float32 (B, T, V)."""
+        checks = []
+        for name, token_ids in inputs.items():
+            size = self._vocabulary_sizes[name]
+            message = f"`{name}` must be at least 0 and less than {size}."
+            checks += [
+                tf.debugging.Assert(
+                    tf.shape(token_ids)[1] <= self._limit,
+                    [
+                        f"`{name}` must have at most `max_total_tokens`={self._limit} columns. Received:",
+                        tf.shape(token_ids),
+                    ],
+                ),
+                tf.debugging.assert_non_negative(token_ids, message),
+                tf.debugging.assert_less(token_ids, size, message),
+            ]
         with tf.control_dependencies(checks):
-            return {"logits": tf.cast(self._writer.model.read_logits(tf.identity(token_ids)), tf.float32)}
+            inputs = {name: tf.identity(token_ids) for name, token_ids in inputs.items()}
+            return {"logits": tf.cast(self._writer.model.read_logits(**inputs), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """The generation after the prompts were read."""
-        token_ids = self.tokenizer.tokenize_prompts(prompts)
+        token_ids = self._writer.prompt_rows(prompts)
         with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
             room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
         numbers = [tf.constant(number) for number in split_numbers(self._options.sampler)[1]]
         for name, value in controls.items():
             numbers[_place(self._options.sampler, _CONTROLS[name][0])] = value
+        for place in _places(self._options.sampler, ForceLastToken):
+            numbers[place + 1] = max_new_tokens  # after its token
         settings = loop.Settings(stop_rules(self._options), max_new_tokens, seed)
         state = self._compiled.begin(padded, room, settings, numbers)
         return _Served(state, room, settings, numbers, token_ids.nrows(tf.int32) * self._options.num_return_sequences)
@@ -309,7 +326,7 @@ class ServedTextGenerator(tf.Module):
         state, scores = loop.answer(sampler, state, room, settings, self._shape)
         num_tokens = tf.minimum(state.num_tokens[:num_rows], settings.max_new_tokens)
         finish = state.finish[:num_rows]
-        text = self.tokenizer.detokenize(tf.RaggedTensor.from_tensor(state.tokens[:num_rows], lengths=num_tokens))
+        text = self._writer.text_rows(tf.RaggedTensor.from_tensor(state.tokens[:num_rows], lengths=num_tokens))
         return {
             "text": self._whole_text(text, finish),
             "num_tokens": num_tokens,
@@ -346,10 +363,13 @@ class ServedTextGenerator(tf.Module):
         ]
         checks = [
             tf.debugging.assert_non_negative(max_new_tokens, "`max_new_tokens` must be at least 0."),
-            tf.debugging.Assert(longest <= self._limit - max_new_tokens, received),
             tf.debugging.assert_less(
-                token_ids.values, (size := self._writer.model.vocabulary_size), f"Token ids must be less than {size}."
+                token_ids.values,
+                (size := self._writer.model.prompt_vocabulary_size),
+                f"Token ids must be less than {size}.",
             ),
+            *([_has_tokens(token_ids)] if self._writer.model.reads_sources else []),
+            tf.debugging.Assert(max_new_tokens <= self._writer.model.most_new_tokens(longest, self._limit), received),
         ]
         if "temperature" in controls:
             checks += [
@@ -358,6 +378,12 @@ class ServedTextGenerator(tf.Module):
                 tf.debugging.assert_positive(controls["top_p"], "`top_p` must be greater than 0."),
             ]
         return checks
+
+
+def _has_tokens(token_ids):
+    """The check that there is no row without tokens."""
+    message = "A source must have at least one token. Received: an empty one."
+    return tf.debugging.assert_positive(token_ids.row_lengths(), message)
 
 
 def _trace(function, *specs, **named_specs):
@@ -452,6 +478,11 @@ def _open_sampler(sampler, values):
 
 def _place(sampler, kind) -> int:
     """Where the number of the last processor of this kind stands among the sampler's numbers."""
-    last = max(i for i, processor in enumerate(sampler.processors) if isinstance(processor, kind))
+    return _places(sampler, kind)[-1]
+
+
+def _places(sampler, kind) -> list[int]:
+    """Where the first number of each processor of this kind stands among the sampler's numbers."""
     # `processors` is the first field of a sampler.
-    return sum(len(split_numbers(processor)[1]) for processor in sampler.processors[:last])
+    counts = [len(split_numbers(processor)[1]) for processor in sampler.processors]
+    return [sum(counts[:i]) for i, processor in enumerate(sampler.processors) if isinstance(processor, kind)]

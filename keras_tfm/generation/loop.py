@@ -1,7 +1,8 @@
 """The one generation loop: prefill, then decoding steps. It knows token ids, a sampler and three methods of a model.
 
-The model gives `init_state(batch_size, max_sequence_length, dtype) -> DecodingState`,
-`read(token_ids, state, padding_mask) -> (hidden, state)` and `project(hidden) -> logits`.
+The model gives `begin(token_ids, padding_mask, num_slots, dtype) -> (token_ids, padding_mask, DecodingState)`: what it
+makes of prompts, and reads next; `read(token_ids, state, padding_mask) -> (hidden, state)`, and `project(hidden) ->
+logits`. An encoder-decoder reads prompts into the state, and goes on from a start token.
 
 One step: the sampler proposes tokens (mostly the newest one of each row), the model reads them, the sampler appends
 tokens and says how the KV caches change (rows reordered, rejected tokens rewound). All samplers share it, with one row
@@ -79,22 +80,22 @@ def begin(
     num_rows = width * size(prompts.token_ids, 0)
     columns, slots = sampler.room(num_rows, size(room, 0))
     token_ids, mask = prompts.token_ids, prompts.padding_mask
+    given = _after(prompts.history, token_ids, mask)
     is_guided = not isinstance(prompts.negative_token_ids, tuple)
     if is_guided:
         token_ids = ops.concatenate([token_ids, prompts.negative_token_ids])
         mask = ops.concatenate([mask, prompts.negative_padding_mask])
     decoding = prompts.decoding
     if not tree.flatten(decoding):
-        decoding = model.init_state(size(token_ids, 0), size(token_ids, 1) + slots, shape.cache_dtype)
+        token_ids, mask, decoding = model.begin(token_ids, mask, slots, shape.cache_dtype)
+    visible = slice(None, size(prompts.token_ids, 0)) if is_guided else slice(None)
+    known = _after(prompts.history, token_ids[visible], mask[visible])
     hidden, decoding = model.read(token_ids, decoding, mask)
     decoding = decoding.keep(decoding.num_tokens)  # padding on the right was read last: its slots are free again
     if width > 1:
         rows = ops.repeat(ops.arange(size(token_ids, 0), dtype="int32"), width)
         hidden, mask, decoding = take_rows(hidden, rows), take_rows(mask, rows), decoding.reorder(rows)
 
-    known = ops.where(prompts.padding_mask, prompts.token_ids, -1)
-    if not isinstance(prompts.history, tuple):
-        known = ops.concatenate([prompts.history, known], axis=1)
     known = ops.repeat(known, width, axis=0)
     state = GenerationState(
         tokens=ops.concatenate([known, ops.full((num_rows, columns), -1, dtype="int32")], axis=1),
@@ -108,7 +109,7 @@ def begin(
         ),
         log_probs=_log_probs(num_rows, size(room, 0), shape.alternatives),
     )
-    context = _context(state, columns, settings)
+    context = _context(state, columns, settings)._replace(prompts=given)
     visible = slice(None, num_rows) if is_guided else slice(None)
     state = sampler.begin(state, hidden[visible], mask[visible], context)
     return _advance(model, sampler, state, last_real(hidden, mask), context, settings)
@@ -170,6 +171,12 @@ def _advance(model, sampler, state, hidden, context, settings, num_before=None) 
     if kept is not None:
         decoding = decoding.keep(num_before + kept)
     return state._replace(decoding=decoding)
+
+
+def _after(history, token_ids, mask):
+    """int32 (B, H + T): the tokens read before, if any, and these; -1 = none."""
+    token_ids = ops.where(mask, token_ids, -1)
+    return token_ids if isinstance(history, tuple) else ops.concatenate([history, token_ids], axis=1)
 
 
 def _guided(logits, num_rows, scale):

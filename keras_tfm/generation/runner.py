@@ -103,7 +103,7 @@ class GenerationRunner:
         tokens_per_piece = (
             tokens_between_looks("tokens_per_piece", tokens_per_piece) if options.max_new_tokens else None
         )
-        prompts = prompts_of(token_ids, self._model.vocabulary_size)
+        prompts = self._rows_of(token_ids, "token_ids")
         check_ids_of(options, self._model.vocabulary_size)
         num_remembered = 0 if prefix is None else len(prefix.token_ids)
         check_fits(self._model, prompts, options.max_new_tokens, num_remembered)
@@ -179,6 +179,10 @@ class GenerationRunner:
             compiled.shapes.add(shapes)
             return state
 
+    def _rows_of(self, token_ids, name: str) -> tf.RaggedTensor:
+        """Prompts that the caller gave in the argument `name`."""
+        return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, int(self._model.reads_sources))
+
     def _begin_beside_tracing(self, compiled, arguments):
         """The state after the prompts were read; the rest of the loop is traced while XLA compiles the reading."""
 
@@ -219,7 +223,7 @@ class GenerationRunner:
             return None
         if options.negative_token_ids is None:
             return prompts[:, -1:]
-        negative = prompts_of(options.negative_token_ids, self._model.vocabulary_size, "negative_token_ids")
+        negative = self._rows_of(options.negative_token_ids, "negative_token_ids")
         num_prompts, num_negative = int(prompts.nrows()), int(negative.nrows())
         if num_negative not in (1, num_prompts):
             raise ValueError(

@@ -44,14 +44,21 @@ class TextGenerator:
         >>> writer.export("serving/1")
     """
 
+    _reads_sources = False  # whether the model writes of a source rather than going on with a prompt
+    _model_needed = (
+        "a `CausalLM`, as `build_gpt` and `checkpoints.load` make it",
+        "Put the embedding and the stack of a model of your own into a `CausalLM`; a `Seq2SeqLM` needs `TextToText`.",
+    )
+    drops_first_space = False
+
     def __init__(
         self, model: Any, tokenizer: Any, sampler: str | Sampler = "greedy", stop_token_ids: Iterable[int] = ()
     ):
-        if "generation_runner" not in dir(model):  # `hasattr` would make one
+        is_writer = "generation_runner" in dir(model)  # `hasattr` would make one
+        if not is_writer or model.reads_sources != self._reads_sources:
             raise TypeError(
-                "`model` must be a `CausalLM`, as `build_gpt` and `checkpoints.load` make it. "
-                f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "
-                "of your own into a `CausalLM`."
+                f"`model` must be {self._model_needed[0]}. Received: {model!r:.60} of type {type(model).__name__}. "
+                f"{self._model_needed[1]}"
             )
         size = tokenizer.vocabulary_size
         beyond = [tokenizer.id_to_token(token_id) for token_id in range(model.vocabulary_size, size)]
@@ -85,7 +92,24 @@ class TextGenerator:
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes of each token that the model can write."""
-        return [self.tokenizer.token_bytes(token_id) for token_id in range(self.model.vocabulary_size)]
+        return [self.bytes_of(token_id) for token_id in range(self.model.vocabulary_size)]
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes of text that a token which is written stands for."""
+        return self.tokenizer.token_bytes(token_id)
+
+    @property
+    def tokenizers(self) -> list:
+        """All tokenizers, which a SavedModel must hold."""
+        return [self.tokenizer]
+
+    def prompt_rows(self, prompts: Tensor) -> Tensor:
+        """string (B,) -> token ids of prompts, RaggedTensor of integers (B, tokens); in the graph."""
+        return self.tokenizer.tokenize_prompts(prompts)
+
+    def text_rows(self, token_ids: Tensor) -> Tensor:
+        """RaggedTensor of integers (R, tokens) -> string (R,), what has been written; in the graph."""
+        return self.tokenizer.detokenize(token_ids)
 
     def __call__(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> str | list:
         """Continues prompts.
@@ -188,7 +212,9 @@ class TextGenerator:
         """The generation with its texts."""
         # Byte by byte, as a stream gives them: some tokenizers drop a first space when they decode.
         rows = zip(generation.token_ids, generation.num_tokens, strict=True)
-        pieces = [b"".join(self.tokenizer.token_bytes(int(i)) for i in ids[:length]) for ids, length in rows]
+        pieces = [b"".join(self.bytes_of(int(i)) for i in ids[:length]) for ids, length in rows]
+        if self.drops_first_space:
+            pieces = [piece.removeprefix(b" ") for piece in pieces]
         texts = [piece.decode("utf-8", errors="replace") for piece in pieces]
         if options.stop_strings is not None:
             texts = [options.stop_strings.cut(text) for text in texts]
@@ -198,7 +224,7 @@ class TextGenerator:
         """The pairs (row, piece of text) of a stream of generations."""
         rows = None
         for generation in steps:
-            rows = rows or [_RowText(self.tokenizer, options) for _ in generation.num_tokens]
+            rows = rows or [_RowText(self, options) for _ in generation.num_tokens]
             for i, row in enumerate(rows):
                 ids = generation.token_ids[i, : generation.num_tokens[i]]
                 if piece := row.read(ids, has_ended=bool(generation.finish_reasons[i])):
@@ -228,8 +254,9 @@ class TextGenerator:
 class _RowText:
     """The streamed text of one row: whole characters that no stop string can take back."""
 
-    def __init__(self, tokenizer, options: Any):
-        self._tokenizer = tokenizer
+    def __init__(self, writer: "TextGenerator", options: Any):
+        self._bytes_of = writer.bytes_of
+        self._drops_space = writer.drops_first_space  # of the first bytes, none of which have come yet
         self._stop_strings = options.stop_strings
         self._num_held = max([0, *(len(sequence) - 1 for sequence in options.stop_sequences)])
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -240,7 +267,9 @@ class _RowText:
     def read(self, token_ids: Tensor, has_ended: bool) -> str:
         """The text that has become certain, given all tokens so far."""
         certain = len(token_ids) if has_ended else max(len(token_ids) - self._num_held, self._num_read)
-        new_bytes = b"".join(self._tokenizer.token_bytes(int(i)) for i in token_ids[self._num_read : certain])
+        new_bytes = b"".join(self._bytes_of(int(i)) for i in token_ids[self._num_read : certain])
+        if self._drops_space and new_bytes:
+            new_bytes, self._drops_space = new_bytes.removeprefix(b" "), False
         self._num_read = certain
         self._text += self._decoder.decode(new_bytes, final=has_ended)
         text = self._text

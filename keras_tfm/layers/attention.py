@@ -34,6 +34,7 @@ class _MultiHeadAttention(Composite):
         method: str = "auto",
         kernel_initializer: InitializerLike = "glorot_uniform",
         output_kernel_initializer: InitializerLike | None = None,
+        query_kernel_initializer: InitializerLike | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -70,6 +71,7 @@ class _MultiHeadAttention(Composite):
         self.method = method
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_kernel_initializer = keras.initializers.get(output_kernel_initializer or kernel_initializer)
+        self.query_kernel_initializer = keras.initializers.get(query_kernel_initializer or kernel_initializer)
         self.supports_masking = True
         self.query_norm, self.key_norm = clone(self.query_key_norm), clone(self.query_key_norm)
         # Drawn once a call: the weights that a seed drops are the same in the forward and the backward pass.
@@ -85,7 +87,7 @@ class _MultiHeadAttention(Composite):
                 )
             self.head_dim = hidden_dim // self.num_heads
         num_queries, num_keys = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        self.query_dense = self._dense("query", num_queries, x_shape, self.use_bias)
+        self.query_dense = self._dense("query", num_queries, x_shape, self.use_bias, self.query_kernel_initializer)
         self.key_dense = self._dense("key", num_keys, context_shape, self.use_bias)
         self.value_dense = self._dense("value", num_keys, context_shape, self.use_bias)
         attended_shape = (*x_shape[:-1], num_queries)
@@ -177,6 +179,7 @@ class _MultiHeadAttention(Composite):
             "method": self.method,
             "kernel_initializer": serialize(self.kernel_initializer),
             "output_kernel_initializer": serialize(self.output_kernel_initializer),
+            "query_kernel_initializer": serialize(self.query_kernel_initializer),
         }
 
 
@@ -208,6 +211,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
             grows with T + S, not T x S, from 2^20 scores a head on.
         kernel_initializer: for the projections.
         output_kernel_initializer: for the output projection. Default: `kernel_initializer`.
+        query_kernel_initializer: for the projection of queries. Default: `kernel_initializer`. Without a `scale` of
+            1 / sqrt(H), smaller ones keep the first scores in bounds (T5).
 
     Call arguments:
         x: float (B, T, D).
@@ -354,8 +359,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
 
     Args:
         num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, output_use_bias, query_key_norm,
-        sink, output_gate, dropout, method, kernel_initializer, output_kernel_initializer: as in
-        `MultiHeadSelfAttention`.
+        sink, output_gate, dropout, method, kernel_initializer, output_kernel_initializer, query_kernel_initializer: as
+        in `MultiHeadSelfAttention`.
 
     Call arguments:
         x: float (B, T, D).
@@ -385,16 +390,17 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         self._build_projections(x_shape, context_shape or x_shape)
 
-    def remember(self, context: Tensor, context_mask: Tensor | None = None) -> ContextCache:
+    def remember(self, context: Tensor, context_mask: Tensor | None = None, dtype: str | None = None) -> ContextCache:
         """Projects the context to keys and values; the layer must be built.
 
         Args:
             context: float (B, S, C).
             context_mask: bool (B, S), True = a real token.
+            dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
         """
         context = ops.cast(context, self.compute_dtype)
-        key, value = self._keys_and_values(context)
-        return ContextCache(key, value, positions=_positions_of(context, context_mask, name="context_mask"))
+        positions = _positions_of(context, context_mask, name="context_mask")
+        return ContextCache.of(*self._keys_and_values(context), positions, dtype)
 
     def call(
         self,
@@ -416,8 +422,11 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         by_prompts = x if cache is None else _by_prompts(x, memory)
         everywhere = ops.zeros_like(by_prompts[..., 0], dtype="int32")  # all queries see all real keys
         visible = tfm_ops.Visibility(everywhere, memory.positions)
+        # As in self-attention: queries of unknown number that go with a cache are few.
+        is_piece = cache is not None and by_prompts.shape[1] is None and self.method == "auto"
+        method = "plain" if is_piece else self.method
         y, scores = self._attend(
-            by_prompts, self._queries(by_prompts), memory, visible, None, training, return_attention_scores, self.method
+            by_prompts, self._queries(by_prompts), memory, visible, None, training, return_attention_scores, method
         )
         if by_prompts is not x:
             y, scores = _by_rows(y, scores, x)

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.arguments import check_positive, check_rank, check_rate
-from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize
+from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, revive, serialize
 from keras_tfm.layers.weights import TokenTable
 from keras_tfm.ops.tensors import known_value, look_up
 from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
@@ -195,6 +195,10 @@ class TokenEmbedding(Composite):
         logit_cap: float, projected logits become cap * tanh(logits / cap) (Gemma 2), or None.
         dropout: float, rate of the dropout on the sum.
         embeddings_initializer: for the table.
+        logit_scale: float, factor on the projected logits (T5 has D^-0.5).
+        logit_bias: bool, a learned number for each token, zero at first, is added to the projected logits (Marian).
+        table: the `embedding` of another `TokenEmbedding` of the same sizes, to share it: what is learned here is
+            learned there. Default: a table of its own.
 
     Call arguments:
         inputs: int32 (B, T) token ids; with `reverse` float (B, T, D).
@@ -232,6 +236,9 @@ class TokenEmbedding(Composite):
         logit_cap: float | None = None,
         dropout: float = 0.0,
         embeddings_initializer: InitializerLike = "uniform",
+        logit_scale: float = 1.0,
+        logit_bias: bool = False,
+        table: LayerLike | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -250,7 +257,11 @@ class TokenEmbedding(Composite):
         self.logit_cap = logit_cap
         self.dropout = dropout
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self.embedding = self._table(vocabulary_size, "tokens")
+        self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
+        self.shares_table = table is not None
+        self.embedding = revive(table) if self.shares_table else self._table(vocabulary_size, "tokens")
+        self._check_table()
         self.segment = self._table(num_segments, "segments") if num_segments else None
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
@@ -263,6 +274,15 @@ class TokenEmbedding(Composite):
             name=name,
         )
 
+    def _check_table(self):
+        sizes = getattr(self.embedding, "input_dim", None), getattr(self.embedding, "output_dim", None)
+        if sizes != (self.vocabulary_size, self.hidden_dim):
+            raise ValueError(
+                "`table` must be the `embedding` of a `TokenEmbedding` of the same sizes. Received: one of "
+                f"{sizes[0]} tokens and width {sizes[1]}, for vocabulary_size={self.vocabulary_size} and "
+                f"hidden_dim={self.hidden_dim}."
+            )
+
     def build(
         self, inputs_shape: Shape, positions_shape: Shape | None = None, segment_ids_shape: Shape | None = None
     ) -> None:
@@ -271,6 +291,9 @@ class TokenEmbedding(Composite):
                 build_part(table, inputs_shape)
         if self.norm is not None:
             build_part(self.norm, (*inputs_shape, self.hidden_dim))
+        self.bias = None
+        if self.logit_bias:
+            self.bias = self.add_weight(shape=(self.vocabulary_size,), initializer="zeros", name="logit_bias")
 
     def call(
         self,
@@ -281,8 +304,7 @@ class TokenEmbedding(Composite):
         training: bool | None = None,
     ) -> Tensor:
         if reverse:
-            logits = self.embedding.logits(inputs)
-            return logits if self.logit_cap is None else self.logit_cap * ops.tanh(logits / self.logit_cap)
+            return self._logits(inputs)
         check_rank(inputs, 2, "token_ids", "(B, T)")
         check_token_ids(inputs, self.vocabulary_size)
         x = self.embedding(inputs) * self.scale
@@ -300,6 +322,14 @@ class TokenEmbedding(Composite):
         if self.norm is not None:
             x = self.norm(x)
         return self.dropout_layer(x, training=training)
+
+    def _logits(self, states):
+        if self.logit_scale != 1.0:
+            states = states * self.logit_scale
+        logits = self.embedding.logits(states)
+        if self.bias is not None:
+            logits = logits + ops.cast(self.bias, logits.dtype)
+        return logits if self.logit_cap is None else self.logit_cap * ops.tanh(logits / self.logit_cap)
 
     def _checked_segments(self, segment_ids):
         check_rank(segment_ids, 2, "segment_ids", "(B, T)")
@@ -334,6 +364,9 @@ class TokenEmbedding(Composite):
             "logit_cap": self.logit_cap,
             "dropout": self.dropout,
             "embeddings_initializer": serialize(self.embeddings_initializer),
+            "logit_scale": self.logit_scale,
+            "logit_bias": self.logit_bias,
+            "table": serialize(self.embedding) if self.shares_table else None,
         }
 
 

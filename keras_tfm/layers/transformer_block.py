@@ -53,7 +53,7 @@ class _Block(Composite):
     def init_cache(
         self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
     ) -> BlockCache:
-        """An empty cache for the self-attention; a cross-attention's is made by its `remember`."""
+        """An empty cache for the self-attention."""
         return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_sequence_length, dtype))
 
     def _run(self, x, attends, cache, training, **contexts):
@@ -166,6 +166,26 @@ class TransformerBlock(_Block):
             build_part(self.context_wrap, x_shape)
         build_part(self.feed_forward, x_shape)
         build_part(self.feed_forward_wrap, x_shape)
+
+    def init_cache(
+        self,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        dtype: str | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> BlockCache:
+        """An empty cache for the self-attention, and the keys and values of a context, if one is given.
+
+        Args:
+            batch_size, max_sequence_length, dtype: as in the self-attention.
+            context: float (P, S, C), of which `batch_size` is a multiple: the rows of a prompt share one. Or None.
+            context_mask: bool (P, S), True = a real token.
+        """
+        cache = super().init_cache(batch_size, max_sequence_length, dtype)
+        if context is None:
+            return cache
+        return cache._replace(cross_attention=self.cross_attention.remember(context, context_mask, dtype))
 
     def call(
         self,

@@ -76,10 +76,17 @@ class TransformerStack(Composite):
             build_part(self.final_norm, x_shape)
 
     def init_cache(
-        self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
+        self,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        dtype: str | None = None,
+        **context: Tensor | None,
     ) -> tuple:
-        """Empty caches of `max_sequence_length` slots, one a block; the stack must be built. `dtype`: see attention."""
-        return tuple(block.init_cache(batch_size, max_sequence_length, dtype) for block in self.blocks)
+        """Empty caches of `max_sequence_length` slots, one a block; the stack must be built. `dtype`: see attention.
+
+        Blocks with cross-attention take `context` and `context_mask` as well; see `TransformerBlock.init_cache`.
+        """
+        return tuple(block.init_cache(batch_size, max_sequence_length, dtype, **context) for block in self.blocks)
 
     def call(
         self,

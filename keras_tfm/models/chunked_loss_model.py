@@ -14,7 +14,7 @@ from keras_tfm.types import Config, Tensor
 class ChunkedLossModel(TokenModel):
     """`TokenModel` whose `compile` takes a `ChunkedCrossEntropy`: `fit` and `evaluate` then stop at the hidden states.
 
-    Subclasses write `_read(token_ids, ...)`, which gives hidden states, and `head_weights`.
+    Subclasses write `_hidden(...)`, which makes hidden states of the inputs, and `head_weights`.
     """
 
     untraced_attributes: tuple[str, ...] = ("_reader",)
@@ -82,4 +82,4 @@ class ChunkedLossModel(TokenModel):
     def _reader(self) -> keras.Model:
         """The model without its head."""
         inputs = {x.name: x for x in self.inputs}
-        return keras.Model(inputs, self._read(**inputs))
+        return keras.Model(inputs, self._hidden(**inputs))

@@ -30,14 +30,23 @@ INPUTS = {
     "padding_mask": "bool",
     "document_ids": "int32",
     "mask_positions": "int32",
+    "encoder_token_ids": "int32",
+    "encoder_padding_mask": "bool",
+    "decoder_token_ids": "int32",
+    "decoder_padding_mask": "bool",
 }
 
 
-def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
-    """Symbolic inputs (B, T) by name, each of its dtype in `INPUTS`; all but "token_ids" may be left out in a call."""
+def token_inputs(*names: str, required: tuple[str, ...] = ("token_ids",)) -> dict[str, keras.KerasTensor]:
+    """Symbolic inputs (B, T) by name, each of its dtype in `INPUTS`; all but those required may be left out in a call.
+
+    Args:
+        *names: those that may be left out.
+        required: the others.
+    """
     return {
-        name: keras.Input((None,), dtype=INPUTS[name], name=name, optional=name != "token_ids")
-        for name in ("token_ids", *names)
+        name: keras.Input((None,), dtype=INPUTS[name], name=name, optional=name not in required)
+        for name in (*required, *names)
     }
 
 
@@ -52,6 +61,8 @@ def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **o
 
 class TokenModel(keras.Model):
     """A Functional model over token ids, called with an int array or with a dict in which optional inputs may miss.
+
+    A class of models that reads more than one text says the names of its `required_inputs`, and takes dicts only.
 
     A model without "segment_ids" among its inputs leaves those that it is given unread, since all packers and datasets
     of this library give them. Inputs of other names are an error.
@@ -68,6 +79,8 @@ class TokenModel(keras.Model):
         trainable: bool, False freezes all parts.
         parts_trainable, parts_quantized, parts_adapted: as in `Composite`.
     """
+
+    required_inputs: tuple[str, ...] = ("token_ids",)
 
     def __init__(
         self,
@@ -111,17 +124,24 @@ class TokenModel(keras.Model):
 
     def _complete(self, inputs) -> dict:
         """The dict of all inputs; None for those not given."""
-        inputs = inputs if isinstance(inputs, dict) else {"token_ids": _as_array(inputs)}
-        known = [tensor.name for tensor in self.inputs]
+        known, required = [tensor.name for tensor in self.inputs], self.required_inputs
+        if not isinstance(inputs, dict):
+            if len(required) > 1:
+                raise TypeError(
+                    f"The inputs of {self.name!r} must be a dict of {known}, {list(required)} among them. "
+                    f"Received: {type(inputs).__name__}."
+                )
+            inputs = {required[0]: _as_array(inputs)}
         unknown = sorted(set(inputs) - {*known, "segment_ids"})
-        if unknown or "token_ids" not in inputs:
+        if unknown or not set(required) <= set(inputs):
             raise ValueError(
-                f"The inputs of {self.name!r} must be named {known}, 'token_ids' among them. "
+                f"The inputs of {self.name!r} must be named {known}, {', '.join(map(repr, required))} among them. "
                 f"Received: {sorted(inputs)}."
             )
         for name, x in inputs.items():
             refuse_ragged(x, name)
-        refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
+            if name.endswith("padding_mask"):
+                refuse_float_mask(x, name)  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
 
     def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
@@ -172,23 +192,26 @@ def _as_array(inputs):
     return ids
 
 
-def as_embedding(part: Any) -> TokenEmbedding:
-    """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else."""
+def as_embedding(part: Any, name: str = "token_embedding") -> TokenEmbedding:
+    """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else.
+
+    name: of the caller's argument.
+    """
     part = revive(part)
     if not isinstance(part, TokenEmbedding):
         raise TypeError(
-            "`token_embedding` must be a `TokenEmbedding(vocabulary_size, hidden_dim)`. "
+            f"`{name}` must be a `TokenEmbedding(vocabulary_size, hidden_dim)`. "
             f"Received: {part!r:.80} of type {type(part).__name__}."
         )
     return part
 
 
-def check_blocks(stack: LayerLike) -> None:
-    """Raises for a stack whose blocks wait for a context, which a model over one text does not have."""
+def check_blocks(stack: LayerLike, name: str = "stack") -> None:
+    """Raises for a stack, given in the argument `name`, whose blocks wait for a context that there is none of."""
     for i, block in enumerate(getattr(stack, "blocks", ())):
         if getattr(block, "cross_attention", None) is not None:
             raise ValueError(
-                "The blocks of `stack` must be without cross-attention: the model reads one text, and no `context`. "
-                f"Received: a cross_attention in block {i}. Make the block without it, or put the stack into a "
-                "`keras.Model` of your own that calls it with `context=`."
+                f"The blocks of `{name}` must be without cross-attention: it reads one text, and no `context`. "
+                f"Received: a cross_attention in block {i}. Make the block without it, or make a `Seq2SeqLM`, whose "
+                "decoder has it."
             )

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_tfm.arguments import as_integer, require
 from keras_tfm.ops.decoding_state import DecodingState
+from keras_tfm.ops.tensors import size
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
 from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
@@ -88,17 +89,20 @@ class DraftModel:
     """Drafts with a smaller model of the same vocabulary, by the sampler's own rule.
 
     Args:
-        model: `CausalLM`. Two of these are equal if they hold the same model.
+        model: `CausalLM`, or for a `Seq2SeqLM` another one, which reads the same sources. Two of these are equal if
+            they hold the same model.
     """
 
     model: Any
 
     def begin(self, state: GenerationState, context: Context, num_drafts: int) -> DecodingState:
         """The drafter's state: the draft model's `DecodingState` after the prefill."""
-        prompt = state.tokens[:, : context.num_prompt]
         num_rows, length = ops.shape(state.tokens)
-        slots = context.num_prompt + slots_needed(num_rows, length - context.num_prompt, num_drafts)
-        return self.model.read(ops.maximum(prompt, 0), self.model.init_state(num_rows, slots), prompt >= 0)[1]
+        num_prompts = size(context.prompts, 0)
+        slots = slots_needed(num_rows, length - context.num_prompt, num_drafts)
+        token_ids, mask, memory = self.model.begin(ops.maximum(context.prompts, 0), context.prompts >= 0, slots)
+        _, memory = self.model.read(token_ids, memory, mask)
+        return memory.reorder(ops.repeat(ops.arange(num_prompts, dtype="int32"), num_rows // num_prompts))
 
     def draft(
         self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
@@ -161,12 +165,13 @@ class SpeculativeSampler(Sampler):
         )
 
     def check_model(self, model: Any) -> None:
-        if isinstance(self.drafter, DraftModel) and self.drafter.model.vocabulary_size != model.vocabulary_size:
-            raise ValueError(
-                "A draft model must have the vocabulary of the model that it writes for. Received: "
-                f"{self.drafter.model.vocabulary_size} tokens for a model of {model.vocabulary_size}. Draft with a "
-                "model of the same tokenizer."
-            )
+        for name in ("vocabulary_size", "prompt_vocabulary_size"):
+            if isinstance(self.drafter, DraftModel) and getattr(self.drafter.model, name) != getattr(model, name):
+                raise ValueError(
+                    "A draft model must have the vocabulary of the model that it writes for. Received: "
+                    f"{getattr(self.drafter.model, name)} tokens for a model of {getattr(model, name)}. Draft with a "
+                    "model of the same tokenizer."
+                )
         drafters = [self.drafter.model] if isinstance(self.drafter, DraftModel) else []
         for reader in (model, *drafters):
             if not reader.init_state(1, 1).can_forget:

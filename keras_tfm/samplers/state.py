@@ -99,7 +99,8 @@ class Context(NamedTuple):
     """The constants of a generation.
 
     stops: `StopRules`. max_new_tokens: int32 (). seed: int32 (). num_prompt: int32 (), columns of `tokens` that hold
-    prompts. rows: int32 (R,), the row numbers that draws go by.
+    prompts. rows: int32 (R,), the row numbers that draws go by. prompts: int32 (B, P), the prompts, -1 = none; of an
+    encoder-decoder, whose `tokens` hold none of them, the sources. At the begin of a generation only, later ().
     """
 
     stops: StopRules
@@ -107,6 +108,7 @@ class Context(NamedTuple):
     seed: Any
     num_prompt: Any
     rows: Any
+    prompts: Any = ()
 
     def random(self, state: GenerationState, stream: int = 0) -> StepRandom:
         """The draws for each row's next token; those of different streams are independent."""

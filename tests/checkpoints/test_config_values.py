@@ -13,6 +13,7 @@ from keras_tfm.checkpoints import load
 from keras_tfm.checkpoints.architecture import architecture_of, architectures_of, model_types
 from keras_tfm.checkpoints.config_keys import read_config
 from tests.checkpoints.families import FAMILIES, tiny
+from tests.checkpoints.seq2seq_families import SEQ2SEQ, tiny_seq2seq
 from tests.checkpoints.test_encoders import FAMILIES as ENCODERS
 from tests.checkpoints.test_encoders import tiny as tiny_encoder
 from tests.huggingface import logits_of
@@ -69,6 +70,7 @@ def read(config):
 CONFIGS = {name: lambda name=name: tiny(name) for name in FAMILIES} | {
     name: lambda name=name: tiny_encoder(name, "ForSequenceClassification") for name in ENCODERS
 }
+CONFIGS |= {name: lambda name=name: tiny_seq2seq(name) for name in SEQ2SEQ}
 SCALINGS = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},

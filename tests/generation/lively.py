@@ -54,6 +54,8 @@ class Uncached:
         self.max_sequence_length = model.max_sequence_length
         self.project = model.project
 
+    begin = ktfm.models.CausalLM.begin
+
     def init_state(self, batch_size, max_sequence_length, dtype=None):
         tokens = Tokens(
             ops.zeros((batch_size, max_sequence_length), "int32"),
