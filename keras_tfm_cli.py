@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K best tokens (all)")
         command.add_argument("--top-p", type=_share, metavar="P", help="draw from the best tokens of mass P (1)")
         command.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+        command.add_argument("--num-beams", type=_positive, default=1, metavar="N", help="beams (%(default)s)")
+        command.add_argument("--prefix", default="", help="put before each source (encoder-decoders)")
     return parser
 
 
@@ -149,6 +151,12 @@ def _check(options) -> None:
         raise ValueError(
             "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
             f"Received: --temperature {options.temperature}."
+        )
+
+    if options.command in ("generate", "export") and options.num_beams > 1 and options.temperature:
+        raise ValueError(
+            "--num-beams must come without a --temperature: beam search draws nothing. "
+            f"Received: --num-beams {options.num_beams} and --temperature {options.temperature}."
         )
 
 
@@ -230,7 +238,7 @@ def _generate(options) -> None:
     checkpoint, prompt = _opened(options), options.prompt
     if options.chat:
         prompt = checkpoint.chat_template()([{"role": "user", "content": prompt}])
-    writer = checkpoint.text_generator(_sampler(options))
+    writer = _writer(checkpoint, options)
     _tell("Compiling what this machine has not compiled before, which takes a while the first time ...")
     for piece in writer.stream(prompt, max_new_tokens=options.max_new_tokens, seed=options.seed):
         print(piece, end="", flush=True)
@@ -239,7 +247,7 @@ def _generate(options) -> None:
 
 def _export(options) -> None:
     checkpoint = _opened(options)
-    writer = checkpoint.text_generator(_sampler(options))
+    writer = _writer(checkpoint, options)
     _tell(f"Tracing the loop and writing {options.output} ...")
     writer.export(
         options.output,
@@ -250,9 +258,17 @@ def _export(options) -> None:
     print(f"Wrote {options.output}: tf.saved_model.load(...).signatures['generate'] takes and gives text.")
 
 
+def _writer(checkpoint, options):
+    """What writes with the checkpoint, as the options say."""
+    more = {"prefix": options.prefix} if options.prefix else {}
+    return checkpoint.writer(_sampler(options), **more)
+
+
 def _sampler(options):
     from keras_tfm import samplers
 
+    if options.num_beams > 1:
+        return samplers.BeamSampler(num_beams=options.num_beams)
     if options.temperature == 0:
         return "greedy"
     processors = [samplers.Temperature(options.temperature)]

@@ -14,7 +14,11 @@ import tensorflow as tf
 import keras_tfm_cli
 from keras_tfm import __version__
 from keras_tfm.checkpoints import ChatTemplate, load, load_tokenizer, save
-from keras_tfm.models import MaskedLM, build_bert, build_gpt
+from keras_tfm.generation import TextToText
+from keras_tfm.models import MaskedLM, build_bert, build_gpt, build_t5
+from keras_tfm.samplers import BeamSampler
+from tests.generation.lively import lively
+from tests.generation.plain_graphs import plain_graphs
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +63,24 @@ def test_convert_writes_safetensors_and_keras(folder, tmp_path, capsys):
         assert run("convert", folder, tmp_path / name, "--overwrite") == 0
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float32"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "gpt.keras", "half", "padded"]
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_writes_with_beams_and_a_prefix(tiny_tokenizer, tmp_path, capsys):
+    sizes = {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden_dim": 16, "intermediate_dim": 16}
+    model = lively(build_t5(vocabulary_size=tiny_tokenizer.vocabulary_size, **sizes))
+    save(model, tmp_path / "t5", tiny_tokenizer)
+    options = ("--num-beams", 2, "--prefix", "soft ", "--max-new-tokens", 5)
+    assert run("generate", tmp_path / "t5", "ROMEO", *options) == 0
+    text = capsys.readouterr().out.removesuffix("\n")
+    writer = TextToText(load(tmp_path / "t5"), tiny_tokenizer, prefix="soft ")
+    with plain_graphs():
+        assert text == writer("ROMEO", 5, sampler=BeamSampler(num_beams=2)) != writer("ROMEO", 5)
+    assert run("export", tmp_path / "t5", tmp_path / "served", *options) == 0
+    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    assert served(tf.constant(["ROMEO"]))["text"].numpy()[0].decode() == text
+    assert run("generate", tmp_path / "t5", "ROMEO", "--num-beams", 2, "--temperature", 1) == 1
+    assert "--num-beams must come without a --temperature" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.filling import build_empty, fill
 from keras_tfm.checkpoints.reader import Source
 from keras_tfm.checkpoints.tensors import num_elements
-from keras_tfm.generation import TextGenerator
-from keras_tfm.models import CausalLM
+from keras_tfm.generation import TextGenerator, TextToText
+from keras_tfm.models import CausalLM, Seq2SeqLM
 from keras_tfm.pipelines import (
     EntityRecognition,
     QuestionAnswering,
@@ -94,6 +94,11 @@ class Checkpoint(abc.ABC):
     def read_stop_token_ids(self) -> Any:
         """A token id or a list of them, as the files say; None or an empty list if they say nothing."""
         return None
+
+    @property
+    def generation_settings(self) -> Mapping[str, Any]:
+        """What the files say of generating, by transformers' names, such as "forced_eos_token_id"."""
+        return {}
 
     def describe(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """What `summary` tells first and last."""
@@ -200,9 +205,58 @@ class Checkpoint(abc.ABC):
         if not isinstance(model, CausalLM):
             raise ValueError(
                 "The checkpoint must hold a causal language model, which writes text. Received: "
-                f"{self.path}, which holds a {type(model).__name__}."
+                f"{self.path}, which holds a {type(model).__name__}"
+                + (": use `text_to_text`." if isinstance(model, Seq2SeqLM) else ".")
             )
         return TextGenerator(model, self.tokenizer(), sampler, self.stop_token_ids)
+
+    def text_to_text(self, sampler="greedy", prefix: str = "", dtype=None, **options: Any) -> TextToText:
+        """An encoder-decoder and its tokenizer as one object that writes texts of sources.
+
+        What the checkpoint forces at the begin and the end of a text, and bans, is kept to: "forced_bos_token_id",
+        "forced_eos_token_id", and single tokens among "bad_words_ids".
+
+        Args:
+            sampler: a `Sampler`, or a name. What the checkpoint suggests (beams, a length penalty) is not read.
+            prefix: str, put before each source, such as "translate English to German: " for T5.
+            dtype, **options: as in `model`.
+
+        Raises:
+            ValueError: if the checkpoint holds no encoder-decoder; and as `model` and `tokenizer`.
+
+        Example:
+            >>> translate = ktfm.checkpoints.open("google/flan-t5-small").text_to_text("beam")
+            >>> translate("translate English to German: The house is wonderful.")
+        """
+        model = self.model(dtype, **options)
+        if not isinstance(model, Seq2SeqLM):
+            raise ValueError(
+                "The checkpoint must hold an encoder-decoder, which writes a text of another. Received: "
+                f"{self.path}, which holds a {type(model).__name__}"
+                + (": use `text_generator`." if isinstance(model, CausalLM) else ".")
+            )
+        forced = {name: self.generation_settings.get(f"forced_{name}_token_id") for name in ("bos", "eos")}
+        banned = self.generation_settings.get("bad_words_ids") or []
+        tokenizer = self.tokenizer()
+        return TextToText(
+            model,
+            tokenizer,
+            sampler=sampler,
+            prefix=prefix,
+            stop_token_ids=self.stop_token_ids,
+            first_token_id=forced["bos"],
+            last_token_id=forced["eos"][0] if isinstance(forced["eos"], list) else forced["eos"],
+            banned_token_ids=tuple(words[0] for words in banned if len(words) == 1),
+        )
+
+    def writer(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+        """`text_generator` or `text_to_text`, whichever writes with this checkpoint.
+
+        Args:
+            sampler, dtype, **options: as there.
+        """
+        is_seq2seq = self.wiring()[1].get("num_decoder_layers") is not None
+        return (self.text_to_text if is_seq2seq else self.text_generator)(sampler, dtype=dtype, **options)
 
     def pipeline(self, dtype=None, architecture: str | None = None, **options: Any):
         """The encoder, its head and its tokenizer as one object that takes texts.

@@ -46,11 +46,16 @@ class FolderCheckpoint(Checkpoint):
         if self._is_sentence_encoder(architecture):
             known = without_pooler(known)
             _ = self._sentences  # refused before the weights are read
-        return known, read_config(known.config, self.config, self.ignore)
+        start = self.generation_settings.get("decoder_start_token_id")  # transformers 5 writes it there only
+        config = self.config if start is None else {**self.config, "decoder_start_token_id": start}
+        return known, read_config(known.config, config, self.ignore)
 
     def notes(self) -> dict[str, Any]:
         """See `Checkpoint`."""
-        return {key: value for key, value in self.config.items() if key in HARMLESS}
+        notes = {key: value for key, value in self.config.items() if key in HARMLESS}
+        forced = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")  # without which Marian writes nonsense
+        kept = forced if self.config.get("is_encoder_decoder") is True else ()
+        return {**notes, **{key: self.generation_settings[key] for key in kept if key in self.generation_settings}}
 
     def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
         """The model; with pooling and more, if it is a folder of sentence-transformers."""
@@ -81,6 +86,12 @@ class FolderCheckpoint(Checkpoint):
         """`eos_token_id` of generation_config.json, or else of config.json."""
         found = [(self.json(name) or {}).get("eos_token_id") for name in ("generation_config.json", "config.json")]
         return next((token_ids for token_ids in found if token_ids is not None), None)
+
+    @functools.cached_property
+    def generation_settings(self) -> dict[str, Any]:
+        """generation_config.json; what it does not say, config.json of older folders does."""
+        later = self.json("generation_config.json") or {}
+        return {**self.config, **{name: value for name, value in later.items() if value is not None}}
 
     def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `Checkpoint`."""
