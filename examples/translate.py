@@ -1,9 +1,9 @@
 """English to Spanish, three ways: from one vector, with attention beside a recurrence, and with attention alone.
 
-Trains three encoder-decoders of the same size on the same 9,300 Bible verses, in the same batches: an LSTM that has to
+Trains three encoder-decoders of the same size on the same Bible verses, in the same batches: an LSTM that has to
 put the whole sentence into one vector (Sutskever et al. 2014); one whose decoder looks at all states of a bidirectional
 encoder (Bahdanau et al. 2015; here it looks after the recurrence, which leaves more of the training parallel); and the
-Transformer (Vaswani et al. 2017). Then each translates 500 verses that it has not seen.
+Transformer (Vaswani et al. 2017). Then each translates 500 verses that none has seen.
 
 pip install -e ".[examples,evaluation]"
 python examples/translate.py                     # within 10 minutes on two CPU cores
@@ -160,12 +160,9 @@ def write_without_memory(model, sources, tokenizer) -> list[str]:
 
 def write(model, sources, tokenizer, sampler="greedy") -> list[str]:
     """The same by the library's loop, which keeps what it has read."""
-    texts = []
-    for start in range(0, len(sources), 100):
-        rows = [[*row, END] for row in tokenizer.encode(sources[start : start + 100])]
-        written = model.generate(rows, max_new_tokens=LENGTH, sampler=sampler, stop_token_ids=(END,))
-        texts += texts_of(np.asarray(written.token_ids), tokenizer)
-    return texts
+    translate = ktfm.generation.TextToText(model, tokenizer, sampler=sampler)
+    parts = [sources[start : start + 100] for start in range(0, len(sources), 100)]
+    return [text for part in parts for text in translate(part, max_new_tokens=LENGTH)]
 
 
 def texts_of(rows, tokenizer) -> list[str]:
