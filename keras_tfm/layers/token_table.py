@@ -11,8 +11,7 @@ from keras_tfm.ops.gather import look_up
 class TokenTable(keras.layers.Embedding):
     """`keras.layers.Embedding` that also gives the logits of states, and can be held in 8 bits.
 
-    In float16 the gradient of its table is dense, which the check of a scaled loss needs. Keras can quantize it to
-    "int8".
+    The gradient of its table is dense, which Adam and the check of a scaled loss need. Keras can quantize it to "int8".
 
     Args:
         input_dim, output_dim, ...: as in `keras.layers.Embedding`.
