@@ -133,8 +133,7 @@ class Checkpoint(abc.ABC):
             )
         model = build_empty(lambda: known.build(**arguments, **options), dtype)
         fill(model, known.tensors, self.source, known.prefix, known.copies, known.older)
-        model.checkpoint_architecture = known.name
-        model.checkpoint_notes = self.notes()
+        model.checkpoint = {"architecture": known.name, "notes": self.notes()}
         return self.finish(model, architecture)
 
     def tokenizer(self):

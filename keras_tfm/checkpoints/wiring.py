@@ -7,6 +7,7 @@ from typing import Any
 _IMMATERIAL = {
     "autocast",
     "build_config",
+    "checkpoint",
     "dropout",
     "dtype",
     "method",

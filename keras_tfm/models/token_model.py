@@ -56,6 +56,7 @@ class TokenModel(keras.Model):
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
         parts_trainable, parts_quantized: as in `Composite`.
+        checkpoint: dict, what `keras_tfm.checkpoints.load` has noted for `save` and for exports; kept in .keras files.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class TokenModel(keras.Model):
         trainable: bool = True,
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
+        checkpoint: dict | None = None,
         **kwargs,
     ):
         compat.set_before_init(self, parts)
@@ -75,6 +77,7 @@ class TokenModel(keras.Model):
                 freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
+        self.checkpoint = checkpoint or {}
         set_parts(self, parts_trainable or {}, parts_quantized or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
@@ -128,6 +131,7 @@ class TokenModel(keras.Model):
             "dtype": serialize(self.dtype_policy),
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
+            "checkpoint": self.checkpoint,
         }
 
     @classmethod
