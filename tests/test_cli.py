@@ -72,6 +72,22 @@ def test_generate_and_export_write_the_same(folder, tmp_path, capsys):
     assert served(prompts=tf.constant(["ROMEO:"]))["text"].numpy()[0].decode() == text.removesuffix("\n")
 
 
+def test_export_passes_its_limits_on(monkeypatch):
+    exported = {}
+
+    class Opened:
+        def text_generator(self, sampler):
+            return self
+
+        def export(self, path, **options):
+            exported.update(options)
+
+    monkeypatch.setattr(keras_tfm_cli, "_opened", lambda options: Opened())
+    assert run("export", "org/name", "no", "--max-total-tokens", 99, "--max-prompts", 3, "--seed", 5) == 0
+    limits = {"max_new_tokens": 64, "max_total_tokens": 99, "max_prompts": 3, "seed": 5, "jit_compile": False}
+    assert exported == limits
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
