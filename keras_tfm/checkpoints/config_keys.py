@@ -319,8 +319,14 @@ def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterabl
 
 
 def _says_something(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a key that no object claims could change the model: null never does, nor layers that are all alike."""
+    """Whether a key that no object claims could change the model.
+
+    null never does, nor layers that are all alike, nor the names of code in the repository, which is not run here:
+    transformers takes its own class as well, unless it is told to trust that code.
+    """
     value = config[key]
+    if key == "auto_map":
+        return False
     if key == "layer_types" and isinstance(value, list):
         return set(map(str, value)) != {"full_attention"}
     return value is not None and not (key in _NOTHING and value is _NOTHING[key])

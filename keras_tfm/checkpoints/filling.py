@@ -57,11 +57,13 @@ def fill(
     parts = {_name_in(shapes, part.name, prefix, older or {}): part for part in parts_of(tensors, model)}
     extra = [name for name in shapes if name not in parts and not skips(tensors, name, prefix)]
     source.check_types(name for name in parts if name in shapes)
+    differing = []
     for name in [name for name in extra if name in (copies or {})]:
         original = _name_in(shapes, copies[name], prefix, older or {})
-        if original in shapes and _equal(source, name, original):
+        if original in shapes:
             extra.remove(name)
-    _check(model, parts, shapes, extra, source.place)
+            differing += [] if _equal(source, name, original) else [f"{name} and {original}"]
+    _check(model, parts, shapes, extra, differing, source.place)
 
     values: dict[int, Callable[[], Any]] = {}
     for name, part in parts.items():
@@ -117,7 +119,7 @@ def _tensor(array: np.ndarray):
     return compat.tensor_over(array) if keras.backend.backend() == "tensorflow" else array
 
 
-def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], place: str) -> None:
+def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], differing: list[str], place: str) -> None:
     missing = [f"{name} {part.shape}" for name, part in parts.items() if name not in shapes]
     filled = {id(variable) for part in parts.values() for variable in part.variables}
     unfilled = [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights if id(weight) not in filled]
@@ -131,6 +133,7 @@ def _check(model, parts: dict[str, Part], shapes: dict, extra: list[str], place:
         (f"{len(extra)} tensors were not used", [f"{name} {shapes[name]}" for name in extra]),
         (f"{len(unfilled)} variables of the model got no value", unfilled),
         (f"{len(wrong)} tensors have another shape", wrong),
+        ('Tensors differ that are one in the config; with "tie_word_embeddings": false in it they are two', differing),
     ]
     told = [f"{title}: {_some(names)}." for title, names in complaints if names]
     if told:

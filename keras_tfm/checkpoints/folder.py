@@ -33,7 +33,9 @@ class FolderCheckpoint(Checkpoint):
         if (config := self.json("config.json")) is None:
             if self._is_sentence_encoder(None):
                 read_settings(self.path, self.json)  # says so if the encoder is elsewhere
-            raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.")
+            is_adapter = (self.path / "adapter_config.json").is_file()
+            advice = " It is an adapter: merge it with its base model in `peft`, and save that." if is_adapter else ""
+            raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.{advice}")
         return config
 
     @functools.cached_property
