@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from keras_tfm.files import local_path
 from keras_tfm.optional import required
 
 # What is downloaded: no pickles, no code, and not Mistral's consolidated.safetensors, which holds the weights again.
@@ -17,7 +18,7 @@ def existing(path_or_repo_id: str | os.PathLike) -> Path | None:
     Raises:
         FileNotFoundError: if it is neither.
     """
-    path = Path(path_or_repo_id).expanduser()
+    path = local_path(path_or_repo_id)
     if path.exists():
         return path
     name = str(path_or_repo_id)

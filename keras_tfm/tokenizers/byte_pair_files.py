@@ -2,10 +2,9 @@
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_tfm.files import read_json, read_json_object, replace_file
+from keras_tfm.files import local_path, read_json, read_json_object, replace_file
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, parts_of
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS, pattern_of
 
@@ -27,7 +26,7 @@ def read_arguments(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: if there are no such files.
         ValueError: if they do not hold byte-level BPE as implemented here.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_file():
         return arguments_from_json(read_json(path))
     if (path / "tokenizer.json").is_file():
@@ -44,8 +43,8 @@ def read_arguments(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_tokenizer(tokenizer: "BytePairTokenizer", folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json, vocab.json and merges.txt; each is complete before it takes its name."""
-    folder = Path(folder)
+    """Writes vocab.json, merges.txt and last tokenizer.json, which is read first; each comes whole."""
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     merges = "\n".join([_MERGES_HEADER, *(f"{left} {right}" for left, right in tokenizer.merges)]) + "\n"
     replace_file(folder / "vocab.json", json.dumps(dict(tokenizer.vocabulary), ensure_ascii=False))

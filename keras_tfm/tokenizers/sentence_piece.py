@@ -1,12 +1,11 @@
 """The tokenizer of SentencePiece models: Llama 2, Mistral, Gemma, T5."""
 
 import os
-from pathlib import Path
 
 import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.files import replace_file
+from keras_tfm.files import local_path, replace_file
 from keras_tfm.optional import required
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 
@@ -123,7 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
             FileNotFoundError: if there is no such file.
             ValueError: if it is no SentencePiece model.
         """
-        path = Path(path)
+        path = local_path(path)
         candidates = [path / name for name in FILE_NAMES] if path.is_dir() else [path]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
@@ -135,7 +134,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.model, byte by byte as it was read, into a folder, which is made if need be."""
-        folder = Path(folder)
+        folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / FILE_NAMES[0], self.model)
 
