@@ -148,6 +148,11 @@ def _check(options) -> None:
             f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
             "Leave it out, or write a folder."
         )
+    if options.command == "export" and (options.max_total_tokens or float("inf")) <= options.max_new_tokens:
+        raise ValueError(
+            "--max-total-tokens must be greater than --max-new-tokens: a prompt comes before the new tokens. "
+            f"Received: {options.max_total_tokens} and {options.max_new_tokens}."
+        )
     if options.command in ("generate", "export") and not options.temperature and (options.top_k or options.top_p):
         raise ValueError(
             "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "

@@ -109,6 +109,7 @@ REFUSED = [
     (("export", "org/name", "HERE/gpt"), "OUTPUT must not exist yet. Received: HERE/gpt. Remove it"),
     (("convert", "org/name", "x.keras", "--dtype", "float16"), "--dtype must not be given for a .keras file"),
     (("generate", "org/name", "Hi", "--top-k", "5"), "must come with a --temperature above 0"),
+    (("export", "name", "no", "--max-total-tokens", "64"), "must be greater than --max-new-tokens"),
     (("export", "name", "no", "--top-p", "0.5"), "must come with a --temperature above 0"),
 ]
 
