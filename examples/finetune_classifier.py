@@ -80,7 +80,7 @@ def train(classifier, data, start, steps):
     optimizer = LayerwiseAdamW(layerwise_factors(classifier.model, 0.9), rate, weight_decay=0.01, global_clipnorm=1.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     classifier.model.compile(optimizer, loss, metrics=["accuracy"])
-    labels = classifier.model.labels
+    labels = classifier.model.class_names
     counts = collections.Counter(training[1])
     options = {"tokenizer": classifier.tokenizer, "sequence_length": 64, "class_names": labels}
     dataset = ktfm.data.text_label_dataset(*training, **options, batch_size=32)

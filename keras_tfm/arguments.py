@@ -68,6 +68,35 @@ def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
     return tuple(token_ids_of(name, sequence) for sequence in sequences)
 
 
+def refuse_ragged(x, name: str) -> None:
+    """Raises for TensorFlow's ragged tensors, which layers would take for rows of one length."""
+    if hasattr(x, "row_splits"):
+        raise TypeError(
+            f"`{name}` must be a dense tensor. Received: a ragged one. Make it dense with `x.to_tensor()`, and say "
+            "which tokens are real with a mask: `tf.sequence_mask(x.row_lengths())`."
+        )
+
+
+def check_rank(x, rank: int, name: str, letters: str) -> None:
+    """Raises unless `x` is dense with `rank` axes; `letters` names them, for example "(B, T, D)"."""
+    refuse_ragged(x, name)
+    if len(x.shape) != rank:
+        raise ValueError(f"`{name}` must have shape {letters}. Received: shape={tuple(x.shape)}.")
+
+
+def check_positive(**numbers) -> None:
+    """Raises unless every named number is an integer of at least 1."""
+    for name, number in numbers.items():
+        as_integer(name, number, 1)
+
+
+def check_rate(**rates) -> None:
+    """Raises unless every named rate lies in [0, 1)."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"`{name}` must be at least 0 and less than 1. Received: {name}={rate!r}.")
+
+
 def _is_bool(value: Any) -> bool:
     """Whether it is Python's bool or an array library's, which have an index as well."""
     return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "name", "") == "bool"

@@ -288,6 +288,35 @@ class Harmless:
         return {}
 
 
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The argument `class_names`; a config has a dict from number to name, and one back."""
+
+    keys: tuple[str, ...] = ("id2label", "label2id", "num_labels", "problem_type")
+
+    def read(self, config):
+        if config.get("problem_type") not in (None, "single_label_classification"):
+            raise ValueError(
+                "`problem_type` of the config must be 'single_label_classification'. "
+                f"Received: {config['problem_type']!r}."
+            )
+        names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(_count(config.get("num_labels")))}
+        numbered = {str(i): name for i, name in names.items()} if isinstance(names, dict) else {}
+        labels = tuple(numbered.get(str(i)) for i in range(len(numbered)))
+        if len(labels) < 2 or not all(isinstance(label, str) for label in labels):
+            raise ValueError(
+                f"`id2label` of the config must name the labels 0, 1, ..., at least two. Received: {str(names)[:80]}."
+            )
+        return {"class_names": labels}
+
+    def write(self, arguments):
+        labels = arguments["class_names"]
+        return {
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+
+
 def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> dict[str, Any]:
     """The builder's arguments that a config gives.
 
@@ -351,3 +380,7 @@ def value_at(config: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> A
     if value is _REQUIRED:
         raise ValueError(f"A config must have `{key}`, or what it follows from. Received: {sorted(map(str, config))}.")
     return value
+
+
+def _count(number) -> int:
+    return number if isinstance(number, int) and 0 < number < 10_000 else 2

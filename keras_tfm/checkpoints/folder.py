@@ -11,8 +11,7 @@ from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.config_keys import HARMLESS, read_config
 from keras_tfm.checkpoints.filling import build_empty
-from keras_tfm.checkpoints.location import SETTINGS, WEIGHTS, download
-from keras_tfm.checkpoints.reader import SafetensorsFiles, Source
+from keras_tfm.checkpoints.reader import SETTINGS, WEIGHTS, SafetensorsFiles, Source, download
 from keras_tfm.checkpoints.sentence_transformers import MODULES, SentenceSettings, read_settings, without_pooler
 from keras_tfm.checkpoints.tensors import parts_of
 from keras_tfm.checkpoints.tokenizer import roles_in, tokenizer_in, with_roles

@@ -10,9 +10,9 @@ import numpy as np
 from keras_tfm.checkpoints.filling import build_empty, fill
 from keras_tfm.checkpoints.tensors import Same
 from keras_tfm.layers import Llama3Scaling, RotaryEmbedding
-from keras_tfm.layers.parts import known_value
 from keras_tfm.models import build_bert, build_gpt, build_llama
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.ops.tensors import known_value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from keras_tfm.checkpoints.tensors import Part, num_elements, parts_of
 from keras_tfm.checkpoints.tokenizer import write_tokenizer_config
 from keras_tfm.checkpoints.wiring import difference
 from keras_tfm.files import check_is_free, written_whole
-from keras_tfm.layers.parts import known_value
 from keras_tfm.models import SentenceEncoder
+from keras_tfm.ops.tensors import known_value
 from keras_tfm.optional import required
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -1,8 +1,7 @@
 """Text to `tf.data`. `keras_tfm.data.text_corpus` needs tensorflow-datasets and is imported by its full name."""
 
 from keras_tfm.data.answer_spans import answer_span_dataset
-from keras_tfm.data.document_ids import with_document_ids
-from keras_tfm.data.language_model import PackedTokens, language_model_dataset, pack
+from keras_tfm.data.language_model import PackedTokens, language_model_dataset, pack, with_document_ids
 from keras_tfm.data.masked_lm import masked_lm_dataset
 from keras_tfm.data.packed_texts import PackedTexts, pack_texts
 from keras_tfm.data.sentence_pairs import sentence_pair_dataset

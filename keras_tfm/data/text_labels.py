@@ -37,8 +37,8 @@ def text_label_dataset(
         sequence_length: int, T, at least 4. Longer texts lose their ends (of a pair, the longer one), with a warning.
         batch_size: int, B. The last batch of an epoch may have fewer rows.
         pairs: N second texts.
-        class_names: the names of the classes, in the order of their ids. Give them, as `model.labels`, for integers,
-            too: without them nobody knows which are too large, and `fit` raises at such a label, or with
+        class_names: the names of the classes, in the order of their ids. Give them, as `model.class_names`, for
+            integers, too: without them nobody knows which are too large, and `fit` raises at such a label, or with
             `jit_compile=True` has a loss of NaN.
         length_buckets: bool, False makes all batches T wide, where each new shape is compiled anew.
         shuffle: bool, a new order in each epoch; False keeps that of the texts, for `evaluate` and `predict`.

@@ -9,8 +9,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_tfm.arguments import as_integer, number_of, require
-from keras_tfm.export.warmup import predict_request
-from keras_tfm.export.writing import write_saved_model
+from keras_tfm.export.writing import predict_request, write_saved_model
 from keras_tfm.files import check_is_free
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
@@ -19,10 +18,10 @@ from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import check_ids_of, int32_seed
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
-from keras_tfm.samplers.stopping import REASONS
+from keras_tfm.samplers.state import REASONS
 
 # What a caller may set: signature argument -> (processor, its field).
-_CONTROLS = {"temperature": (Temperature, "value"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
+_CONTROLS = {"temperature": (Temperature, "temperature"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
 _CONTROL_DTYPES = {"temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32}
 SIGNATURES = ("serving_default", "generate", "prefill", "decode_step", "tokenize", "logits")
 # Of the tensors state_...: another number whenever a field comes, goes or changes its meaning.

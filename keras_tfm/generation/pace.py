@@ -1,4 +1,4 @@
-"""How many tokens are written before a reader sees them: few enough to read along, enough that looking costs little."""
+"""How many tokens a stream yields at a time: few enough to read along, enough that pausing the loop costs little."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""A text that goes on between calls: what has been read stays read."""
+"""A text that continues between calls: its KV caches are kept, and each call prefills only what is new."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from keras_tfm.generation.runner import Prefix
 
 
 class TextSession:
-    """A growing text, for example a chat: each call reads only what is new. Made by `TextGenerator.session()`.
+    """A growing text, for example a chat: each call prefills only what is new. Made by `TextGenerator.session()`.
 
-    Called with a str, the session reads it, writes, and remembers both. Called with a list, each prompt goes on from
-    here, side by side, and the session stays where it is: a shared system prompt is read once for all. If the model is
-    changed between calls (an adapter, 8 bits, another part), all is read again; what other values of its weights would
-    make of the text so far, the session does not ask: begin a new one after training.
+    Called with a str, the session reads it, generates, and remembers both. Called with a list, each prompt continues
+    from here, side by side, and the session stays where it is: a shared system prompt is prefilled once for all. If the
+    model is changed between calls (an adapter, 8 bits, another part), all is read again. Other values of its weights
+    are not noticed: begin a new session after training.
 
     A stop string or stop token is in neither the answer nor what is remembered: where a chat template ends each turn
     with a token, begin the next prompt with it. `cache_dtype`, once given, holds for later calls too.
@@ -60,7 +60,7 @@ class TextSession:
         return TextSession(self._writer, self.token_ids, self._newest_prefix, self._cache_dtype)
 
     def __call__(self, prompts, max_new_tokens: int = 64, **options):
-        """Goes on with a prompt, or with several from the same place.
+        """Continues with a prompt, or with several from the same place.
 
         Args:
             prompts: str, or list of str.
@@ -104,7 +104,7 @@ class TextSession:
         return options
 
     def _before(self, num_new: int) -> Prefix | None:
-        """What the next call goes on from: a call always reads something, at worst the newest token once more."""
+        """The prefix of the next call: a call always reads something, at worst the newest token once more."""
         prefix = self._prefix
         if prefix is not None and len(prefix.token_ids) == len(self.token_ids) and num_new == 0:
             return Prefix.of(self.token_ids[:-1], prefix.state, prefix.version)
@@ -116,13 +116,13 @@ class TextSession:
         ids = np.concatenate([self.token_ids[num_read:], np.asarray(new_ids, "int32")])
         return ids if len(ids) else np.array([options.start_token_id], "int32")
 
-    def _run(self, prompt, options, tokens_per_step):
-        """Yields each `Generation`; after the last one the session has gone on."""
+    def _run(self, prompt, options, tokens_per_piece):
+        """Yields each `Generation`; after the last one the session has moved on."""
         new_ids = self._writer.encode(prompt)[0]
         prefix = self._before(len(new_ids))
         unread = self._unread(new_ids, prefix, options)
         prompt_ids = unread if prefix is None else np.concatenate([prefix.token_ids, unread])
-        for progress in self._writer.model.generation_runner.run([unread], options, tokens_per_step, prefix):
+        for progress in self._writer.model.generation_runner.run([unread], options, tokens_per_piece, prefix):
             yield progress.generation
         last = progress.generation
         written = last.token_ids[0, : last.num_tokens[0]]

@@ -182,8 +182,8 @@ class TextGenerator:
 
         export_text_generator(self, path, **defaults)
 
-    def _steps(self, token_ids, options, tokens_per_step):
-        return self.model.generation_runner.steps(token_ids, options, tokens_per_step)
+    def _steps(self, token_ids, options, tokens_per_piece):
+        return self.model.generation_runner.steps(token_ids, options, tokens_per_piece)
 
     def _stop_strings(self, strings: tuple[str, ...]) -> StopStrings:
         return StopStrings(strings, self.token_bytes)

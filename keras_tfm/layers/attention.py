@@ -4,21 +4,12 @@ import keras
 from keras import ops
 
 from keras_tfm import ops as tfm_ops
+from keras_tfm.arguments import check_positive, check_rank, check_rate
 from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import (
-    as_layer,
-    build_part,
-    check_positive,
-    check_rank,
-    check_rate,
-    clone,
-    serialize,
-    set_template,
-)
-from keras_tfm.layers.projection import Projection
+from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize, set_template
+from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import check_method
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size
 
 
 class _MultiHeadAttention(Composite):
@@ -119,7 +110,7 @@ class _MultiHeadAttention(Composite):
 
     def _split_heads(self, x, length):
         """(B, T, N*H) -> (B, N, T, H), whatever the number of heads."""
-        x = ops.reshape(x, (batch_size(x), length, x.shape[-1] // self.head_dim, self.head_dim))
+        x = ops.reshape(x, (batch_size(x), length, x.shape[-1] // self.head_dim, self.head_dim))  # (B, T, N, H)
         return ops.transpose(x, (0, 2, 1, 3))
 
     def _queries(self, x):
@@ -158,7 +149,7 @@ class _MultiHeadAttention(Composite):
         )
         y, scores = y if return_attention_scores else (y, None)
         y = ops.transpose(y, (0, 2, 1, 3))  # (B, T, N, H)
-        y = ops.reshape(y, (batch_size(y), size(y, 1), self.num_heads * self.head_dim))
+        y = ops.reshape(y, (batch_size(y), size(y, 1), self.num_heads * self.head_dim))  # (B, T, N * H)
         if self.output_gate is not None:
             y = self.output_gate(y, x=x)
         return self.output_dense(y), scores
@@ -260,9 +251,36 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         rotary=None,
         causal: bool = False,
         window: int | None = None,
+        scale: float | None = None,
+        logit_cap: float | None = None,
+        use_bias: bool = True,
+        output_use_bias: bool | None = None,
+        query_key_norm=None,
+        sink=None,
+        output_gate=None,
+        dropout: float = 0.0,
+        method: str = "auto",
+        kernel_initializer="glorot_uniform",
+        output_kernel_initializer=None,
         **kwargs,
     ):
-        super().__init__(num_heads, head_dim, num_key_value_heads, **kwargs)
+        super().__init__(
+            num_heads,
+            head_dim,
+            num_key_value_heads,
+            scale,
+            logit_cap,
+            use_bias,
+            output_use_bias,
+            query_key_norm,
+            sink,
+            output_gate,
+            dropout,
+            method,
+            kernel_initializer,
+            output_kernel_initializer,
+            **kwargs,
+        )
         if window is not None:
             check_positive(window=window)
         self.rotary = as_layer(rotary, "rotary", "RotaryEmbedding()", optional=True)
@@ -272,14 +290,14 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
     def build(self, x_shape):
         self._build_projections(x_shape, x_shape)
 
-    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> KVCache | RollingKVCache:
+    def init_cache(self, batch_size, max_sequence_length, dtype: str | None = None) -> KVCache | RollingKVCache:
         """An empty cache for this layer; the layer must be built. With a window its size has the window's bound.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced.
+            batch_size, max_sequence_length: int, or int32 () where traced.
             dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
         """
-        sizes = (batch_size, max_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
+        sizes = (batch_size, max_sequence_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
         if self.causal and self.window is not None:
             return RollingKVCache.empty(*sizes, window=self.window)
         return KVCache.empty(*sizes)
@@ -305,10 +323,10 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         visible = tfm_ops.Visibility(
             positions, memory.positions, self.causal, self.window, attention_mask, document_ids, document_ids
         )
-        # Whoever reads an unknown number of tokens into a cache bounds it (`LONGEST_APPEND`): the plain method needs
-        # little memory then, and a third of the lean one's time to trace and compile.
-        is_piece = cache is not None and x.shape[1] is None and self.method == "auto"
-        method = "plain" if is_piece else self.method
+        # A prefill of unknown length comes in pieces of `LONGEST_APPEND` at most: the plain method needs little memory
+        # then, and a third of the lean one's time to trace and compile.
+        is_prefill = cache is not None and x.shape[1] is None and self.method == "auto"
+        method = "plain" if is_prefill else self.method
         y, scores = self._attend(x, query, memory, visible, attention_bias, training, return_attention_scores, method)
         outputs = (y,) if cache is None else (y, memory)
         if return_attention_scores:
@@ -397,18 +415,18 @@ def _by_prompts(x, memory):
     num_rows, num_prompts = x.shape[0], memory.positions.shape[0]
     if num_rows is not None and num_rows == num_prompts:
         return x
-    return ops.reshape(x, (size(memory.positions, 0), -1, x.shape[2]))
+    return ops.reshape(x, (size(memory.positions, 0), -1, x.shape[2]))  # (B, W * T, D)
 
 
 def _by_rows(y, scores, x):
     """The answers (B, W * T, D) and perhaps scores (B, N, W * T, S) for the rows of x (R, T, D) again."""
     length = size(x, 1)
-    y = ops.reshape(y, (batch_size(x), length, y.shape[2]))
+    y = ops.reshape(y, (batch_size(x), length, y.shape[2]))  # (R, T, D)
     if scores is not None:
         num_heads, num_keys = scores.shape[1], size(scores, 3)
-        scores = ops.reshape(scores, (size(scores, 0), num_heads, -1, length, num_keys))
+        scores = ops.reshape(scores, (size(scores, 0), num_heads, -1, length, num_keys))  # (B, N, W, T, S)
         scores = ops.transpose(scores, (0, 2, 1, 3, 4))  # (B, W, N, T, S)
-        scores = ops.reshape(scores, (batch_size(x), num_heads, length, num_keys))
+        scores = ops.reshape(scores, (batch_size(x), num_heads, length, num_keys))  # (R, N, T, S)
     return y, scores
 
 

@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import check_positive, clone, serialize
-from keras_tfm.layers.projection import Projection
+from keras_tfm.arguments import check_positive
+from keras_tfm.layers.composite import Composite, clone, serialize
+from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import softmax_with_sink
 
 

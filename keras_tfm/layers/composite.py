@@ -1,4 +1,4 @@
-"""Layers made of layers: what their parts are told when they are built, and what is kept of it in a config."""
+"""Layers made of layers: how parts are given, what they are told when they are built, what a config keeps of them."""
 
 import functools
 import inspect
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import keras
 
 from keras_tfm import compat
-from keras_tfm.layers.parts import revive, serialize
 
 
 class Composite(keras.layers.Layer):
@@ -121,3 +120,50 @@ def _part_at(layer, path: str):
     for name in path.split("."):
         layer = layer[int(name)] if name.isdigit() else getattr(layer, name)
     return layer
+
+
+def revive(part):
+    """The object itself, or the one that a serialized dict describes: what lets `from_config` be `cls(**config)`."""
+    return keras.saving.deserialize_keras_object(part) if isinstance(part, dict) else part
+
+
+def as_layer(part, name: str, example: str, optional: bool = False):
+    """`revive`, for an argument that must be a layer, or None if `optional`; a TypeError for anything else."""
+    part = revive(part)
+    if not isinstance(part, keras.layers.Layer) and not (optional and part is None):
+        kind = "a class" if isinstance(part, type) else f"of type {type(part).__name__}"
+        raise TypeError(
+            f"`{name}` must be a layer{' or None' if optional else ''}, for example `{example}`. "
+            f"Received: {name}={part!r:.80}, {kind}."
+        )
+    return part
+
+
+def set_template(layer, name: str, template) -> None:
+    """Keeps a copy of a layer from which others are cloned as an attribute, so that it is no part of `layer`.
+
+    As a part, it would be saved and quantized, and be the same object as another part that the caller made of it.
+    """
+    if template is not None:
+        template = template.__class__.from_config(template.get_config())
+    vars(layer)[name] = template  # Keras tracks what `setattr` is given
+
+
+def serialize(part):
+    """The dict that `revive` turns back into `part`; None stays None."""
+    return None if part is None else keras.saving.serialize_keras_object(part)
+
+
+def clone(part):
+    """A fresh, unbuilt copy of a layer or initializer with the same configuration, named anew; None stays None."""
+    if part is None:
+        return None
+    config = part.get_config()
+    config.pop("name", None)
+    return part.__class__.from_config(config)
+
+
+def build_part(layer, *shapes) -> None:
+    """Builds a sublayer, unless reviving it from a config (or its owner) has done so already."""
+    if not layer.built:
+        layer.build(*shapes)

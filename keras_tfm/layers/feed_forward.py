@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import check_positive, clone, serialize
-from keras_tfm.layers.projection import Projection
+from keras_tfm.arguments import check_positive
+from keras_tfm.layers.composite import Composite, clone, serialize
+from keras_tfm.layers.weights import Projection
 
 
 class _FeedForward(Composite):
@@ -112,8 +112,18 @@ class GatedFeedForward(_FeedForward):
         Shazeer 2020, "GLU Variants Improve Transformer", https://arxiv.org/abs/2002.05202
     """
 
-    def __init__(self, intermediate_dim: int, activation="silu", use_bias: bool = False, **kwargs):
-        super().__init__(intermediate_dim, activation, use_bias, **kwargs)
+    def __init__(
+        self,
+        intermediate_dim: int,
+        activation="silu",
+        use_bias: bool = False,
+        kernel_initializer="glorot_uniform",
+        output_kernel_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(
+            intermediate_dim, activation, use_bias, kernel_initializer, output_kernel_initializer, **kwargs
+        )
 
     def build(self, x_shape):
         super().build(x_shape)

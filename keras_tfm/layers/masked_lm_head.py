@@ -2,10 +2,10 @@
 
 import keras
 
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import as_layer, build_part, check_rank, clone, serialize
-from keras_tfm.layers.projection import Projection
-from keras_tfm.ops.gather import gather_positions
+from keras_tfm.arguments import check_rank
+from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize
+from keras_tfm.layers.weights import Projection
+from keras_tfm.ops.tensors import gather_positions
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

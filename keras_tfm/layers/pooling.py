@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import check_rank
-from keras_tfm.ops.gather import gather_positions
+from keras_tfm.arguments import check_rank
+from keras_tfm.ops.tensors import gather_positions
 
 
 class _Pooling(keras.layers.Layer):

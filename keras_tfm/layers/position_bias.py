@@ -6,8 +6,9 @@ import keras
 from keras import ops
 
 from keras_tfm import ops as tfm_ops
-from keras_tfm.layers.parts import check_positive, clone, serialize
-from keras_tfm.ops.gather import look_up
+from keras_tfm.arguments import check_positive
+from keras_tfm.layers.composite import clone, serialize
+from keras_tfm.ops.tensors import look_up
 
 
 class AlibiRule(NamedTuple):

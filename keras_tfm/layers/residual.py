@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import build_part, check_rate, clone, serialize
+from keras_tfm.arguments import check_rate
+from keras_tfm.layers.composite import Composite, build_part, clone, serialize
 
 NORM_PLACEMENTS = ("pre", "post", "sandwich")
 

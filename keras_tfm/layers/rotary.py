@@ -3,7 +3,8 @@
 import keras
 
 from keras_tfm import ops as tfm_ops
-from keras_tfm.layers.parts import check_rank, revive, serialize
+from keras_tfm.arguments import check_rank
+from keras_tfm.layers.composite import revive, serialize
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

@@ -12,9 +12,9 @@ from keras_tfm.layers import (
     TransformerBlock,
     TransformerStack,
 )
-from keras_tfm.layers.parts import as_layer, revive, serialize
-from keras_tfm.models.sizes import size_of
+from keras_tfm.layers.composite import as_layer, revive, serialize
 from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
+from keras_tfm.models.wiring import size_of
 from keras_tfm.ops import method_up_to
 
 _BERT = {"vocabulary_size": 30522, "max_sequence_length": 512}

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_tfm.layers.parts import clone
+from keras_tfm.layers.composite import clone
 from keras_tfm.models.masked_lm import MaskedLM
 
 

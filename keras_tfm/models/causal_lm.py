@@ -7,21 +7,24 @@ import keras
 from keras import ops
 
 from keras_tfm import compat
+from keras_tfm.arguments import check_rank
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
-from keras_tfm.layers.parts import as_layer, check_rank, serialize
-from keras_tfm.layers.positions import PositionEmbedding, TokenPositions
-from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
+from keras_tfm.layers.composite import as_layer, serialize
+from keras_tfm.layers.embeddings import PositionEmbedding, TokenPositions
+from keras_tfm.layers.weights import Projection
+from keras_tfm.losses.chunked_cross_entropy import HeadWeights
+from keras_tfm.models.chunked_loss_model import ChunkedLossModel
+from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
-from keras_tfm.ops.graph import is_compiled_by_xla
 from keras_tfm.ops.positions import last_real
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class CausalLM(TokenModel):
-    """Embeds tokens, runs a causal stack, projects to logits; trains with `fit` and writes with `generate`.
+class CausalLM(ChunkedLossModel):
+    """Embeds tokens, runs a causal stack, projects to logits; trains with `fit` and generates text with `generate`.
 
     Args:
         token_embedding: `TokenEmbedding`.
@@ -57,7 +60,7 @@ class CausalLM(TokenModel):
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2)
     """
 
-    untraced_attributes = ("generation_runner",)
+    untraced_attributes = (*ChunkedLossModel.untraced_attributes, "generation_runner")
 
     def __init__(self, token_embedding, stack, head=None, weight_dtype=None, dtype=None, **kwargs):
         token_embedding = as_embedding(token_embedding)
@@ -93,6 +96,24 @@ class CausalLM(TokenModel):
         position = self.token_embedding.position
         return position.max_sequence_length if isinstance(position, PositionEmbedding) else None
 
+    def head_weights(self) -> HeadWeights:
+        """The weights that project hidden states, as they are.
+
+        Raises:
+            ValueError: if the head is another layer than a dense one, or holds its weights in 8 bits.
+        """
+        layer = self.token_embedding.embedding if self.head is None else self.head
+        is_table = self.head is None or type(layer) is keras.layers.Dense or isinstance(layer, Projection)
+        if not is_table or layer.quantization_mode is not None or getattr(layer, "int8_rows", None) is not None:
+            raise ValueError(
+                "The head of a model with a chunked loss must be its token embedding, or a dense layer, in floats. "
+                f"Received: {layer!r:.80}. Use `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
+            )
+        if self.head is None:
+            cap = self.token_embedding.logit_cap
+            return HeadWeights(ops.convert_to_tensor(layer.embeddings), None, cap, layer.compute_dtype)
+        return HeadWeights(ops.transpose(layer.kernel), layer.bias, None, layer.compute_dtype)
+
     def _forward(self, token_ids, padding_mask=None, document_ids=None):
         """Logits (B, T, V)."""
         return self.project(self._read(token_ids, padding_mask, document_ids))
@@ -111,21 +132,23 @@ class CausalLM(TokenModel):
         hidden, memories = self.stack(x, positions=positions, cache=state.memories)
         return hidden, state.after(positions, memories)
 
-    def init_state(self, batch_size, max_length, dtype: str | None = None) -> DecodingState:
-        """What the model remembers before it has read anything, with room for `max_length` tokens.
+    def init_state(self, batch_size, max_sequence_length, dtype: str | None = None) -> DecodingState:
+        """The empty decoding state, whose KV caches have slots for `max_sequence_length` tokens.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced. The prompt, its padding and new tokens count.
+            batch_size, max_sequence_length: int, or int32 () where traced. Prompt, padding and new tokens count.
             dtype: "int8" for a quarter of float32's memory and rounded keys and values. Default: the compute dtype.
         """
-        return DecodingState(ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_length, dtype))
+        return DecodingState(
+            ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_sequence_length, dtype)
+        )
 
     def read(self, token_ids, state: DecodingState, padding_mask=None):
-        """Reads tokens, at most `LONGEST_APPEND` at once, so that long prompts need little memory.
+        """Reads tokens into the KV caches, at most `LONGEST_APPEND` at once (chunked prefill), to save memory.
 
         Args:
-            token_ids: int32 (B, T). Where T is unknown while XLA compiles, pieces are of the greatest power of two that
-                divides T; the generation loop reads buckets, which are powers of two.
+            token_ids: int32 (B, T). Where T is unknown while XLA compiles, a piece has the greatest power of two that
+                divides T; the generation loop pads prompts to buckets, which are powers of two.
             state: from `init_state`, or what an earlier call returned.
             padding_mask: bool (B, T), True = a real token. Default: all are.
 
@@ -168,9 +191,9 @@ class CausalLM(TokenModel):
         return self.token_embedding(hidden, reverse=True) if self.head is None else self.head(hidden)
 
     def read_logits(self, token_ids):
-        """The logits (B, T, V) that the model itself gives, by way of a cache.
+        """The logits (B, T, V) of a forward pass, computed by chunked prefill.
 
-        Where T is unknown while traced, it is traced in a fraction of the time, and long rows are read in pieces.
+        With T unknown it is traced in a fraction of the time of `call`, and long rows are read in pieces.
 
         Args:
             token_ids: int32 (B, T).
@@ -179,7 +202,7 @@ class CausalLM(TokenModel):
         return self.project(self.read(token_ids, self.init_state(batch, length))[0])
 
     def prefill(self, token_ids, state: DecodingState, padding_mask=None):
-        """Reads a prompt, or one more piece of it.
+        """Prefill: reads a prompt, or one more piece of it.
 
         Args:
             token_ids, state, padding_mask: as in `read`; each row has at least one real token.
@@ -193,7 +216,7 @@ class CausalLM(TokenModel):
         return self.project(last_real(hidden, padding_mask))[:, 0], state
 
     def decode_step(self, token_ids, state: DecodingState, padding_mask=None):
-        """Reads one more token for each row.
+        """One decoding step: reads one more token for each row.
 
         Args:
             token_ids: int32 (B,).
@@ -211,9 +234,9 @@ class CausalLM(TokenModel):
     def generate(self, token_ids, max_new_tokens: int = 64, sampler="greedy", **options) -> Generation:
         """Continues prompts with new tokens, in one compiled loop with a KV cache.
 
-        The loop is compiled for a structure of sampler and options and for buckets of sizes; other numbers and other
-        values of weights compile nothing. After a change of the model itself (an adapter, 8 bits, another part) the
-        next call compiles anew. The logger "keras_tfm" tells of each at INFO.
+        The loop is compiled for a structure of sampler and options and for buckets of batch size, prompt length and new
+        tokens; other numbers and other values of weights never retrace it. After a change of the model itself (an
+        adapter, 8 bits, another part) the next call compiles anew. The logger "keras_tfm" tells of each at INFO.
 
         Args:
             token_ids: the prompts: an int array (B, T) or (T,), or a list of lists of any lengths. An empty prompt
@@ -236,25 +259,25 @@ class CausalLM(TokenModel):
             >>> model.generate([[5, 7], [3]], max_new_tokens=4, sampler="top_p", seed=1).num_tokens
             [4, 4]
         """
-        steps = self.generate_steps(token_ids, max_new_tokens, sampler, tokens_per_step=max_new_tokens, **options)
+        steps = self.generate_steps(token_ids, max_new_tokens, sampler, tokens_per_piece=max_new_tokens, **options)
         *_, last = steps
         return last
 
     def generate_steps(
-        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_step: int | None = 1, **options
+        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_piece: int | None = 1, **options
     ) -> Iterator[Generation]:
-        """`generate`, looked at while it goes on: yields after the first token and every `tokens_per_step` more.
+        """`generate` as a stream: yields after the first token and every `tokens_per_piece` more.
 
-        With None for `tokens_per_step` it yields about every tenth of a second.
+        With None for `tokens_per_piece` it yields about every tenth of a second.
 
         Nothing is computed that is not asked for: closing the iterator ends the work. Each `Generation` holds all new
         tokens so far; the last equals what `generate` returns. Beam search knows its tokens only at the end.
         """
         options = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
-        return self.generation_runner.steps(token_ids, options, tokens_per_step)
+        return self.generation_runner.steps(token_ids, options, tokens_per_piece)
 
     def quantize_for_generation(self) -> None:
-        """Rounds the weights of all projections and the token table to 8 bits, in place: for writing, not for training.
+        """Rounds the weights of all projections and the token table to 8 bits, in place: for inference only.
 
         They take a quarter of float32's memory, and a step at batch 1, which reads them all, a fraction of the time;
         sums stay in the compute dtype. Beyond 8 rows it is no faster. The model saves, reloads and exports as it
@@ -270,7 +293,7 @@ class CausalLM(TokenModel):
 
     @functools.cached_property
     def generation_runner(self) -> GenerationRunner:
-        """What holds the compiled loops of this model."""
+        """The cache of this model's compiled loops."""
         return GenerationRunner(self)
 
     def get_config(self):

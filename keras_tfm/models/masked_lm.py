@@ -2,8 +2,8 @@
 
 import keras
 
+from keras_tfm.layers.composite import clone, serialize
 from keras_tfm.layers.masked_lm_head import MaskedLMHead
-from keras_tfm.layers.parts import clone, serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.token_model import TokenModel
 

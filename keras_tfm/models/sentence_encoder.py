@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_tfm.arguments import check_positive
 from keras_tfm.layers import MeanPooling
-from keras_tfm.layers.parts import check_positive, revive, serialize
+from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import pooled
 from keras_tfm.models.token_model import TokenModel

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import revive, serialize
+from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.sentence_encoder import SentenceEncoder
 from keras_tfm.models.token_model import save_whole
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import serialize
+from keras_tfm.layers.composite import serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import head_parts
 from keras_tfm.models.token_model import TokenModel

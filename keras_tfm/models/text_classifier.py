@@ -4,18 +4,19 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_tfm.layers.parts import check_rate, revive, serialize
+from keras_tfm.arguments import check_rate
+from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.token_model import TokenModel
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TextClassifier(TokenModel):
-    """An encoder with a dense layer over labels.
+    """An encoder with a dense layer over classes.
 
     Args:
         encoder: `Bert`.
-        labels: the names of the labels; label i of the training data is `labels[i]`.
+        class_names: str each, at least two; label i of the training data means `class_names[i]`.
         pooling: `MeanPooling` or `FirstTokenPooling` over the encoder's "sequence_output". Default: its
             "pooled_output".
         dropout: float, rate of the dropout before the dense layer.
@@ -26,10 +27,10 @@ class TextClassifier(TokenModel):
         training: bool.
 
     Returns:
-        Logits (B, number of labels).
+        Logits (B, number of classes).
 
     Raises:
-        ValueError: for labels that are not different names, or fewer than two. TypeError: for an encoder that is no
+        ValueError: for names that are not different, or fewer than two. TypeError: for an encoder that is no
             `Bert`. In calls: as `Bert`.
 
     Example:
@@ -43,15 +44,22 @@ class TextClassifier(TokenModel):
     """
 
     def __init__(
-        self, encoder, labels: Sequence[str], pooling=None, dropout=0.1, dtype=None, name="text_classifier", **kwargs
+        self,
+        encoder,
+        class_names: Sequence[str],
+        pooling=None,
+        dropout=0.1,
+        dtype=None,
+        name="text_classifier",
+        **kwargs,
     ):
         encoder = as_encoder(encoder) if pooling is None else as_encoder(encoder).without_pooler()
-        labels = check_labels(labels)
+        class_names = check_class_names(class_names)
         parts = {
-            "labels": labels,
+            "class_names": class_names,
             "encoder": encoder,
             "pooling": revive(pooling),
-            **head_parts(encoder, len(labels), dropout),
+            **head_parts(encoder, len(class_names), dropout),
         }
         super().__init__(encoder.inputs_for_tasks(), parts, dtype, name=name, **kwargs)
 
@@ -62,17 +70,17 @@ class TextClassifier(TokenModel):
         return {
             **super().get_config(),
             "encoder": serialize(self.encoder),
-            "labels": list(self.labels),
+            "class_names": list(self.class_names),
             "pooling": serialize(self.pooling),
             "dropout": self.dropout.rate,
         }
 
 
-def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple; raises unless they are two different strings or more."""
-    names = () if isinstance(labels, str | int) else tuple(labels)
+    names = () if isinstance(class_names, str | int) else tuple(class_names)
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"`labels` must be at least two different names. Received: labels={labels!r}.")
+        raise ValueError(f"`class_names` must be at least two different names. Received: class_names={class_names!r}.")
     return names
 
 

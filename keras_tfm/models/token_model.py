@@ -7,10 +7,18 @@ import keras
 import numpy as np
 
 from keras_tfm import compat
+from keras_tfm.arguments import refuse_ragged
 from keras_tfm.files import written_whole
-from keras_tfm.layers.composite import Composite, freeze_parts, quantized_settings, set_parts, trainable_settings
-from keras_tfm.layers.parts import refuse_ragged, revive, serialize
-from keras_tfm.layers.token_embedding import TokenEmbedding
+from keras_tfm.layers.composite import (
+    Composite,
+    freeze_parts,
+    quantized_settings,
+    revive,
+    serialize,
+    set_parts,
+    trainable_settings,
+)
+from keras_tfm.layers.embeddings import TokenEmbedding
 from keras_tfm.ops.masks import refuse_float_mask
 
 INPUTS = {
@@ -136,6 +144,9 @@ class TokenModel(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        if "labels" in config:  # files of before the argument was called so
+            config = {**config, "class_names": config["labels"]}
+            del config["labels"]
         return cls(**config)
 
 

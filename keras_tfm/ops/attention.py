@@ -1,4 +1,4 @@
-"""Scaled dot-product attention."""
+"""Scaled dot-product attention, with all scores at once or tile by tile."""
 
 from keras import backend, ops
 
@@ -126,7 +126,7 @@ def _fused_attention(query, key, value, visible):
     """(B, N, T, H) by the backend's own kernel, which gives a query that sees nothing the mean of all values."""
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (B, T, N, H)
     output = ops.dot_product_attention(query, key, value, mask=visible, scale=1.0)
-    output = ops.transpose(output, (0, 2, 1, 3))
+    output = ops.transpose(output, (0, 2, 1, 3))  # (B, N, T, H)
     return ops.where(ops.any(visible, axis=-1, keepdims=True), output, ops.zeros_like(output))
 
 
@@ -140,16 +140,16 @@ def _rule_of(mask) -> Visibility:
 
 def _plain_attention(query, key, value, visible, bias, logit_cap, sink, dropout):
     """(output (B, N, T, H), weights (B, N, T, S)) from all scores at once."""
-    scores = ops.cast(query_key_products(query, key), "float32")
+    scores = ops.cast(query_key_products(query, key), "float32")  # (B, N, T, S)
     if logit_cap is not None:
         scores = logit_cap * ops.tanh(scores / logit_cap)
     if bias is not None:
         scores = scores + ops.cast(bias, "float32")
     weights = softmax_with_sink(ops.where(visible, scores, HIDDEN_SCORE), sink)  # (B, N, T, S)
-    sees_something = ops.any(visible, axis=-1, keepdims=True)
+    sees_something = ops.any(visible, axis=-1, keepdims=True)  # (B, 1 or N, T, 1)
 
     kept = weights if dropout is None else dropout(weights)
-    output = weighted_values(ops.cast(kept, value.dtype), value)
+    output = weighted_values(ops.cast(kept, value.dtype), value)  # (B, N, T, H)
     output = ops.where(sees_something, output, ops.zeros_like(output))
     return output, ops.where(sees_something, weights, ops.zeros_like(weights))
 
@@ -157,7 +157,9 @@ def _plain_attention(query, key, value, visible, bias, logit_cap, sink, dropout)
 def softmax_with_sink(scores, sink=None):
     """softmax over the keys (B, N, T, S); a sink (N,) takes its share of each row's 1 and is left out."""
     if sink is not None:
-        extra = ops.broadcast_to(ops.cast(sink, scores.dtype)[:, None, None], (*ops.shape(scores)[:3], 1))
+        extra = ops.broadcast_to(
+            ops.cast(sink, scores.dtype)[:, None, None], (*ops.shape(scores)[:3], 1)
+        )  # (B, N, T, 1)
         return ops.softmax(ops.concatenate([scores, extra], axis=-1), axis=-1)[..., :-1]
     # Keras warns of a softmax over a single key, which is what the first token of a sequence sees.
     return ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)

@@ -3,10 +3,9 @@
 from keras import ops
 
 from keras_tfm.ops.grouped_products import query_key_products, transposed_sums, weighted_values
-from keras_tfm.ops.loop import TileBuffer, while_loop
 from keras_tfm.ops.masks import Visibility
 from keras_tfm.ops.tile_bias import tile_bias
-from keras_tfm.ops.tiles import TiledVisibility, from_tiles, tile_size, to_tiles
+from keras_tfm.ops.tiles import TileBuffer, TiledVisibility, from_tiles, tile_size, to_tiles, while_loop
 
 # Far below any score, yet finite, so that neither the softmax nor its gradient meets inf - inf.
 HIDDEN_SCORE = -1e30
@@ -88,21 +87,25 @@ def _forward(scores, values, sink, dropout):
     visible = scores.visible
 
     def query_tile(i, outputs, log_sums):
-        query = ops.cast(scores.queries[i], "float32")
+        query = ops.cast(scores.queries[i], "float32")  # (B, N, size, H)
         if sink is None:
-            greatest, total = ops.full_like(query[..., :1], HIDDEN_SCORE), ops.zeros_like(query[..., :1])
+            greatest, total = (
+                ops.full_like(query[..., :1], HIDDEN_SCORE),
+                ops.zeros_like(query[..., :1]),
+            )  # (B, N, size, 1)
         else:  # a score that is there from the start, with a value of 0
             total = ops.ones_like(query[..., :1])
             greatest = total * ops.cast(sink, "float32")[:, None, None]
 
         def key_tile(j, greatest, total, output):
-            tile, _ = scores.tile(i, j)
-            new_greatest = ops.maximum(greatest, ops.max(tile, axis=-1, keepdims=True))
-            weights = ops.exp(tile - new_greatest)
-            shrink = ops.exp(greatest - new_greatest)
+            tile, _ = scores.tile(i, j)  # (B, N, queries, keys)
+            new_greatest = ops.maximum(greatest, ops.max(tile, axis=-1, keepdims=True))  # (B, N, queries, 1)
+            weights = ops.exp(tile - new_greatest)  # (B, N, queries, keys)
+            shrink = ops.exp(greatest - new_greatest)  # (B, N, queries, 1)
             total = total * shrink + ops.sum(weights, axis=-1, keepdims=True)
             weights = _dropped(weights, dropout, visible, i, j)
-            output = output * shrink + ops.cast(weighted_values(ops.cast(weights, values.dtype), values[j]), "float32")
+            values_of_tile = weighted_values(ops.cast(weights, values.dtype), values[j])  # (B, N, queries, H)
+            output = output * shrink + ops.cast(values_of_tile, "float32")
             return j + 1, new_greatest, total, output
 
         start = visible.first[i], greatest, total, ops.zeros_like(query)
@@ -124,7 +127,7 @@ def _backward(scores, values, dropout, log_sums, upstream, delta):
 
     def query_tile(i, d_query, d_key, d_value, d_bias):
         def key_tile(j, d_query, d_key, d_value, d_bias):
-            tile, slope = scores.tile(i, j)
+            tile, slope = scores.tile(i, j)  # (B, N, queries, keys), as all of its gradients
             weights = ops.exp(tile - log_sums[i])
             dropped = ops.cast(_dropped(weights, dropout, visible, i, j), values.dtype)
             d_value = TileBuffer.add(d_value, j, transposed_sums(dropped, upstream[i], values[j]))

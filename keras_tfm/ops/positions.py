@@ -5,11 +5,11 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size
 
 
 def next_positions(mask, num_tokens=None, document_ids=None):
-    """Numbers the real tokens of each row, going on after those already read, anew for each document.
+    """Positions of the real tokens of each row, after those already in the cache, starting anew for each document.
 
     Args:
         mask: bool (B, T), True = a real token. Padding may be on either side.
@@ -34,9 +34,9 @@ def next_positions(mask, num_tokens=None, document_ids=None):
 
 
 def last_real(x, mask):
-    """What stands at each row's last real token: x (B, T, D) and mask bool (B, T) to (B, 1, D)."""
+    """The vector of each row's last real token: x (B, T, D) and mask bool (B, T) -> (B, 1, D)."""
     places = ops.arange(1, size(x, 1) + 1, dtype="int32")
-    place = ops.cast(ops.argmax(ops.where(mask, places, 0), axis=1), "int32")
+    place = ops.cast(ops.argmax(ops.where(mask, places, 0), axis=1), "int32")  # (B,)
     return ops.take_along_axis(x, place[:, None, None], axis=1)
 
 

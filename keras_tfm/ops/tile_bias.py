@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import slice_update
 from keras_tfm.ops.tiles import matrix_tile, pad_axis
 
 

@@ -41,7 +41,7 @@ class EntityRecognition(TextPipeline):
     Example:
         >>> find = EntityRecognition(TokenClassifier(encoder, ["O", "B-PLACE", "I-PLACE"]), tokenizer)
         >>> find.model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> names = find.model.labels
+        >>> names = find.model.class_names
         >>> dataset = keras_tfm.data.word_label_dataset(words, labels, tokenizer, 64, batch_size=32, class_names=names)
         >>> find.model.fit(dataset, epochs=3, shuffle=False)
         >>> find("She lives in New York.")
@@ -90,7 +90,7 @@ class EntityRecognition(TextPipeline):
         # Places in a text that is no UTF-8 are those after its repair.
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
         rows, starts, ends, probabilities = self._words(texts)
-        kinds, names, begins_entity = _kinds(self.model.labels)
+        kinds, names, begins_entity = _kinds(self.model.class_names)
         best = tf.argmax(probabilities, axis=1)
         probability = tf.reduce_max(probabilities, axis=1)
         kind = tf.gather(tf.constant(kinds), best)

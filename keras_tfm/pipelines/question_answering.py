@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from keras_tfm.layers.parts import check_positive
+from keras_tfm.arguments import check_positive
 from keras_tfm.models import SpanClassifier
 from keras_tfm.pipelines.text_pipeline import TextPipeline
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.layers.parts import check_positive
+from keras_tfm.arguments import check_positive
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
@@ -84,7 +84,7 @@ class TextPipeline:
         Raises:
             FileExistsError: if `path` exists.
         """
-        from keras_tfm.export.pipeline import export_pipeline  # it is above this package
+        from keras_tfm.export.writing import export_pipeline  # it is above this package
 
         export_pipeline(self, path)
 

@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 from keras import ops, tree
 
 from keras_tfm.arguments import as_integer, number_of, require
-from keras_tfm.ops.gather import take_rows
+from keras_tfm.ops.tensors import take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, write_token
-from keras_tfm.samplers.stopping import COMPLETE, IMPOSSIBLE, INVALID, TIME
+from keras_tfm.samplers.state import BANNED, COMPLETE, IMPOSSIBLE, INVALID, TIME, Change, is_banned, write_token
 
 # Lower than any sum of log-probabilities that matters, higher than BANNED.
 NOT_YET = -1e9
@@ -113,40 +111,46 @@ class BeamSampler(Sampler):
         return self.process(logs, state.tokens, state.num_tokens[:, None], state.processor_states)
 
     def search(self, state, logits, logs, context):
-        """One step of beam search: (state, parents int32 (R,)). B prompts, W beams each, R = B * W rows."""
+        """One step of beam search: (state, parents int32 (R,)).
+
+        B prompts with W beams each are R = B * W rows; each prompt has C candidates, numbered parent * V + token.
+        """
         width, vocabulary_size = self.group_size, logits.shape[-1]
-        num_rows = ops.shape(logits)[0]
+        num_rows = ops.shape(logits)[0]  # R
         memory, state = state.memory, state._replace(memory=())
         totals = memory.scores[:, None] + logs  # (R, V)
         first_rows = ops.arange(num_rows // width, dtype="int32")[:, None] * width  # (B, 1)
 
         def write(candidates):
-            """The states of candidates (B, C), numbered parent * V + token, and their parents."""
-            parents = ops.reshape(first_rows + candidates // vocabulary_size, (-1,))
-            token = ops.reshape(candidates % vocabulary_size, (-1,))
-            rows = ops.take(logits, parents, axis=0)
+            """The states of candidates int32 (B, C), in B * C rows, and the rows of their parents."""
+            parents = ops.reshape(first_rows + candidates // vocabulary_size, (-1,))  # (B * C,)
+            token = ops.reshape(candidates % vocabulary_size, (-1,))  # (B * C,)
+            rows = ops.take(logits, parents, axis=0)  # (B * C, V)
             return write_token(take_rows(state, parents), self.processors, token, rows, context), parents
 
         # Only the best `width` candidates may end; the next best are there so that enough beams go on.
         flat_totals = ops.reshape(totals, (-1, width * vocabulary_size))  # (B, W * V)
-        _, best = ops.top_k(ops.reshape(self.ending_order(state, totals, context), ops.shape(flat_totals)), width)
+        endings = ops.reshape(self.ending_order(state, totals, context), ops.shape(flat_totals))  # (B, W * V)
+        _, best = ops.top_k(endings, width)  # (B, W)
         best_scores = ops.take_along_axis(flat_totals, best, axis=1)  # (B, W)
-        ended, _ = write(ops.cast(best, "int32"))
-        is_stop = ops.any(ops.arange(vocabulary_size, dtype="int32")[:, None] == context.stops.token_ids[None], axis=-1)
+        ended, _ = write(ops.cast(best, "int32"))  # B * W rows
+        ids = ops.arange(vocabulary_size, dtype="int32")
+        is_stop = ops.any(ids[:, None] == context.stops.token_ids[None], axis=-1)  # (V,)
         going_on = ops.reshape(ops.where(is_stop, BANNED, totals), (-1, width * vocabulary_size))  # (B, W * V)
         scores, candidates = self.candidates(state, going_on, context)  # (B, C)
         written, parents = write(candidates)  # B * C rows
-        scores = ops.where(ops.reshape(written.finish, ops.shape(scores)) > 0, scores + NOT_YET, scores)
+        scores = ops.where(ops.reshape(written.finish, ops.shape(scores)) > 0, scores + NOT_YET, scores)  # (B, C)
         chosen = ops.cast(self.select(written, scores, context), "int32")  # (B, W), places among the candidates
-        rows = ops.arange(num_rows // width, dtype="int32")[:, None] * ops.shape(candidates)[1] + chosen
+        rows = ops.arange(num_rows // width, dtype="int32")[:, None] * ops.shape(candidates)[1] + chosen  # (B, W)
         rows = ops.reshape(rows, (-1,))  # (R,), of the candidates' rows
-        after = take_rows(written, rows)
+        after = take_rows(written, rows)  # R rows
         scores = ops.take(ops.reshape(scores, (-1,)), rows)  # (R,)
 
         length = ops.take(state.num_tokens, first_rows) + 1  # (B, 1)
         memory_after = self._set_aside(memory, ended, best_scores, length, context)
         memory_after, is_over = self._compare(memory_after._replace(scores=scores), length, context)
-        is_hopeless = is_banned(ops.repeat(ops.max(ops.reshape(scores, (-1, width)), axis=1), width))
+        best_of_prompt = ops.max(ops.reshape(scores, (-1, width)), axis=1)  # (B,)
+        is_hopeless = is_banned(ops.repeat(best_of_prompt, width))  # (R,)
         finish = ops.where(is_over, COMPLETE, ops.where(is_hopeless, IMPOSSIBLE, 0))
         finish = ops.where(after.finish == INVALID, INVALID, finish)
         after = after._replace(finish=finish, memory=memory_after)
@@ -184,15 +188,15 @@ class BeamSampler(Sampler):
         is_late = state.finish == TIME
         length = ops.cast(ops.maximum(state.num_tokens, 1), "float32")
         is_text = ops.logical_and(is_late, memory.scores > _NO_TEXT)
-        running = ops.where(is_text, memory.scores / ops.power(length, self.length_penalty), 2 * NOT_YET)
-        scores = ops.concatenate([_by_prompt(memory.done_scores, width), _by_prompt(running, width)], axis=1)
-        scores, best = ops.top_k(scores, num_return_sequences)
+        running = ops.where(is_text, memory.scores / ops.power(length, self.length_penalty), 2 * NOT_YET)  # (R,)
+        scores = ops.concatenate([_by_prompt(memory.done_scores, width), _by_prompt(running, width)], axis=1)  # (B, 2W)
+        scores, best = ops.top_k(scores, num_return_sequences)  # (B, n)
 
         def pick(done, running):
             return _pick(done, running, best, width)
 
         finish = pick(memory.done_finish, state.finish)
-        is_broken = ops.repeat(ops.max(_by_prompt(state.finish, width), axis=1), num_return_sequences)
+        is_broken = ops.repeat(ops.max(_by_prompt(state.finish, width), axis=1), num_return_sequences)  # (B * n,)
         # A place without a text when the search is over stays empty for good.
         is_empty = ops.logical_and(finish == 0, is_broken == COMPLETE)
         finish = ops.where(is_empty, IMPOSSIBLE, finish)
@@ -207,20 +211,20 @@ class BeamSampler(Sampler):
     def _set_aside(self, memory, ended, scores, length, context):
         """The memory with texts that have just ended, where they are among the best."""
         width = self.group_size
-        is_full = ops.all(_by_prompt(memory.done_finish, width) > 0, axis=1, keepdims=True)
-        is_open = _by_prompt(memory.improvable, width)
+        is_full = ops.all(_by_prompt(memory.done_finish, width) > 0, axis=1, keepdims=True)  # (B, 1)
+        is_open = _by_prompt(memory.improvable, width)  # (B, W)
         if self.early_stopping is True:
             is_open = ops.logical_and(is_open, ops.logical_not(is_full))
-        has_ended, scores = self.endings(ended, scores, context)
+        has_ended, scores = self.endings(ended, scores, context)  # (B, W)
         counts = ops.logical_and(has_ended, is_open)
         counts = ops.logical_and(counts, ops.logical_not(is_banned(scores)))
         new_scores = scores / ops.power(ops.cast(length, "float32"), self.length_penalty)
         # Those of beams that were never there end the search, as they do elsewhere, but are no texts.
-        is_text = ops.reshape(scores > _NO_TEXT, (-1,))
+        is_text = ops.reshape(scores > _NO_TEXT, (-1,))  # (R,)
         new_scores = ops.where(scores > _NO_TEXT, new_scores, 0.9 * NOT_YET)
         new_scores = ops.where(counts, new_scores, 2 * NOT_YET)
-        merged = ops.concatenate([_by_prompt(memory.done_scores, width), new_scores], axis=1)
-        best_scores, best = ops.top_k(merged, width)
+        merged = ops.concatenate([_by_prompt(memory.done_scores, width), new_scores], axis=1)  # (B, 2W)
+        best_scores, best = ops.top_k(merged, width)  # (B, W)
         return memory._replace(
             done_tokens=_pick(memory.done_tokens, ops.where(is_text[:, None], ended.tokens, -1), best, width),
             done_num_tokens=_pick(memory.done_num_tokens, ops.where(is_text, ended.num_tokens, 0), best, width),
@@ -240,10 +244,10 @@ class BeamSampler(Sampler):
         best_length = length
         if self.early_stopping == "never":
             best_length = ops.where(self.length_penalty > 0, context.max_new_tokens, length)
-        best = ops.max(_by_prompt(memory.scores, width), axis=1, keepdims=True)
+        best = ops.max(_by_prompt(memory.scores, width), axis=1, keepdims=True)  # (B, 1)
         best = best / ops.power(ops.cast(best_length, "float32"), self.length_penalty)
         worst = ops.where(is_full, ops.min(_by_prompt(memory.done_scores, width), axis=1, keepdims=True), NOT_YET)
-        improvable = ops.logical_and(_by_prompt(memory.improvable, width), best > worst)
+        improvable = ops.logical_and(_by_prompt(memory.improvable, width), best > worst)  # (B, W)
         is_over = ops.logical_or(ops.logical_not(improvable), length >= context.max_new_tokens)
         if self.early_stopping is True:
             is_over = ops.logical_or(is_over, is_full)
@@ -258,5 +262,5 @@ def _by_prompt(x, width):
 def _pick(old, new, places, width):
     """The places (B, n) among the old rows of each prompt, then its new ones: (B * n, ...)."""
     both = ops.concatenate([_by_prompt(old, width), _by_prompt(new, width)], axis=1)  # (B, 2W, ...)
-    index = ops.reshape(ops.cast(places, "int32"), (*ops.shape(places), *([1] * (len(both.shape) - 2))))
-    return ops.reshape(ops.take_along_axis(both, index, axis=1), (-1, *ops.shape(old)[1:]))
+    index = ops.reshape(ops.cast(places, "int32"), (*ops.shape(places), *([1] * (len(both.shape) - 2))))  # (B, n, 1...)
+    return ops.reshape(ops.take_along_axis(both, index, axis=1), (-1, *ops.shape(old)[1:]))  # (B * n, ...)

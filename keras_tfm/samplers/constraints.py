@@ -7,8 +7,9 @@ from keras import ops
 
 from keras_tfm.arguments import as_integer, number_of, require, sequences_of, token_ids_of
 from keras_tfm.samplers.numbers import as_arrays, bucketed
-from keras_tfm.samplers.penalties import compact
-from keras_tfm.samplers.processors import BANNED, Processor, one_of
+from keras_tfm.samplers.penalties import compact, one_of
+from keras_tfm.samplers.sampler import Processor
+from keras_tfm.samplers.state import BANNED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,20 +130,20 @@ class MinNewTokens(Processor):
     """A text does not end before it has so many new tokens.
 
     Args:
-        count: int >= 0.
-        end_token_ids: tuple of ids that end a text.
+        min_new_tokens: int >= 0.
+        stop_token_ids: tuple of ids that end a text.
     """
 
-    count: int
-    end_token_ids: tuple[int, ...] = bucketed()
+    min_new_tokens: int
+    stop_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        object.__setattr__(self, "count", as_integer("count", self.count, 0))
-        object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
+        object.__setattr__(self, "min_new_tokens", as_integer("min_new_tokens", self.min_new_tokens, 0))
+        object.__setattr__(self, "stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids))
 
     def __call__(self, logits, tokens, step):
         return ops.where(
-            ops.logical_and(one_of(self.end_token_ids, logits), ops.less(step, self.count)), BANNED, logits
+            ops.logical_and(one_of(self.stop_token_ids, logits), ops.less(step, self.min_new_tokens)), BANNED, logits
         )
 
 
@@ -151,20 +152,20 @@ class MinLength(Processor):
     """A text does not end before prompt and new tokens together are so many.
 
     Args:
-        length: int >= 0.
-        end_token_ids: tuple of ids that end a text.
+        min_length: int >= 0.
+        stop_token_ids: tuple of ids that end a text.
     """
 
-    length: int
-    end_token_ids: tuple[int, ...] = bucketed()
+    min_length: int
+    stop_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
-        object.__setattr__(self, "length", as_integer("length", self.length, 0))
-        object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
+        object.__setattr__(self, "min_length", as_integer("min_length", self.min_length, 0))
+        object.__setattr__(self, "stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids))
 
     def __call__(self, logits, tokens, step):
-        short = ops.sum(ops.cast(tokens >= 0, "int32"), axis=1, keepdims=True) < self.length
-        return ops.where(ops.logical_and(one_of(self.end_token_ids, logits), short), BANNED, logits)
+        short = ops.sum(ops.cast(tokens >= 0, "int32"), axis=1, keepdims=True) < self.min_length
+        return ops.where(ops.logical_and(one_of(self.stop_token_ids, logits), short), BANNED, logits)
 
 
 def _only(token_id, logits):

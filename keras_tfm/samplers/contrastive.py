@@ -7,12 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_tfm.arguments import as_integer, require
-from keras_tfm.ops.gather import take_rows
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import slice_update, take_rows
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import is_banned
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, write_token
+from keras_tfm.samplers.state import Change, is_banned, write_token
 
 
 class ContrastiveMemory(NamedTuple):
@@ -75,7 +73,7 @@ class ContrastiveSampler(Sampler):
 
     def begin(self, state, hidden, padding_mask, context):
         num_rows, length = ops.shape(state.tokens)
-        # Of what a cache already holds, the hidden states are gone: the past begins with this prompt.
+        # The hidden states of a cached prefix are gone: the past begins with this prompt.
         start = context.num_prompt - ops.shape(hidden)[1]
         real = _unit(hidden) * ops.cast(padding_mask, "float32")[..., None]
         history = slice_update(ops.zeros((num_rows, length, hidden.shape[-1]), "float32"), (0, start, 0), real)
@@ -100,7 +98,7 @@ class ContrastiveSampler(Sampler):
         return self._try_best(state, ops.take(logits, parents, axis=0), memory), Change(parents=parents)
 
     def _decide(self, state, hidden, context):
-        """Writes the best candidate of each prompt to all its rows: (state, the rows that had it)."""
+        """Appends the best candidate of each prompt to all its rows: (state, the rows that had it, int32 (R,))."""
         memory, width = state.memory, self.top_k
         probability = ops.take_along_axis(ops.softmax(memory.shaped, axis=-1), memory.candidates[:, None], axis=1)[:, 0]
         unit = _unit(hidden)
@@ -111,9 +109,9 @@ class ContrastiveSampler(Sampler):
         # before an allowed one.
         shaped = ops.take_along_axis(memory.shaped, memory.candidates[:, None], axis=1)[:, 0]
         score = ops.where(is_banned(shaped), -np.inf, score)
-        best = ops.cast(ops.argmax(ops.reshape(score, (-1, width)), axis=1), "int32")
+        best = ops.cast(ops.argmax(ops.reshape(score, (-1, width)), axis=1), "int32")  # (B,)
         first_rows = ops.arange(ops.shape(best)[0], dtype="int32") * width
-        parents = ops.repeat(first_rows + best, width)
+        parents = ops.repeat(first_rows + best, width)  # (R,)
 
         token = ops.take(memory.candidates, parents)
         place = context.num_prompt + state.num_tokens

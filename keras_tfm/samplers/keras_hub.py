@@ -6,11 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import slice_update
 from keras_tfm.optional import required
-from keras_tfm.samplers.processors import StatefulProcessor
-from keras_tfm.samplers.randomness import StepRandom
-from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.samplers.sampler import Sampler, StatefulProcessor
+from keras_tfm.samplers.state import StepRandom
 
 
 def to_keras_hub(sampler: Sampler):

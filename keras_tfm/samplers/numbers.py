@@ -1,8 +1,8 @@
-"""Samplers and processors as data: their numbers apart from their structure.
+"""Samplers and processors as data: numbers, which are tensors in the compiled loop, apart from static structure.
 
-A compiled loop is made once for a structure; the numbers (temperatures, penalties, ids) enter it as tensors, so that
-other numbers never compile anew. A field that sizes of tensors depend on is declared with `static(default)`, a tuple of
-token ids of which there may be more or fewer with `bucketed()`.
+The loop is compiled once for a structure; other numbers (temperatures, penalties, ids) never retrace it. A field that
+sizes of tensors depend on is declared with `static(default)`; a tuple of token ids of any length with `bucketed()`,
+which pads it.
 """
 
 import dataclasses
@@ -11,21 +11,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_tfm.ops.sizes import next_power_of_two
+from keras_tfm.ops.tensors import next_power_of_two
 
 _SMALLEST_BUCKET = 2
 _ID_FIELDS = ("phrases", "token_id")  # fields of token ids, besides those that are `bucketed`
 
 
 def static(default):
-    """A dataclass field whose numbers are compiled in, for example how many beams there are."""
+    """A dataclass field whose numbers are compiled in, for example the number of beams: other numbers retrace."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 def bucketed(default=dataclasses.MISSING):
-    """A dataclass field with a tuple of numbers, or of tuples, of any length: few lengths compile.
+    """A dataclass field with a tuple of numbers, or of tuples, of any length, of which few lengths retrace.
 
-    What the compiled loop holds in its place, and `as_arrays` gives, is filled up to a power of two.
+    In the compiled loop, and by `as_arrays`, it is padded to a bucket: the next power of two.
     """
     return dataclasses.field(default=default, metadata={"bucketed": True})
 

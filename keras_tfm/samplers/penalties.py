@@ -6,7 +6,8 @@ from keras import ops
 
 from keras_tfm.arguments import as_integer, number_of, require, token_ids_of
 from keras_tfm.samplers.numbers import bucketed
-from keras_tfm.samplers.processors import BANNED, Processor, one_of
+from keras_tfm.samplers.sampler import Processor
+from keras_tfm.samplers.state import BANNED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,23 +106,29 @@ class ExponentialLengthDecay(Processor):
     Args:
         start: int >= 0, new tokens before which nothing happens.
         factor: float >= 1.
-        end_token_ids: tuple of ids that end a text.
+        stop_token_ids: tuple of ids that end a text.
     """
 
     start: int
     factor: float
-    end_token_ids: tuple[int, ...] = bucketed()
+    stop_token_ids: tuple[int, ...] = bucketed()
 
     def __post_init__(self):
         object.__setattr__(self, "start", as_integer("start", self.start, 0))
         require(number_of("factor", self.factor) >= 1, "`factor` must be at least 1", factor=self.factor)
         object.__setattr__(self, "factor", float(self.factor))
-        object.__setattr__(self, "end_token_ids", token_ids_of("end_token_ids", self.end_token_ids))
+        object.__setattr__(self, "stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids))
 
     def __call__(self, logits, tokens, step):
         late = ops.cast(ops.maximum(step - self.start, 0), "float32")
         growth = ops.abs(logits) * (ops.power(ops.cast(self.factor, "float32"), late) - 1.0)
-        return ops.where(one_of(self.end_token_ids, logits), logits + growth, logits)
+        return ops.where(one_of(self.stop_token_ids, logits), logits + growth, logits)
+
+
+def one_of(token_ids, logits):
+    """bool (1, V): which tokens are among the ids."""
+    token_ids = ops.convert_to_tensor(token_ids, dtype="int32")
+    return ops.any(ops.arange(logits.shape[-1], dtype="int32")[:, None] == token_ids[None], axis=-1)[None]
 
 
 def compact(tokens):

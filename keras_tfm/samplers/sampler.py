@@ -1,12 +1,49 @@
-"""Samplers: how the next token is chosen from logits."""
+"""Samplers and logits processors: how the next token is chosen from logits, and what shapes the logits before.
+
+Processors are pure, fixed-shape functions (B, V) -> (B, V), applied in the order given. Each is a frozen dataclass
+called with `logits` (float32, (B, V)), `tokens` (int32 (B, L): prompt and new tokens, -1 where there is none) and
+`step` (int32 (B, 1): how many new tokens each row has). A token that must not come gets `BANNED`.
+"""
 
 import dataclasses
 
-from keras import ops
+from keras import ops, tree
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, is_banned
-from keras_tfm.samplers.state import Change, Context, GenerationState, newest_tokens, write_token
+from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
+
+
+class Processor:
+    """Base class of processors: a frozen dataclass with `__call__(logits, tokens, step) -> logits`."""
+
+    def __call__(self, logits, tokens, step):
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__(logits, tokens, step)`.")
+
+
+class StatefulProcessor(Processor):
+    """A processor with a state for each row, for example the state of a grammar's automaton.
+
+    It is called with one more argument, `state`, and defines how the state advances.
+    """
+
+    def __call__(self, logits, tokens, step, state):
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__(logits, tokens, step, state)`.")
+
+    def start(self, num_rows):
+        """The state of rows without new tokens: tensors (or tuples of them) with `num_rows` rows."""
+        raise NotImplementedError(f"{type(self).__name__} must define `start(num_rows)`.")
+
+    def advance(self, state, token):
+        """The state after each row has been given a token, int32 (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `advance(state, token)`.")
+
+    def ending_at(self, token_ids) -> "StatefulProcessor":
+        """The processor for a generation with these stop tokens, a tuple of ids. Default: itself."""
+        return self
+
+    def is_complete(self, state):
+        """bool (B,): rows that are complete, since no token may follow. Default: none."""
+        return ops.zeros(ops.shape(tree.flatten(state)[0])[:1], "bool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +82,7 @@ class Sampler:
         """Raises ValueError if it cannot write with this `CausalLM`; asked before any work."""
 
     def process(self, logits, tokens, step, states=None):
-        """The logits after all processors; arguments as in `Processor`, `states` one for each (those without: ()).
+        """Applies all processors to the logits; arguments as in `Processor`, `states` one for each, () if stateless.
 
         What one processor bans no later one brings back.
         """
@@ -60,7 +97,7 @@ class Sampler:
         return logits
 
     def ending_at(self, token_ids) -> "Sampler":
-        """The sampler for a generation that ends at these tokens: grammars let them come only where a text may end."""
+        """The sampler for a generation with these stop tokens: grammars allow them only where a text may end."""
         processors = tuple(p.ending_at(token_ids) if isinstance(p, StatefulProcessor) else p for p in self.processors)
         return self if processors == self.processors else dataclasses.replace(self, processors=processors)
 
@@ -82,17 +119,17 @@ class Sampler:
             f"{type(self).__name__} must define `probabilities(logits)` to be used speculatively."
         )
 
-    # What follows is how a sampler goes through a generation. Samplers that choose one token from one row of logits
-    # need none of it; those that keep several hypotheses or read ahead override it.
+    # The hooks of the generation loop. Samplers that choose one token from one row of logits need none of them; those
+    # that keep several hypotheses (beams) or propose several tokens (speculation) override them.
 
-    streams = True  # whether tokens stand as soon as they are written
+    streams = True  # whether tokens are final as soon as they are written
 
     def rows_per_prompt(self, num_return_sequences: int) -> int:
-        """How many rows are written for each prompt."""
+        """How many rows (sequences, beams, candidates) are generated for each prompt."""
         return num_return_sequences
 
     def room(self, num_rows, max_new_tokens):
-        """(columns for new tokens, slots of the cache for them): int or int32 ()."""
+        """(columns for new tokens, cache slots for them): int or int32 ()."""
         return max_new_tokens, max_new_tokens
 
     def begin(self, state: GenerationState, hidden, padding_mask, context: Context) -> GenerationState:
@@ -106,11 +143,11 @@ class Sampler:
         return state
 
     def propose(self, state: GenerationState, context: Context):
-        """(token_ids int32 (R, T) that the model reads next, state)."""
+        """The tokens that the model reads next, int32 (R, T), and the state: the newest token of each row."""
         return newest_tokens(state, context.num_prompt)[:, None], state
 
     def advance(self, state: GenerationState, logits, hidden, context: Context) -> tuple[GenerationState, Change]:
-        """Writes tokens.
+        """Appends tokens to the rows, given the logits of what was proposed.
 
         Args:
             state: after `propose`.
@@ -124,12 +161,12 @@ class Sampler:
         return write_token(state, self.processors, token, logits, context, shaped), Change()
 
     def answer(self, state: GenerationState, num_return_sequences: int, context: Context):
-        """(state, scores float32 (R,)) of the rows to return, `num_return_sequences` a prompt, best first."""
+        """(state, scores float32 (R,)) of the rows to return, `num_return_sequences` for each prompt, best first."""
         return state, ops.zeros(ops.shape(state.num_tokens), "float32")
 
 
 def allowed_choice(token, shaped):
-    """int32 (R,): the tokens chosen, and the likeliest where a sampler of somebody's own chose one that is banned."""
+    """int32 (R,): the tokens chosen, and the likeliest one where a custom sampler chose one that is banned."""
     token = ops.cast(token, "int32")
     places = ops.clip(token, 0, shaped.shape[-1] - 1)[:, None]
     chosen = ops.take_along_axis(shaped, places, axis=1)[:, 0]

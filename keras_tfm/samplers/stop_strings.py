@@ -36,7 +36,7 @@ class StopStrings:
         return text[: min(places)] if places else text
 
     def num_safe(self, text: str) -> int:
-        """How many characters of an unfinished text cannot become part of a stop string any more."""
+        """How many characters of an unfinished text may be streamed: they cannot become part of a stop string."""
         held = [
             length
             for string in self.strings

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_tfm.ops.sizes import next_power_of_two
+from keras_tfm.ops.tensors import next_power_of_two
 
 # A table of so many numbers takes 128 MB, here and in each call of the compiled loop.
 MOST_ENTRIES = 2**25

@@ -1,14 +1,41 @@
-"""Processors that cut off unlikely tokens before a draw."""
+"""Processors for draws: temperature, and what cuts off unlikely tokens."""
 
 import dataclasses
 
 from keras import ops
 
-from keras_tfm.arguments import as_integer, require
-from keras_tfm.samplers.processors import BANNED, Processor
+from keras_tfm.arguments import as_integer, number_of, require
+from keras_tfm.samplers.sampler import Processor
+from keras_tfm.samplers.state import BANNED
 
 # Sums of probabilities in float32 are off by less.
 _ROUNDING = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature(Processor):
+    """Divides logits by `temperature`: below 1 sharpens, above 1 flattens, 0 leaves the best token only (greedy).
+
+    Args:
+        temperature: float >= 0.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        require(
+            number_of("temperature", self.temperature) >= 0,
+            "`temperature` must be at least 0 (0 = greedy)",
+            temperature=self.temperature,
+        )
+        object.__setattr__(self, "temperature", float(self.temperature))
+
+    def __call__(self, logits, tokens, step):
+        temperature = ops.cast(self.temperature, "float32")
+        best = ops.argmax(logits, axis=-1, keepdims=True)
+        is_best = ops.arange(logits.shape[-1], dtype="int32")[None] == ops.cast(best, "int32")
+        greedy = ops.where(is_best, logits, BANNED)
+        return ops.where(temperature > 0, logits / ops.where(temperature > 0, temperature, 1.0), greedy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +112,19 @@ class MinP(Processor):
 
 @dataclasses.dataclass(frozen=True)
 class Typical(Processor):
-    """Keeps the tokens whose surprise is closest to the expected one, until their probabilities reach `mass`.
+    """Keeps the tokens whose surprise is closest to the expected one, until their probabilities reach `p`.
 
     Args:
-        mass: float in (0, 1]; 1 keeps all.
+        p: float in (0, 1]; 1 keeps all.
 
     Reference: Meister et al. 2022, "Locally Typical Sampling", https://arxiv.org/abs/2202.00666
     """
 
-    mass: float = 0.9
+    p: float = 0.9
 
     def __post_init__(self):
-        require(0 < self.mass <= 1, "`mass` must be greater than 0 and at most 1", mass=self.mass)
-        object.__setattr__(self, "mass", float(self.mass))
+        require(0 < self.p <= 1, "`p` must be greater than 0 and at most 1", p=self.p)
+        object.__setattr__(self, "p", float(self.p))
 
     def __call__(self, logits, tokens, step):
         logs = ops.log_softmax(logits, axis=-1)
@@ -105,10 +132,10 @@ class Typical(Processor):
         strangeness = ops.abs(-logs - _entropy(probabilities, logs))
 
         def enough(kept):
-            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.mass - _ROUNDING
+            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.p - _ROUNDING
 
         kept = _above_threshold(-strangeness, enough)
-        return ops.where(ops.logical_or(kept, ops.greater_equal(self.mass, 1.0)), logits, BANNED)
+        return ops.where(ops.logical_or(kept, ops.greater_equal(self.p, 1.0)), logits, BANNED)
 
 
 @dataclasses.dataclass(frozen=True)

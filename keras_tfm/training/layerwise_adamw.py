@@ -1,6 +1,7 @@
 """Smaller steps for the layers near the input, which know the language already."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -54,7 +55,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     Args:
         factors: list of float, in the order of the model's `trainable_variables`; `layerwise_factors` makes it.
-        learning_rate, weight_decay, ...: as in `keras.optimizers.AdamW`.
+        learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs: as in `keras.optimizers.AdamW`.
 
     Raises:
         ValueError: when built for another number of variables.
@@ -67,8 +68,17 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         https://arxiv.org/abs/1801.06146
     """
 
-    def __init__(self, factors: Sequence[float], learning_rate=0.001, **kwargs):
-        super().__init__(learning_rate=learning_rate, **kwargs)
+    def __init__(
+        self,
+        factors: Sequence[float],
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
         self.factors = [float(factor) for factor in factors]
 
     def build(self, variables):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_tfm.layers.parts import check_positive
+from keras_tfm.arguments import check_positive
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

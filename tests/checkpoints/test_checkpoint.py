@@ -200,7 +200,7 @@ def test_an_encoder_with_a_head_gives_its_pipeline(tmp_path):
     tokenizer = WordPieceTokenizer.train("good bad day " * 9, vocabulary_size=22)
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "max_sequence_length": 8}
     encoder = build_bert(vocabulary_size=tokenizer.vocabulary_size, **sizes)
-    checkpoints.save(TextClassifier(encoder, labels=["bad", "good"]), tmp_path / "head", tokenizer)
+    checkpoints.save(TextClassifier(encoder, class_names=["bad", "good"]), tmp_path / "head", tokenizer)
     pipeline = checkpoints.open(tmp_path / "head").pipeline(sequence_length=6)
     assert isinstance(pipeline, TextClassification)
     assert pipeline("a good day").label in ("bad", "good")

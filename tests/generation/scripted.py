@@ -22,10 +22,10 @@ class ScriptedModel:
         self.vocabulary_size = self.script.shape[1]
         self.max_sequence_length = max_sequence_length
 
-    def init_state(self, batch_size, max_length, dtype=None):
+    def init_state(self, batch_size, max_sequence_length, dtype=None):
         return DecodingState(
             tf.zeros([batch_size], tf.int32),
-            PromptLength(tf.zeros([batch_size], tf.int32), tf.zeros([batch_size, max_length])),
+            PromptLength(tf.zeros([batch_size], tf.int32), tf.zeros([batch_size, max_sequence_length])),
         )
 
     def read(self, token_ids, state, padding_mask=None):

@@ -124,7 +124,7 @@ def test_what_does_not_go_with_the_model_is_refused_before_any_work(runner, opti
 
 def test_a_step_of_no_tokens_is_refused_by_name(runner):
     for step in (0, 2.5, "8"):
-        with pytest.raises(ValueError, match="`tokens_per_step` must be an integer of at least 1, or None"):
+        with pytest.raises(ValueError, match="`tokens_per_piece` must be an integer of at least 1, or None"):
             list(runner.steps([[1]], GenerationOptions(), step))
 
 

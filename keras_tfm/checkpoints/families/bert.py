@@ -3,8 +3,7 @@
 import functools
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Harmless, Number, Only, Size
-from keras_tfm.checkpoints.label_keys import Labels
+from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Harmless, Labels, Number, Only, Size
 from keras_tfm.checkpoints.tensors import Transposed
 from keras_tfm.models import BertPretrainer, MaskedLM, SpanClassifier, TextClassifier, TokenClassifier, build_bert
 
@@ -103,9 +102,9 @@ def task(model_class, activation, **arguments):
     return model_class(build_bert(activation=activation, **arguments), activation=activation)
 
 
-def classifier(model_class, labels, **arguments):
-    """A model with a dense layer over labels on top of an encoder."""
-    return model_class(build_bert(**arguments), labels)
+def classifier(model_class, class_names, **arguments):
+    """A model with a dense layer over classes on top of an encoder."""
+    return model_class(build_bert(**arguments), class_names)
 
 
 def describe_encoder(model) -> dict:
@@ -114,8 +113,8 @@ def describe_encoder(model) -> dict:
 
 
 def describe_classifier(model) -> dict:
-    """The arguments of the encoder, and the labels."""
-    return {**describe(model.encoder), "labels": tuple(model.labels)}
+    """The arguments of the encoder, and the names of its classes."""
+    return {**describe(model.encoder), "class_names": tuple(model.class_names)}
 
 
 def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:

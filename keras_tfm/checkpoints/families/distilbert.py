@@ -5,10 +5,9 @@ import functools
 import keras
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Always, Choice, Harmless, Size
+from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Always, Choice, Harmless, Labels, Size
 from keras_tfm.checkpoints.families import bert
 from keras_tfm.checkpoints.families.bert import dense, norm
-from keras_tfm.checkpoints.label_keys import Labels
 from keras_tfm.models import Bert, MaskedLM, SpanClassifier, TextClassifier, TokenClassifier, build_bert
 
 CONFIG = (
@@ -62,11 +61,11 @@ def build_encoder(**arguments) -> Bert:
     return build_bert(**arguments, pooler=False)
 
 
-def build_text_classifier(labels, **arguments) -> TextClassifier:
+def build_text_classifier(class_names, **arguments) -> TextClassifier:
     """The classifier has a dense layer of its own, with relu, where BERT has the pooler's with tanh."""
     encoder = build_encoder(**arguments)
     pooler = keras.layers.Dense(encoder.hidden_dim, activation="relu", name="pooler")
-    return TextClassifier(Bert(encoder.token_embedding, encoder.stack, pooler, name="distilbert"), labels)
+    return TextClassifier(Bert(encoder.token_embedding, encoder.stack, pooler, name="distilbert"), class_names)
 
 
 def task(model_class, activation, **arguments):
@@ -74,9 +73,9 @@ def task(model_class, activation, **arguments):
     return model_class(build_encoder(activation=activation, **arguments), activation=activation)
 
 
-def classifier(model_class, labels, **arguments):
+def classifier(model_class, class_names, **arguments):
     """A task model with names for its classes."""
-    return model_class(build_encoder(**arguments), labels)
+    return model_class(build_encoder(**arguments), class_names)
 
 
 def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:

@@ -6,10 +6,9 @@ import functools
 import numpy as np
 
 from keras_tfm.checkpoints.architecture import Architecture
-from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Number, Only, Size, value_at
+from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Labels, Number, Only, Size, value_at
 from keras_tfm.checkpoints.families import bert
 from keras_tfm.checkpoints.families.bert import dense, norm
-from keras_tfm.checkpoints.label_keys import Labels
 from keras_tfm.checkpoints.tensors import Same
 from keras_tfm.models import MaskedLM, SpanClassifier, TextClassifier, TokenClassifier, build_bert
 
