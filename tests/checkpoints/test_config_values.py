@@ -141,6 +141,16 @@ def test_keys_that_change_nothing_in_transformers_change_nothing_here(name):
     assert with_more == without_more
 
 
+@pytest.mark.parametrize("key", ["odd", "layer_types", "hidden_act", "rope_parameters", "architectures", "model_type"])
+def test_a_message_is_short_whatever_a_file_holds(key):
+    config = json.loads(tiny("llama2").config.to_json_string())
+    value = ["x" * 30] * 1000
+    config[key] = {"rope_theta": value} if key == "rope_parameters" else value
+    with pytest.raises(ValueError, match="Received: ") as caught:
+        read(config)
+    assert len(str(caught.value)) < 3000
+
+
 def test_keys_that_are_absent_mean_what_transformers_means():
     sizes = {"vocab_size": 29, "num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 8}
     for kind, head_dim, heads in (("llama", 16, 16), ("mistral", 16, 8), ("qwen3", 128, 32)):
