@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # not on Windows, where what a killed process leaves behind stays

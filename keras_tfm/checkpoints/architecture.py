@@ -60,7 +60,7 @@ def model_types() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(families.__path__))
 
 
-def architectures_of(model_type: str) -> tuple[Architecture, ...]:
+def architectures_of(model_type: str | None) -> tuple[Architecture, ...]:
     """The architectures of a family; raises ValueError if there is no map of that name."""
     if model_type not in model_types():
         raise ValueError(

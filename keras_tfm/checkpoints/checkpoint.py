@@ -22,6 +22,10 @@ from keras_tfm.pipelines import (
     TextClassification,
     TextRegression,
 )
+from keras_tfm.pipelines.text_pipeline import TextPipeline
+from keras_tfm.samplers import Sampler
+from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.types import DTypeLike
 
 _PIPELINES = (TextClassification, TextRegression, EntityRecognition, QuestionAnswering, SentenceEmbedding)
 
@@ -81,7 +85,7 @@ class Checkpoint(abc.ABC):
         """What `model` returns, given the filled model of the wiring; by default itself."""
         return model
 
-    def read_tokenizer(self):
+    def read_tokenizer(self) -> Tokenizer:
         """The tokenizer; ValueError if there is none."""
         raise ValueError(f"The checkpoint must have a tokenizer. Received: {self.path} without one.")
 
@@ -99,7 +103,7 @@ class Checkpoint(abc.ABC):
         """What `summary` tells first and last."""
         return {"architecture": self.wiring()[0].name}, {}
 
-    def model(self, dtype=None, architecture: str | None = None, **options: Any) -> keras.Model:
+    def model(self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any) -> keras.Model:
         """Makes the model, filled; a new one at each call.
 
         Each variable is made straight from the file: at most 1.3 times the memory of the weights is needed. Nothing in
@@ -136,7 +140,7 @@ class Checkpoint(abc.ABC):
         model.checkpoint = {"architecture": known.name, "notes": self.notes()}
         return self.finish(model, architecture)
 
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer, whose ids equal those of transformers; the same one at each call.
 
         Special tokens in a text are read as such, but none are added: where a model was trained with a first token,
@@ -177,7 +181,9 @@ class Checkpoint(abc.ABC):
             raise ValueError(f"`eos_token_id` must be a token id or a list of them. Received: {ids} in {self.path}.")
         return tuple(dict.fromkeys(ids))
 
-    def text_generator(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+    def text_generator(
+        self, sampler: str | Sampler = "greedy", dtype: DTypeLike | None = None, **options: Any
+    ) -> TextGenerator:
         """The model, its tokenizer and its stop tokens as one object that writes text.
 
         Args:
@@ -195,7 +201,7 @@ class Checkpoint(abc.ABC):
             )
         return TextGenerator(model, self.tokenizer(), sampler, self.stop_token_ids)
 
-    def pipeline(self, dtype=None, architecture: str | None = None, **options: Any):
+    def pipeline(self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any) -> TextPipeline:
         """The encoder, its head and its tokenizer as one object that takes texts.
 
         Args:

@@ -203,16 +203,16 @@ class Choice:
     default: Any = _REQUIRED
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         name = value_at(config, self.key, self.default)
         if not isinstance(name, str) or name not in self.values:
             raise ValueError(f"`{self.key}` of the config must be one of {sorted(self.values)}. Received: {name!r}.")
         return {self.argument: self.values[name]}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         names = [name for name, value in self.values.items() if value is arguments[self.argument]]
         if not names:
             raise ValueError(
@@ -237,10 +237,10 @@ class Only:
     also: tuple = ()
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         if value_at(config, self.key, self.value) not in (self.value, *self.also):
             raise ValueError(
                 f"`{self.key}` of the config must be {self.value!r}; nothing else is supported here. "
@@ -248,7 +248,7 @@ class Only:
             )
         return {}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {self.key: self.value}
 
 
@@ -265,10 +265,10 @@ class Always:
     value: Any
     keys: tuple[str, ...] = dataclasses.field(default=(), init=False)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {self.argument: self.value}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if arguments[self.argument] != self.value:
             raise ValueError(
                 f"`{self.argument}` must be {self.value!r} in this family. Received: {arguments[self.argument]!r}."
@@ -282,10 +282,10 @@ class Harmless:
 
     keys: tuple[str, ...]
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
@@ -295,7 +295,7 @@ class Labels:
 
     keys: tuple[str, ...] = ("id2label", "label2id", "num_labels", "problem_type")
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         if config.get("problem_type") not in (None, "single_label_classification"):
             raise ValueError(
                 "`problem_type` of the config must be 'single_label_classification'. "
@@ -310,7 +310,7 @@ class Labels:
             )
         return {"class_names": labels}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         labels = arguments["class_names"]
         return {
             "id2label": {str(i): label for i, label in enumerate(labels)},

@@ -1,5 +1,6 @@
 """Models whose variables are made straight from a checkpoint, strictly."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -57,8 +58,8 @@ def fill(
     parts = {_name_in(shapes, part.name, prefix, older or {}): part for part in parts_of(tensors, model)}
     extra = [name for name in shapes if name not in parts and not skips(tensors, name, prefix)]
     source.check_types(name for name in parts if name in shapes)
-    differing = []
-    for name in [name for name in extra if name in (copies or {})]:
+    copies, differing = copies or {}, []
+    for name in [name for name in extra if name in copies]:
         original = _name_in(shapes, copies[name], prefix, older or {})
         if original in shapes:
             extra.remove(name)
@@ -69,7 +70,7 @@ def fill(
     for name, part in parts.items():
         tensor = _Filling(source, name, part)
         for variable in part.variables:
-            values[id(variable)] = lambda tensor=tensor, variable=variable: tensor.value_of(variable)
+            values[id(variable)] = functools.partial(tensor.value_of, variable)
     for variable in model.variables:
         compat.initialize(variable, values.pop(id(variable), None))  # seeds of dropout have their own initializer
 
@@ -107,8 +108,7 @@ class _Filling:
 
 def _aligned(shape, dtype: str) -> np.ndarray:
     """Memory for an array that TensorFlow can take over."""
-    dtype = np.dtype(dtype)
-    num_bytes = num_elements(shape) * dtype.itemsize
+    num_bytes = num_elements(shape) * np.dtype(dtype).itemsize
     memory = np.empty(num_bytes + _ALIGNMENT, "uint8")
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + num_bytes].view(dtype).reshape(shape)

@@ -33,7 +33,7 @@ class FolderCheckpoint(Checkpoint):
             if self._is_sentence_encoder(None):
                 read_settings(self.path, self.json)  # says so if the encoder is elsewhere
             is_adapter = (self.path / "adapter_config.json").is_file()
-            advice = " It is an adapter: merge it with its base model in `peft`, and save that." if is_adapter else ""
+            advice = " It is an adapter: load its base model, then `keras_tfm.adapters.load(model, path)`." if is_adapter else ""
             raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.{advice}")
         return config
 
@@ -68,11 +68,11 @@ class FolderCheckpoint(Checkpoint):
     def read_chat_template(self) -> ChatTemplate:
         """chat_template.jinja, or `chat_template` of tokenizer_config.json."""
         if (self.path / "chat_template.jinja").is_file():
-            source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
+            source: Any = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
         else:
             source = (self.json("tokenizer_config.json") or {}).get("chat_template")
         if isinstance(source, list):  # several, by name
-            named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+            named: dict[Any, Any] = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
             source = named.get("default", next(iter(named.values()), None))
         if not isinstance(source, str):
             return super().read_chat_template()

@@ -13,6 +13,8 @@ from keras_tfm.checkpoints.folder import FolderCheckpoint, HubCheckpoint
 from keras_tfm.checkpoints.gguf import GgufCheckpoint
 from keras_tfm.checkpoints.reader import refuse_file
 from keras_tfm.files import local_path
+from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.types import DTypeLike
 
 # Ends of file names -> the class that opens such a file. Everything else is a folder.
 FORMATS: dict[str, type[Checkpoint]] = {".gguf": GgufCheckpoint}
@@ -51,7 +53,7 @@ def open(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = (), revisio
 
 def load(
     path_or_repo_id: str | os.PathLike,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     ignore: Iterable[str] = (),
     revision: str | None = None,
     architecture: str | None = None,
@@ -76,7 +78,7 @@ def load(
     return open(path_or_repo_id, ignore, revision).model(dtype, architecture, **options)
 
 
-def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
+def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint; see `Checkpoint.tokenizer`.
 
     Args:

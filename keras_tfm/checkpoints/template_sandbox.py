@@ -26,7 +26,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=_as_it_is,
         )
 
-    def text(self, template, variables: dict[str, Any]) -> str:
+    def text(self, template: Any, variables: dict[str, Any]) -> str:
         """What the template writes; TemplateError if that is longer than a chat can be."""
         pieces, length = [], 0
         for piece in template.generate(variables):
@@ -45,8 +45,8 @@ def _as_it_is(context, value: Any) -> Any:
 class Generation(Extension):
     """`{% generation %}`: marks an answer for training in transformers; here it is the text between."""
 
-    tags = frozenset({"generation"})
+    tags: Any = frozenset({"generation"})
 
-    def parse(self, parser):
+    def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)

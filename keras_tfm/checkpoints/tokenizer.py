@@ -104,7 +104,7 @@ def _kind(folder: Path, document: dict[str, Any] | None) -> str:
     if document is not None:
         model = document.get("model")
         kind = str(model.get("type", "BPE")) if isinstance(model, dict) else "unknown"
-        if kind == "BPE" and model.get("byte_fallback"):
+        if kind == "BPE" and isinstance(model, dict) and model.get("byte_fallback"):
             kind = "BPE with byte fallback"
         return "SentencePiece" if has_sentence_piece and kind not in ("BPE", "WordPiece") else kind
     if (folder / "vocab.txt").is_file():

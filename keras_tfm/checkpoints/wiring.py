@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-# What changes training, names or precision only.
+# What changes training, names or precision only, or is seen to elsewhere.
 _IMMATERIAL = {
+    "adapters",  # `save` wants them to be in the kernels
     "autocast",
     "build_config",
     "checkpoint",
@@ -12,6 +13,7 @@ _IMMATERIAL = {
     "dtype",
     "method",
     "name",
+    "parts_adapted",
     "parts_trainable",
     "remat",
     "stochastic_depth",

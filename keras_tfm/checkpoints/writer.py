@@ -9,7 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tfm import compat
 from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
+from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.config_keys import read_config, write_config
 from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.checkpoints.sentence_transformers import modules_of, without_pooler
@@ -20,6 +22,7 @@ from keras_tfm.files import check_is_free, written_whole
 from keras_tfm.models import SentenceEncoder
 from keras_tfm.ops.tensors import known_value
 from keras_tfm.optional import required
+from keras_tfm.tokenizers import Tokenizer
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -27,11 +30,11 @@ _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def save(
     model: keras.Model,
     path: str | os.PathLike,
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
     dtype: str = "float32",
     architecture: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
-    chat_template=None,
+    chat_template: ChatTemplate | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a folder that `transformers.AutoModel...from_pretrained` loads, with equal logits.
@@ -65,6 +68,7 @@ def save(
         check_is_free(path)
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
+    _refuse_adapters(model)
     noted = getattr(model, "checkpoint", {})
     name = architecture or noted.get("architecture")
     encoder, modules = (model.encoder, modules_of(model)) if isinstance(model, SentenceEncoder) else (model, {})
@@ -78,6 +82,15 @@ def save(
         _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)
+
+
+def _refuse_adapters(model: keras.Model) -> None:
+    for layer in compat.all_layers(model):
+        if active := [adapter.name for adapter in getattr(layer, "adapters", ()) if adapter.is_active]:
+            raise ValueError(
+                f"A model must be without adapters that are not in its kernels. Received: {active} in {layer.path}. "
+                "`keras_tfm.adapters.merge(model)` puts them there; `keras_tfm.adapters.save` writes them alone."
+            )
 
 
 def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Architecture, dict[str, Any]]:
@@ -136,7 +149,8 @@ def _write_tensors(parts: list[Part], folder: Path, dtype: str, max_shard_bytes:
 
 def _shards(parts: list[Part], item_size: int, max_shard_bytes: int) -> Iterator[list[Part]]:
     """Consecutive tensors of at most so many bytes together, or a single one."""
-    shard, size = [], 0
+    shard: list[Part] = []
+    size = 0
     for part in parts:
         num_bytes = num_elements(part.shape) * item_size
         if shard and size + num_bytes > max_shard_bytes:

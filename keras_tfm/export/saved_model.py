@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -16,9 +16,11 @@ from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_
 from keras_tfm.generation.options import MOST_NEW_TOKENS, GenerationOptions
 from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import check_ids_of, int32_seed
+from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
 from keras_tfm.samplers.state import REASONS
+from keras_tfm.types import PathLike
 
 # What a caller may set: signature argument -> (processor, its field).
 _CONTROLS = {"temperature": (Temperature, "temperature"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
@@ -33,15 +35,15 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def export_text_generator(
-    writer,
-    path,
+    writer: TextGenerator,
+    path: PathLike,
     max_new_tokens: int = 64,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
     num_return_sequences: int = 1,
-    stop_strings=(),
+    stop_strings: str | Iterable[str] = (),
     max_total_tokens: int | None = None,
     max_prompts: int | None = None,
     jit_compile: bool = False,
@@ -135,7 +137,7 @@ def export_text_generator(
     write_saved_model(module, module.signatures(), path, requests)
 
 
-def total_tokens_of(model, max_total_tokens: int | None = None) -> int:
+def total_tokens_of(model: Any, max_total_tokens: int | None = None) -> int:
     """The most tokens of a prompt and its new tokens, given or by default.
 
     Args:
@@ -154,8 +156,9 @@ def total_tokens_of(model, max_total_tokens: int | None = None) -> int:
     if positions is not None:
         return positions
     noted = model.checkpoint.get("notes", {}).get("max_position_embeddings")
-    is_length = isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS
-    return noted if is_length else DEFAULT_TOTAL_TOKENS
+    if isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS:
+        return noted
+    return DEFAULT_TOTAL_TOKENS
 
 
 class _Served(NamedTuple):
@@ -185,7 +188,7 @@ class ServedTextGenerator(tf.Module):
 
     def __init__(
         self,
-        writer,
+        writer: TextGenerator,
         options: GenerationOptions,
         defaults: dict,
         jit_compile: bool = False,
@@ -236,20 +239,24 @@ class ServedTextGenerator(tf.Module):
             traced["decode_step"] = _trace(self.decode_step, num_tokens=num_tokens, **states)
         return traced
 
-    def generate_with_defaults(self, prompts):
+    def generate_with_defaults(self, prompts: tf.Tensor) -> dict[str, tf.Tensor]:
         """prompts string (B,) -> what `generate` gives."""
         return self.generate(prompts, **{name: tf.constant(value) for name, value in self._defaults.items()})
 
-    def generate(self, prompts, max_new_tokens, seed, **controls):
+    def generate(
+        self, prompts: tf.Tensor, max_new_tokens: tf.Tensor, seed: tf.Tensor, **controls: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """prompts string (B,) and settings () -> text, num_tokens, finish_reason, scores, (R,) each."""
         return self._answer(self._extend(self._begin(prompts, max_new_tokens, seed, controls), max_new_tokens))
 
-    def prefill(self, prompts, max_new_tokens, seed, **controls):
+    def prefill(
+        self, prompts: tf.Tensor, max_new_tokens: tf.Tensor, seed: tf.Tensor, **controls: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """As `generate`, after the first token, with the state of the generation."""
         served = self._extend(self._begin(prompts, max_new_tokens, seed, controls), tf.minimum(1, max_new_tokens))
         return {**self._answer(served), **_named(served)}
 
-    def decode_step(self, num_tokens, **states):
+    def decode_step(self, num_tokens: tf.Tensor, **states: tf.Tensor) -> dict[str, tf.Tensor]:
         """Goes on by `num_tokens` for each row that has not finished."""
         message = f"This model goes on with a state of `state_format` {STATE_FORMAT}, as its own `prefill` gives it."
         with tf.control_dependencies([tf.debugging.assert_equal(states.pop("state_format"), STATE_FORMAT, message)]):
@@ -266,12 +273,12 @@ class ServedTextGenerator(tf.Module):
         served = self._extend(served, tf.minimum(until, tf.minimum(served.settings.max_new_tokens, room)))
         return {**self._answer(served), **_named(served)}
 
-    def tokenize(self, texts):
+    def tokenize(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,)."""
         token_ids = self.tokenizer(self._few("texts", texts))
         return {"token_ids": token_ids.to_tensor(-1), "num_tokens": tf.cast(token_ids.row_lengths(), tf.int32)}
 
-    def logits(self, token_ids):
+    def logits(self, token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """token_ids int32 (B, T) -> logits float32 (B, T, V)."""
         size = self._writer.model.vocabulary_size
         message = f"`token_ids` must be at least 0 and less than {size}."
@@ -385,7 +392,7 @@ def _unnamed(like, named):
 def _leaves(structure, name):
     """The pairs (name, leaf) of nested tuples, lists and dicts, in the order in which they are flattened."""
     if isinstance(structure, dict):
-        parts = sorted(structure.items())
+        parts: Any = sorted(structure.items())
     elif isinstance(structure, (tuple, list)):
         fields = getattr(structure, "_fields", range(len(structure)))
         parts = zip(fields, structure, strict=True)
@@ -394,7 +401,7 @@ def _leaves(structure, name):
     return [leaf for key, part in parts for leaf in _leaves(part, f"{name}_{key}")]
 
 
-def batches_of(warmup) -> list[list[str]]:
+def batches_of(warmup: str | Sequence[str | Sequence[str]]) -> list[list[str]]:
     """Lists of prompts, of what may be single ones."""
     entries = [warmup] if isinstance(warmup, str) else warmup
     try:
@@ -438,7 +445,11 @@ def _open_sampler(sampler, values):
                 f"Received: {given} for {type(sampler).__name__}. Give the sampler's own processors their values."
             )
         return sampler, {}
-    neutral = {"temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0, "top_k": 0, "top_p": 1.0}
+    neutral: dict[str, Any] = {
+        "temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
     processors = list(sampler.processors)
     for name, (kind, field) in _CONTROLS.items():
         places = [i for i, processor in enumerate(processors) if isinstance(processor, kind)]

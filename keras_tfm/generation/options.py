@@ -1,12 +1,12 @@
 """What a generation is asked for, and what it gives."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from keras_tfm.arguments import as_integer, number_of, require, sequences_of, token_ids_of
 from keras_tfm.samplers.registry import get_sampler
-from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.stop_strings import StopStrings
 
 MOST_NEW_TOKENS = 2**30  # the greatest bucket of sizes
@@ -68,7 +68,7 @@ class GenerationOptions:
     """
 
     max_new_tokens: int = 64
-    sampler: str | Sampler = "greedy"
+    sampler: Any = "greedy"  # str or Sampler; a Sampler from `__post_init__` on
     seed: int | None = None
     num_return_sequences: int = 1
     stop_token_ids: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class GenerationOptions:
     cache_dtype: str | None = None
     max_seconds: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 0), ("num_return_sequences", 1), ("alternatives", 0)):
             self._set(name, as_integer(name, getattr(self, name), least))
         require(

@@ -28,7 +28,7 @@ class Pace:
     def __init__(self, last: int, tokens_per_piece: int | None, seconds: float | None):
         self.last = last
         self.is_timed = tokens_per_piece is None
-        self.size = 1 if self.is_timed else tokens_per_piece
+        self.size = 1 if tokens_per_piece is None else tokens_per_piece
         self.shown = last if self.size >= last else 1
         self.until = self.num_tokens = 0
         self.begun = time.monotonic()

@@ -72,7 +72,7 @@ def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids") ->
     return tf.RaggedTensor.from_row_lengths(flat, np.array([len(row) for row in rows], "int64"))
 
 
-def check_fits(model, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
+def check_fits(model: Any, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
     """Raises unless the longest prompt and its new tokens fit the model's positions."""
     limit, longest = model.max_sequence_length, max([1, *prompts.row_lengths().numpy()]) + num_remembered
     if limit is not None and longest + max_new_tokens > limit:

@@ -22,8 +22,10 @@ from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
+from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
+from keras_tfm.types import Tensor
 
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
@@ -43,7 +45,7 @@ class Prefix(NamedTuple):
     version: int
 
     @classmethod
-    def of(cls, token_ids, state, version: int) -> "Prefix | None":
+    def of(cls, token_ids: Tensor, state: Any, version: int) -> "Prefix | None":
         """The part of these tokens that a state has read; None if it is empty, or if the state cannot rewind to it."""
         num_read = int(state.num_tokens[0])
         num_kept = min(num_read, len(token_ids))
@@ -69,7 +71,7 @@ class GenerationRunner:
         RuntimeError: on another backend than TensorFlow.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         require_tensorflow("`generate`")
         self._model = model
         self._compiled: collections.OrderedDict = collections.OrderedDict()
@@ -85,12 +87,16 @@ class GenerationRunner:
                 self._compiled.clear()
             return self._version
 
-    def steps(self, token_ids, options: GenerationOptions, tokens_per_piece: int | None) -> Iterator[Generation]:
+    def steps(
+        self, token_ids: Tensor, options: GenerationOptions, tokens_per_piece: int | None
+    ) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
         for progress in self.run(token_ids, options, tokens_per_piece):
             yield progress.generation
 
-    def run(self, token_ids, options: GenerationOptions, tokens_per_piece, prefix: Prefix | None = None):
+    def run(
+        self, token_ids: Tensor, options: GenerationOptions, tokens_per_piece: int | None, prefix: Prefix | None = None
+    ) -> Iterator[Progress]:
         """Yields `Progress` after the first token and as often as `Pace` says.
 
         Args:
@@ -139,7 +145,9 @@ class GenerationRunner:
                 final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
                 yield Progress(generation_of(final, scores, num_rows, options), state.decoding)
 
-    def compiled(self, sampler, shape, options, has_prefix) -> CompiledGeneration:
+    def compiled(
+        self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
+    ) -> CompiledGeneration:
         """The compiled loop for this structure of sampler and options, retraced if the model has changed."""
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
@@ -262,7 +270,7 @@ def int32_seed(seed: int) -> np.int32:
     return np.uint32(seed % 2**32).view(np.int32)
 
 
-def generation_of(state, scores, num_rows, options) -> Generation:
+def generation_of(state: Any, scores: Tensor, num_rows: Tensor, options: Any) -> Generation:
     """The real rows of an answer as arrays."""
     finish = state.finish.numpy()[:num_rows]
     if (finish == INVALID).any():

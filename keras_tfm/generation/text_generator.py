@@ -3,14 +3,20 @@
 import codecs
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from keras_tfm.arguments import token_ids_of
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import tokens_between_looks
 from keras_tfm.generation.prompts import text_of, texts_of
 from keras_tfm.samplers.registry import get_sampler
+from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.stop_strings import StopStrings
+from keras_tfm.types import PathLike, Tensor
+
+if TYPE_CHECKING:
+    from keras_tfm.generation.session import TextSession
 
 
 class TextGenerator:
@@ -35,7 +41,9 @@ class TextGenerator:
         >>> writer.export("serving/1")
     """
 
-    def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
+    def __init__(
+        self, model: Any, tokenizer: Any, sampler: str | Sampler = "greedy", stop_token_ids: Iterable[int] = ()
+    ):
         if "generation_runner" not in dir(model):  # `hasattr` would make one
             raise TypeError(
                 "`model` must be a `CausalLM`, as `build_gpt` and `checkpoints.load` make it. "
@@ -66,7 +74,7 @@ class TextGenerator:
         """The bytes of each token of the vocabulary."""
         return [self.tokenizer.token_bytes(token_id) for token_id in range(self.tokenizer.vocabulary_size)]
 
-    def __call__(self, prompts, max_new_tokens: int = 64, **options):
+    def __call__(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> str | list:
         """Continues prompts.
 
         Args:
@@ -82,13 +90,13 @@ class TextGenerator:
             ValueError: if a prompt with its new tokens does not fit the model, or for a number out of its range.
             TypeError: for prompts that are no str. Both before any work.
         """
-        texts = self.generate(prompts, max_new_tokens, **options).texts
+        texts: Any = self.generate(prompts, max_new_tokens, **options).texts
         width = options.get("num_return_sequences", 1)
         if width > 1:
             texts = [list(texts[i : i + width]) for i in range(0, len(texts), width)]
         return texts[0] if isinstance(prompts, str) else list(texts)
 
-    def generate(self, prompts, max_new_tokens: int = 64, **options) -> Generation:
+    def generate(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> Generation:
         """Continues prompts and tells all about it: texts, token ids, why each ended, log-probabilities, scores.
 
         Args:
@@ -103,11 +111,17 @@ class TextGenerator:
         Returns:
             `Generation` with `texts`.
         """
-        options = self.options(max_new_tokens=max_new_tokens, **options)
-        *_, last = self._steps(self.encode(prompts), options, options.max_new_tokens)
-        return self.with_texts(last, options)
+        checked = self.options(max_new_tokens=max_new_tokens, **options)
+        *_, last = self._steps(self.encode(prompts), checked, checked.max_new_tokens)
+        return self.with_texts(last, checked)
 
-    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options) -> Iterator:
+    def stream(
+        self,
+        prompts: str | Iterable[str],
+        max_new_tokens: int = 64,
+        tokens_per_piece: int | None = None,
+        **options: Any,
+    ) -> Iterator:
         """Continues prompts, yielding text as it is written; together the pieces are what `__call__` returns.
 
         Args:
@@ -121,19 +135,25 @@ class TextGenerator:
             and what may become a stop string waits until it does not. For a list the pairs (row, str). Closing the
             iterator ends the work.
         """
-        options = self.options(max_new_tokens=max_new_tokens, **options)
+        checked = self.options(max_new_tokens=max_new_tokens, **options)
         tokens_per_piece = tokens_between_looks("tokens_per_piece", tokens_per_piece)
-        steps = self._steps(self.encode(prompts), options, tokens_per_piece)
-        for row, piece in self.pieces(steps, options):
-            yield piece if isinstance(prompts, str) and options.num_return_sequences == 1 else (row, piece)
+        steps = self._steps(self.encode(prompts), checked, tokens_per_piece)
+        for row, piece in self.pieces(steps, checked):
+            yield piece if isinstance(prompts, str) and checked.num_return_sequences == 1 else (row, piece)
 
-    def session(self, text: str = ""):
+    def session(self, text: str = "") -> "TextSession":
         """A `TextSession` that begins with `text`, for example a system prompt: it is read once."""
         from keras_tfm.generation.session import TextSession  # it is made of this class
 
         return TextSession(self, self.encode(text_of("text", text))[0])
 
-    def options(self, stop_strings=(), negative_prompts=None, stop_token_ids=(), **options) -> GenerationOptions:
+    def options(
+        self,
+        stop_strings: str | Iterable[str] = (),
+        negative_prompts: str | Iterable[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        **options: Any,
+    ) -> GenerationOptions:
         """The options of a call, with what strings among them mean for the tokenizer."""
         if strings := () if stop_strings is None else tuple(texts_of("stop_strings", stop_strings)):
             options["stop_strings"] = self.stop_strings(strings)
@@ -144,7 +164,7 @@ class TextGenerator:
             stop_token_ids=(*self.stop_token_ids, *token_ids_of("stop_token_ids", stop_token_ids, least=0)),
         )
 
-    def encode(self, prompts, name: str = "prompts") -> list[list[int]]:
+    def encode(self, prompts: str | Iterable[str], name: str = "prompts") -> list[list[int]]:
         """Token ids of each prompt, given in the argument `name`."""
         return [self.tokenizer.encode(prompt) for prompt in texts_of(name, prompts)]
 
@@ -158,7 +178,7 @@ class TextGenerator:
             texts = [options.stop_strings.cut(text) for text in texts]
         return dataclasses.replace(generation, texts=tuple(texts))
 
-    def pieces(self, steps, options: GenerationOptions) -> Iterator[tuple[int, str]]:
+    def pieces(self, steps: Iterable[Generation], options: GenerationOptions) -> Iterator[tuple[int, str]]:
         """The pairs (row, piece of text) of a generation under way."""
         rows = None
         for generation in steps:
@@ -168,7 +188,7 @@ class TextGenerator:
                 if piece := row.read(ids, has_ended=bool(generation.finish_reasons[i])):
                     yield i, piece
 
-    def export(self, path, **defaults) -> None:
+    def export(self, path: PathLike, **defaults: Any) -> None:
         """Writes a SavedModel that TensorFlow alone can serve, text in, text out; see `keras_tfm.export`.
 
         Args:
@@ -192,7 +212,7 @@ class TextGenerator:
 class _RowText:
     """One row's text as it comes: whole characters that no stop can take back."""
 
-    def __init__(self, tokenizer, options):
+    def __init__(self, tokenizer, options: Any):
         self._tokenizer = tokenizer
         self._stop_strings = options.stop_strings
         self._num_held = max([0, *(len(sequence) - 1 for sequence in options.stop_sequences)])
@@ -201,7 +221,7 @@ class _RowText:
         self._text = ""
         self._num_given = 0
 
-    def read(self, token_ids, has_ended: bool) -> str:
+    def read(self, token_ids: Tensor, has_ended: bool) -> str:
         """The text that has become certain, given all tokens so far."""
         certain = len(token_ids) if has_ended else max(len(token_ids) - self._num_held, self._num_read)
         new_bytes = b"".join(self._tokenizer.token_bytes(int(i)) for i in token_ids[self._num_read : certain])

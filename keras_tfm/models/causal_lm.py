@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
@@ -20,6 +21,8 @@ from keras_tfm.models.token_model import as_embedding, check_blocks, token_input
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
+from keras_tfm.samplers import Sampler
+from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -62,7 +65,15 @@ class CausalLM(ChunkedLossModel):
 
     untraced_attributes = (*ChunkedLossModel.untraced_attributes, "generation_runner")
 
-    def __init__(self, token_embedding, stack, head=None, weight_dtype=None, dtype=None, **kwargs):
+    def __init__(
+        self,
+        token_embedding: LayerLike,
+        stack: LayerLike,
+        head: LayerLike | None = None,
+        weight_dtype: str | None = None,
+        dtype: DTypeLike | None = None,
+        **kwargs: Any,
+    ):
         token_embedding = as_embedding(token_embedding)
         stack = as_layer(stack, "stack", "TransformerStack([TransformerBlock(...), ...])")
         check_blocks(stack)
@@ -74,7 +85,7 @@ class CausalLM(ChunkedLossModel):
             "head": head,
         }
         super().__init__(token_inputs("padding_mask", "document_ids"), parts, dtype, **kwargs)
-        self.weight_dtype = None
+        self.weight_dtype: str | None = None
         if weight_dtype is not None:
             if weight_dtype != "int8":
                 raise ValueError(f'`weight_dtype` must be None or "int8". Received: {weight_dtype!r}.')
@@ -132,7 +143,9 @@ class CausalLM(ChunkedLossModel):
         hidden, memories = self.stack(x, positions=positions, cache=state.memories)
         return hidden, state.after(positions, memories)
 
-    def init_state(self, batch_size, max_sequence_length, dtype: str | None = None) -> DecodingState:
+    def init_state(
+        self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
+    ) -> DecodingState:
         """The empty decoding state, whose KV caches have slots for `max_sequence_length` tokens.
 
         Args:
@@ -143,7 +156,9 @@ class CausalLM(ChunkedLossModel):
             ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_sequence_length, dtype)
         )
 
-    def read(self, token_ids, state: DecodingState, padding_mask=None):
+    def read(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
         """Reads tokens into the KV caches, at most `LONGEST_APPEND` at once (chunked prefill), to save memory.
 
         Args:
@@ -186,11 +201,11 @@ class CausalLM(ChunkedLossModel):
         )
         return hidden, state
 
-    def project(self, hidden):
+    def project(self, hidden: Tensor) -> Tensor:
         """Logits (B, T, V) of hidden states (B, T, D)."""
         return self.token_embedding(hidden, reverse=True) if self.head is None else self.head(hidden)
 
-    def read_logits(self, token_ids):
+    def read_logits(self, token_ids: Tensor) -> Tensor:
         """The logits (B, T, V) of a forward pass, computed by chunked prefill.
 
         With T unknown it is traced in a fraction of the time of `call`, and long rows are read in pieces.
@@ -201,7 +216,9 @@ class CausalLM(ChunkedLossModel):
         batch, length = ops.shape(token_ids)
         return self.project(self.read(token_ids, self.init_state(batch, length))[0])
 
-    def prefill(self, token_ids, state: DecodingState, padding_mask=None):
+    def prefill(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
         """Prefill: reads a prompt, or one more piece of it.
 
         Args:
@@ -215,7 +232,9 @@ class CausalLM(ChunkedLossModel):
             return self.project(hidden[:, -1:])[:, 0], state
         return self.project(last_real(hidden, padding_mask))[:, 0], state
 
-    def decode_step(self, token_ids, state: DecodingState, padding_mask=None):
+    def decode_step(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
         """One decoding step: reads one more token for each row.
 
         Args:
@@ -231,7 +250,9 @@ class CausalLM(ChunkedLossModel):
         hidden, state = self.read(token_ids[:, None], state, padding_mask)
         return self.project(hidden)[:, 0], state
 
-    def generate(self, token_ids, max_new_tokens: int = 64, sampler="greedy", **options) -> Generation:
+    def generate(
+        self, token_ids: Tensor, max_new_tokens: int = 64, sampler: str | Sampler = "greedy", **options: Any
+    ) -> Generation:
         """Continues prompts with new tokens, in one compiled loop with a KV cache.
 
         The loop is compiled for a structure of sampler and options and for buckets of batch size, prompt length and new
@@ -264,7 +285,12 @@ class CausalLM(ChunkedLossModel):
         return last
 
     def generate_steps(
-        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_piece: int | None = 1, **options
+        self,
+        token_ids: Tensor,
+        max_new_tokens: int = 64,
+        sampler: str | Sampler = "greedy",
+        tokens_per_piece: int | None = 1,
+        **options: Any,
     ) -> Iterator[Generation]:
         """`generate` as a stream: yields after the first token and every `tokens_per_piece` more.
 
@@ -273,8 +299,8 @@ class CausalLM(ChunkedLossModel):
         Nothing is computed that is not asked for: closing the iterator ends the work. Each `Generation` holds all new
         tokens so far; the last equals what `generate` returns. Beam search knows its tokens only at the end.
         """
-        options = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
-        return self.generation_runner.steps(token_ids, options, tokens_per_piece)
+        checked = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
+        return self.generation_runner.steps(token_ids, checked, tokens_per_piece)
 
     def quantize_for_generation(self) -> None:
         """Rounds the weights of all projections and the token table to 8 bits, in place: for inference only.
@@ -296,7 +322,7 @@ class CausalLM(ChunkedLossModel):
         """The cache of this model's compiled loops."""
         return GenerationRunner(self)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "token_embedding": serialize(self.token_embedding),

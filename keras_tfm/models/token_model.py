@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras_tfm.arguments import refuse_ragged
 from keras_tfm.files import written_whole
 from keras_tfm.layers.composite import (
     Composite,
+    adapted_settings,
     freeze_parts,
     quantized_settings,
     revive,
@@ -19,7 +21,8 @@ from keras_tfm.layers.composite import (
     trainable_settings,
 )
 from keras_tfm.layers.embeddings import TokenEmbedding
-from keras_tfm.ops.masks import refuse_float_mask
+from keras_tfm.ops.positions import refuse_float_mask
+from keras_tfm.types import Config, DTypeLike, LayerLike, PathLike, Tensor
 
 INPUTS = {
     "token_ids": "int32",
@@ -38,7 +41,7 @@ def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
     }
 
 
-def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options) -> None:
+def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options: Any) -> None:
     """Calls Keras' `save` of a model for a place beside `filepath`, and renames what is there then."""
     if "://" in str(filepath):  # no file of this machine
         save(filepath, overwrite=overwrite, **options)
@@ -63,7 +66,7 @@ class TokenModel(keras.Model):
         parts: dict from attribute name to layer, or None; `_forward` reads them as attributes.
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
-        parts_trainable, parts_quantized: as in `Composite`.
+        parts_trainable, parts_quantized, parts_adapted: as in `Composite`.
         checkpoint: dict, what `keras_tfm.checkpoints.load` has noted for `save` and for exports; kept in .keras files.
     """
 
@@ -71,12 +74,13 @@ class TokenModel(keras.Model):
         self,
         inputs: dict,
         parts: dict,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         trainable: bool = True,
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
+        parts_adapted: dict | None = None,
         checkpoint: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         compat.set_before_init(self, parts)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
@@ -86,19 +90,23 @@ class TokenModel(keras.Model):
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
         self.checkpoint = checkpoint or {}
-        set_parts(self, parts_trainable or {}, parts_quantized or {})
+        set_parts(self, parts_trainable or {}, parts_quantized or {}, parts_adapted or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Tensor | dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._complete(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._complete(inputs), training=training, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Any:
         # As a part of another model's graph: Keras knows no absent inputs there, and our own stand for them.
         given = self._complete(inputs)
         inputs = {x.name: x if given[x.name] is None else given[x.name] for x in self.inputs}
@@ -119,7 +127,7 @@ class TokenModel(keras.Model):
         refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
 
-    def save(self, filepath, overwrite: bool = True, **options):
+    def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
         """Keras' `save`, but that the file is there whole or not at all; see `written_whole`.
 
         Args:
@@ -132,18 +140,20 @@ class TokenModel(keras.Model):
         """
         save_whole(super().save, filepath, overwrite, **options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
+        adapted = adapted_settings(self)
         return {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialize(self.dtype_policy),
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
+            **({"parts_adapted": adapted} if adapted else {}),
             "checkpoint": self.checkpoint,
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
         if "labels" in config:  # files of before the argument was called so
             config = {**config, "class_names": config["labels"]}
             del config["labels"]
@@ -166,7 +176,7 @@ def _as_array(inputs):
     return ids
 
 
-def as_embedding(part) -> TokenEmbedding:
+def as_embedding(part: Any) -> TokenEmbedding:
     """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else."""
     part = revive(part)
     if not isinstance(part, TokenEmbedding):
@@ -177,7 +187,7 @@ def as_embedding(part) -> TokenEmbedding:
     return part
 
 
-def check_blocks(stack) -> None:
+def check_blocks(stack: LayerLike) -> None:
     """Raises for a stack whose blocks wait for a context, which a model over one text does not have."""
     for i, block in enumerate(getattr(stack, "blocks", ())):
         if getattr(block, "cross_attention", None) is not None:

@@ -122,7 +122,7 @@ class BertSplitter:
         special = special_token_pattern(special_tokens)
         if special:
             # Once between separators, special tokens are matched first and so stay whole.
-            self._replacements = (
+            self._replacements: tuple[tuple[str, bytes], ...] = (
                 (special, SEPARATOR + rb"\0" + SEPARATOR),
                 (f"{special}|{word}", rb"\0" + SEPARATOR),
             )

@@ -191,7 +191,8 @@ class BytePairTokenizer(Tokenizer):
     @property
     def packs_as_roberta(self) -> bool:
         """Whether the files that this was read from pack texts as RoBERTa's do, or do not say how."""
-        return (self.post_processor or {}).get("type", "RobertaProcessing") == "RobertaProcessing"
+        processor: Any = self.post_processor or {}
+        return processor.get("type", "RobertaProcessing") == "RobertaProcessing"
 
     def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
         words = self._split(texts)  # (B, words)

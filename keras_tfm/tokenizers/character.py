@@ -102,7 +102,7 @@ class CharacterTokenizer(Tokenizer):
         """
         special_tokens = check_special_tokens(special_tokens)
         texts = TrainingTexts(texts_or_files, special_tokens)
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for text in texts:
             counts.update(text)
         for no_letter in (_UNKNOWN, *special_tokens):

@@ -123,8 +123,8 @@ def _crossings(merges: Sequence[tuple[int, int, int]]) -> dict[tuple[int, int], 
 
     The merge of X and Y joins a and b if X may have grown from a, at its end, and Y from b, at its beginning.
     """
-    heads = defaultdict(set)  # the tokens that a token may have grown from and begins with
-    tails = defaultdict(set)  # the tokens that a token may have grown from and ends with
+    heads: dict[int, set[int]] = defaultdict(set)  # the tokens that a token may have grown from and begins with
+    tails: dict[int, set[int]] = defaultdict(set)  # the tokens that a token may have grown from and ends with
     size, last_size = 0, -1
     while size != last_size:  # twice, unless tokens are used before they are made
         for left, right, merged in merges:

@@ -2,6 +2,7 @@
 
 import functools
 import unicodedata
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -140,7 +141,9 @@ def _tables():
             pairs[first, second] = code
             unsafe.add(second)
     unsafe |= {*range(_V, _V + _NUM_V), *range(_T + 1, _T + _NUM_T)}
-    ranges, start, last = [], None, None
+    ranges: list[str] = []
+    start: Any = None
+    last: Any = None
     for code in [*sorted(unsafe), None]:
         if start is None:
             start = code

@@ -62,7 +62,7 @@ def as_strings(name: str, strings: Iterable[str]) -> tuple[str, ...]:
     return strings
 
 
-def check_special_tokens(special_tokens: Iterable[str], vocabulary: Mapping[str, int] | None = None) -> tuple[str, ...]:
+def check_special_tokens(special_tokens: Iterable[Any], vocabulary: Mapping[str, int] | None = None) -> tuple[str, ...]:
     """The special tokens as a tuple.
 
     Args:
@@ -77,8 +77,8 @@ def check_special_tokens(special_tokens: Iterable[str], vocabulary: Mapping[str,
         raise ValueError("A special token must not be empty (it would be everywhere). Received: ''.")
     if len(set(special_tokens)) < len(special_tokens):
         raise ValueError(f"`special_tokens` must differ from each other. Received: {special_tokens}.")
-    for token in special_tokens if vocabulary is not None else ():
-        if token not in vocabulary:
+    for token in special_tokens:
+        if vocabulary is not None and token not in vocabulary:
             raise ValueError(
                 f"Each special token must be in `vocabulary`. Received: {token!r}, which is not. Add it with an id."
             )
@@ -110,7 +110,7 @@ def tokens_of(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
-def id_table(ids: Mapping[str | bytes, int], default: int = -1) -> tf.lookup.StaticHashTable:
+def id_table(ids: Mapping[Any, int], default: int = -1) -> tf.lookup.StaticHashTable:
     """A table in the graph from strings to ids, on the CPU; `default` for all others."""
     ids = ids or {b"\xff": default}  # a table must not be empty; no text in UTF-8 holds this
     with tf.init_scope(), tf.device("CPU:0"):

@@ -244,7 +244,7 @@ def test_missing_files_are_named(changed, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold config.json. Received: .*without it\.$"):
         load(folder)
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="an adapter: merge it"):
+    with pytest.raises(FileNotFoundError, match="an adapter: load its base model"):
         load(folder)
     with pytest.raises(FileNotFoundError, match="must exist. Received: .*nowhere"):
         load(tmp_path / "nowhere" / "at" / "all")
