@@ -32,9 +32,10 @@ class FolderCheckpoint(Checkpoint):
         if (config := self.json("config.json")) is None:
             if self._is_sentence_encoder(None):
                 read_settings(self.path, self.json)  # says so if the encoder is elsewhere
-            is_adapter = (self.path / "adapter_config.json").is_file()
-            advice = " It is an adapter: load its base model, then `keras_tfm.adapters.load(model, path)`." if is_adapter else ""
-            raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.{advice}")
+            told = f"The folder must hold config.json. Received: {self.path}, without it."
+            if (self.path / "adapter_config.json").is_file():
+                told += " It is an adapter: load its base model, then `keras_tfm.adapters.load(model, path)`."
+            raise FileNotFoundError(told)
         return config
 
     @functools.cached_property
