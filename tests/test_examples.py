@@ -1,10 +1,12 @@
 """The examples run from end to end at a small size."""
 
+import argparse
 import importlib
 import importlib.util
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,16 @@ def test_baselines_are_right_on_a_text_worked_out_by_hand():
     assert unigram_loss(train, validation, 2) == pytest.approx(-(math.log(5 / 9) + math.log(4 / 9)) / 2)
     # count(0 1) = 3, count(0 as first) = 3, k = 10: (3 + 10 * 4/9) / (3 + 10).
     assert bigram_loss(train, validation, 2) == pytest.approx(-math.log((3 + 10 * 4 / 9) / 13))
+
+
+def test_numbers_of_steps_below_one_are_refused_before_any_work():
+    positive = imported("command_line").positive
+    assert positive("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be at least 1\. Received: 0\."):
+        positive("0")
+    for example in EXAMPLES.glob("*.py"):
+        types = re.findall(r'"--(?:steps|characters|max-new-tokens)", type=(\w+)', example.read_text(encoding="utf-8"))
+        assert set(types) <= {"positive"}, example.name
 
 
 @pytest.mark.slow

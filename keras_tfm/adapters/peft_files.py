@@ -246,7 +246,7 @@ def _unshared(lora: Lora) -> float:
 
 
 def _parts(model) -> list[Part]:
-    name = getattr(model, "checkpoint_architecture", None)
+    name = getattr(model, "checkpoint", {}).get("architecture")
     known = {one.name: one for kind in model_types() for one in architectures_of(kind)}
     architecture = known[name] if name in known else architecture_for(model)[0]
     return list(parts_of(architecture.tensors, model))

@@ -150,8 +150,7 @@ class Checkpoint(abc.ABC):
             older=known.older,
             stand_ins=known.stand_ins,
         )
-        model.checkpoint_architecture = known.name
-        model.checkpoint_notes = self.notes()
+        model.checkpoint = {"architecture": known.name, "notes": self.notes()}
         return self.finish(model, architecture)
 
     def tokenizer(self) -> Tokenizer:

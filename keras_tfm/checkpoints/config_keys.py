@@ -127,6 +127,7 @@ _NOTHING = dict.fromkeys(("add_cross_attention", "is_decoder", "is_encoder_decod
 _REQUIRED = object()
 LARGEST = sys.float_info.max  # JSON has integers that no float holds
 MOST_LAYERS = 10_000
+_LONGEST_MESSAGE, _END = 1000, 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,13 +344,24 @@ def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterabl
         except ValueError as error:
             wrong.append(str(error))
     if wrong:
-        raise ValueError("\n".join(wrong))
+        raise ValueError("\n".join(map(_shortened, wrong)))
     return arguments
 
 
+def _shortened(message: str) -> str:
+    """Without the middle, if a value of the file fills it: the rule stands before it, and advice behind it."""
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ... {message[-_END:]}"
+
+
 def _says_something(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a key that no object claims could change the model: null never does, nor layers that are all alike."""
+    """Whether a key that no object claims could change the model.
+
+    null never does, nor layers that are all alike, nor the names of code in the repository, which is not run here:
+    transformers takes its own class as well, unless it is told to trust that code.
+    """
     value = config[key]
+    if key == "auto_map":
+        return False
     if key == "layer_types" and isinstance(value, list):
         return set(map(str, value)) != {"full_attention"}
     return value is not None and not (key in _NOTHING and value is _NOTHING[key])

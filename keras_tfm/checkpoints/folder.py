@@ -36,7 +36,10 @@ class FolderCheckpoint(Checkpoint):
         if (config := self.json("config.json")) is None:
             if self._is_sentence_encoder(None):
                 read_settings(self.path, self.json)  # says so if the encoder is elsewhere
-            raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.")
+            told = f"The folder must hold config.json. Received: {self.path}, without it."
+            if (self.path / "adapter_config.json").is_file():
+                told += " It is an adapter: load its base model, then `keras_tfm.adapters.load(model, path)`."
+            raise FileNotFoundError(told)
         return config
 
     @functools.cached_property
@@ -63,7 +66,8 @@ class FolderCheckpoint(Checkpoint):
 
     def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
         """The model; with pooling and more, if it is a folder of sentence-transformers."""
-        model.checkpoint_generation_config = self.json("generation_config.json")
+        if (generation := self.json("generation_config.json")) is not None:
+            model.checkpoint = {**model.checkpoint, "generation_config": generation}
         return self._sentences.encoder(model) if self._is_sentence_encoder(architecture) else model
 
     def read_tokenizer(self):

@@ -12,6 +12,7 @@ from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.folder import FolderCheckpoint, HubCheckpoint
 from keras_tfm.checkpoints.gguf import GgufCheckpoint
 from keras_tfm.checkpoints.reader import refuse_file
+from keras_tfm.files import local_path
 from keras_tfm.tokenizers import Tokenizer
 from keras_tfm.types import DTypeLike
 
@@ -134,7 +135,7 @@ def _existing(path_or_repo_id: str | os.PathLike) -> Path | None:
     Raises:
         FileNotFoundError: if it is neither.
     """
-    path = Path(path_or_repo_id).expanduser()
+    path = local_path(path_or_repo_id)
     if path.exists():
         return path
     name = str(path_or_repo_id)

@@ -8,6 +8,7 @@ _IMMATERIAL = {
     "adapters",  # `save` wants them to be in the kernels
     "autocast",
     "build_config",
+    "checkpoint",
     "dropout",
     "dtype",
     "method",

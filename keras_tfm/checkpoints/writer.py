@@ -51,7 +51,7 @@ def save(
         tokenizer: with a method `save(folder)`, such as `BytePairTokenizer`, or None.
         dtype: of the tensors: "float32", "bfloat16" or "float16".
         architecture: Hugging Face's class, such as "LlamaForCausalLM". Default: the one the model was loaded from, or
-            the first that fits. A .keras file does not keep it: name it for RoBERTa, or be given the equal BERT.
+            the first that fits: name it for a RoBERTa from `build_bert`, or be given the equal BERT.
         max_shard_bytes: int, the largest file of weights.
         chat_template: `ChatTemplate`, which is written beside the tokenizer. Default: that of the tokenizer's folder.
         overwrite: bool, whether a folder that exists is replaced. Between the old and the new one, it is not there for
@@ -65,23 +65,23 @@ def save(
         >>> ktfm.checkpoints.save(model, "my-gpt2", tokenizer)
         >>> transformers.AutoModelForCausalLM.from_pretrained("my-gpt2")
     """
-    path = Path(path).expanduser()
     if not overwrite:
         check_is_free(path)
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
     _refuse_adapters(model)
-    name = architecture or getattr(model, "checkpoint_architecture", None)
+    noted = getattr(model, "checkpoint", {})
+    name = architecture or noted.get("architecture")
     encoder, modules = (model.encoder, modules_of(model)) if isinstance(model, SentenceEncoder) else (model, {})
     known, config = architecture_for(encoder, name)
-    config = {**getattr(model, "checkpoint_notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
+    config = {**noted.get("notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
     with written_whole(path, overwrite) as unfinished:
         unfinished.mkdir()
         if tokenizer is not None:
             tokenizer.save(unfinished)
             write_tokenizer_config(unfinished, tokenizer, chat_template, _longest_input(config))
         _write_tensors(list(parts_of(known.tensors_of(encoder), encoder)), unfinished, dtype, max_shard_bytes)
-        if (generation := getattr(encoder, "checkpoint_generation_config", None)) is not None:
+        if (generation := noted.get("generation_config")) is not None:
             modules = {**modules, "generation_config.json": dict(generation)}
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)

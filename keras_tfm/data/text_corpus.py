@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_tfm.files import local_path
 from keras_tfm.optional import required
 
 tfds: Any = required("tensorflow_datasets", "datasets", "Text corpora")
@@ -52,7 +53,7 @@ class TextCorpus(tfds.core.GeneratorBasedBuilder):
                 "`validation_fraction` must be between 0 and 1, both left out. "
                 f"Received: validation_fraction={validation_fraction!r}."
             )
-        self._paths = [Path(file).absolute() for file in paths]
+        self._paths = [local_path(file).absolute() for file in paths]
         self._validation_fraction = float(validation_fraction)
         name = re.sub(r"\W+", "_", self._paths[0].stem)[:40]
         kwargs.setdefault("config", tfds.core.BuilderConfig(name=f"{name}-{self._fingerprint()}"))

@@ -15,7 +15,7 @@ from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.options import MOST_NEW_TOKENS, GenerationOptions
 from keras_tfm.generation.prompts import texts_of
-from keras_tfm.generation.runner import int32_seed
+from keras_tfm.generation.runner import check_ids_of, int32_seed
 from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.constraints import ForceLastToken
@@ -46,6 +46,7 @@ def export_text_generator(
     num_return_sequences: int = 1,
     stop_strings: str | Iterable[str] = (),
     max_total_tokens: int | None = None,
+    max_prompts: int | None = None,
     jit_compile: bool = False,
     warmup: str | Sequence[str | Sequence[str]] = (),
 ) -> None:
@@ -67,8 +68,8 @@ def export_text_generator(
             encoder-decoder -> logits float32 (B, T, V).
 
     Bytes of a text that are no UTF-8 are read as U+FFFD. A request is refused before anything is allocated for it
-    (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`. How
-    many prompts one request may hold is not limited here, but by the size of a request that the server allows.
+    (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`, or
+    if there are more prompts, texts or rows than `max_prompts`.
 
     The writer's sampler is exported with all its processors; its temperature, top-k and top-p, where they stand among
     them or else at the end, take the caller's values. The same seed gives the text that the writer gives in Python.
@@ -90,6 +91,8 @@ def export_text_generator(
             an encoder-decoder, of each by itself.
             Default: the model's learned positions, else `max_position_embeddings` of the checkpoint that it was loaded
             from, else 4,096. A checkpoint's number may be large: the keys and values of a row take memory for so many.
+        max_prompts: int, the most prompts of any request, each of which takes memory for keys and values. Default: as
+            many as fit into the largest request that the server allows.
         jit_compile: bool, whether XLA compiles the generation.
         warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
             it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
@@ -100,7 +103,7 @@ def export_text_generator(
         FileExistsError: if `path` exists.
         ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token, a draft model of
             another vocabulary, numbers out of their range, and requests of `serving_default` or `warmup` that
-            `max_total_tokens` would refuse.
+            `max_total_tokens` or `max_prompts` would refuse.
 
     Example:
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
@@ -114,6 +117,7 @@ def export_text_generator(
         num_return_sequences=num_return_sequences,
         stop_strings=stop_strings,
     )
+    check_ids_of(options, writer.model.vocabulary_size)
     limit = total_tokens_of(writer.model, max_total_tokens)
     longest = max([1, *(len(ids) for batch in batches for ids in writer.encode(batch, "warmup"))])
     if options.max_new_tokens > writer.model.most_new_tokens(longest, limit):
@@ -122,12 +126,16 @@ def export_text_generator(
             f"`max_total_tokens`={limit}. Received: a prompt of {longest} tokens and "
             f"max_new_tokens={options.max_new_tokens}."
         )
+    if max_prompts is not None:
+        max_prompts = as_integer("max_prompts", max_prompts, 1)
+        most = max(map(len, batches), default=0)
+        require(most <= max_prompts, f"The requests of `warmup` must have at most {max_prompts} prompts", prompts=most)
     defaults = {
         "max_new_tokens": options.max_new_tokens,
         "seed": int32_seed(as_integer("seed", seed, -(2**31))),
         **controls,
     }
-    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit)
+    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit, max_prompts)
     requests = [predict_request("serving_default", prompts=batch) for batch in batches]
     write_saved_model(module, module.signatures(), path, requests)
 
@@ -150,7 +158,7 @@ def total_tokens_of(model: Any, max_total_tokens: int | None = None) -> int:
         return limit
     if positions is not None:
         return positions
-    noted = getattr(model, "checkpoint_notes", {}).get("max_position_embeddings")
+    noted = model.checkpoint.get("notes", {}).get("max_position_embeddings")
     if isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS:
         return noted
     return DEFAULT_TOTAL_TOKENS
@@ -178,7 +186,7 @@ class ServedTextGenerator(tf.Module):
         options: `GenerationOptions` with the sampler, the texts for each prompt and the stops.
         defaults: values of "max_new_tokens", "seed" and the sampler's controls for `serving_default`.
         jit_compile: bool, whether XLA compiles the generation.
-        max_total_tokens: int, as in `export_text_generator`.
+        max_total_tokens, max_prompts: int, as in `export_text_generator`.
     """
 
     def __init__(
@@ -188,6 +196,7 @@ class ServedTextGenerator(tf.Module):
         defaults: dict,
         jit_compile: bool = False,
         max_total_tokens: int | None = None,
+        max_prompts: int | None = None,
     ):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
@@ -198,6 +207,7 @@ class ServedTextGenerator(tf.Module):
         self._options = options
         self._defaults = defaults
         self._limit = total_tokens_of(writer.model, max_total_tokens)
+        self._most_prompts = tf.int32.max if max_prompts is None else min(max_prompts, tf.int32.max)
         self._shape = loop.Shape(options.num_return_sequences)
         self._compiled = CompiledGeneration(
             writer.model,
@@ -271,7 +281,7 @@ class ServedTextGenerator(tf.Module):
 
     def tokenize(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,), as prompts are read."""
-        token_ids = self._writer.prompt_rows(texts)
+        token_ids = self._writer.prompt_rows(self._few("texts", texts))
         return {"token_ids": token_ids.to_tensor(-1), "num_tokens": tf.cast(token_ids.row_lengths(), tf.int32)}
 
     @property
@@ -298,12 +308,12 @@ class ServedTextGenerator(tf.Module):
                 tf.debugging.assert_less(token_ids, size, message),
             ]
         with tf.control_dependencies(checks):
-            inputs = {name: tf.identity(token_ids) for name, token_ids in inputs.items()}
+            inputs = {name: self._few(name, tf.identity(token_ids)) for name, token_ids in inputs.items()}
             return {"logits": tf.cast(self._writer.model.read_logits(**inputs), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """The generation after the prompts were read."""
-        token_ids = self._writer.prompt_rows(prompts)
+        token_ids = self._writer.prompt_rows(self._few("prompts", prompts))
         with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
             room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
@@ -348,6 +358,12 @@ class ServedTextGenerator(tf.Module):
                 ends = "(?:" + "|".join(map(re.escape, sorted(beginnings, key=len, reverse=True))) + ")$"
                 safe = tf.strings.regex_replace(safe, ends, "")
         return tf.where(finish == 0, safe, text)
+
+    def _few(self, name, rows):
+        """The rows (B, ...) of a request, once it is known that they are not too many."""
+        message = f"`{name}` must have at most `max_prompts`={self._most_prompts} rows."
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(rows)[0], self._most_prompts, message)]):
+            return tf.identity(rows)
 
     def _checks(self, token_ids, max_new_tokens, controls):
         lengths = tf.maximum(tf.cast(token_ids.row_lengths(), tf.int32), 1)  # an empty prompt starts from a token

@@ -20,7 +20,8 @@ from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, b
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
-from keras_tfm.samplers.numbers import models_in, split_numbers
+from keras_tfm.optional import require_tensorflow
+from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
@@ -65,9 +66,13 @@ class GenerationRunner:
 
     Args:
         model: `CausalLM`.
+
+    Raises:
+        RuntimeError: on another backend than TensorFlow.
     """
 
     def __init__(self, model: Any):
+        require_tensorflow("`generate`")
         self._model = model
         self._compiled: collections.OrderedDict = collections.OrderedDict()
         self._snapshot = Snapshot(model)
@@ -245,6 +250,12 @@ def check_ids_of(options: GenerationOptions, vocabulary_size: int) -> None:
         options.alternatives <= vocabulary_size,
         f"`alternatives` must be at most the {vocabulary_size} tokens of the vocabulary",
         alternatives=options.alternatives,
+    )
+    greatest = greatest_id(options.sampler)
+    require(
+        greatest < vocabulary_size,
+        f"The processors of `sampler` must name ids less than the {vocabulary_size} tokens of the vocabulary",
+        greatest=greatest,
     )
 
 

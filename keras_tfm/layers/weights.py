@@ -232,8 +232,7 @@ class Projection(keras.layers.Dense):
 class TokenTable(keras.layers.Embedding):
     """`keras.layers.Embedding` that also projects hidden states to logits (tied weights), and can be kept in 8 bits.
 
-    In float16 the gradient of its table is dense, which the check of a scaled loss needs. Keras can quantize it to
-    "int8".
+    The gradient of its table is dense, which Adam and the check of a scaled loss need. Keras can quantize it to "int8".
 
     Args:
         input_dim, output_dim, ...: as in `keras.layers.Embedding`.

@@ -29,7 +29,8 @@ class TokenClassifier(TokenModel):
 
     Returns:
         Logits (B, T, number of classes). Give padding, special tokens and all but the first piece of a word a sample
-        weight of 0 in `fit`.
+        weight of 0 in `fit`. Keras' `class_weight` wants one label a row and fails here: weigh the labels by the sample
+        weights, `dataset.map(lambda x, y, w: (x, y, w * tf.gather(weight_of_label, y)))`.
 
     Raises:
         ValueError: for names that are not different, or fewer than two. TypeError: for an encoder that is no

@@ -78,6 +78,7 @@ class TokenModel(keras.Model):
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
         parts_trainable, parts_quantized, parts_adapted: as in `Composite`.
+        checkpoint: dict, what `keras_tfm.checkpoints.load` has noted for `save` and for exports; kept in .keras files.
     """
 
     required_inputs: tuple[str, ...] = ("token_ids",)
@@ -91,6 +92,7 @@ class TokenModel(keras.Model):
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
         parts_adapted: dict | None = None,
+        checkpoint: dict | None = None,
         **kwargs: Any,
     ):
         compat.set_before_init(self, parts)
@@ -100,6 +102,7 @@ class TokenModel(keras.Model):
                 freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
+        self.checkpoint = checkpoint or {}
         set_parts(self, parts_trainable or {}, parts_quantized or {}, parts_adapted or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
@@ -166,6 +169,7 @@ class TokenModel(keras.Model):
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
             **({"parts_adapted": adapted} if adapted else {}),
+            "checkpoint": self.checkpoint,
         }
 
     @classmethod

@@ -7,7 +7,6 @@ was most of the graph of a decoding step.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 from keras import backend, ops, tree
 
 from keras_tfm import compat
@@ -65,11 +64,12 @@ def gather_positions(x: Tensor, indices: Tensor) -> Tensor:
 
 
 def look_up(table: Tensor, ids: Tensor, dtype: DTypeLike) -> Tensor:
-    """Rows of a table of weights, cast; in float16 with a gradient that is dense.
+    """Rows of a table of weights, cast, with a gradient that is dense.
 
-    TensorFlow's gradient of a lookup lists rows, and an id that was read twice has two. The check of a scaled loss
-    (`keras.optimizers.LossScaleOptimizer`, Keras 3.15) sees the last of them only: an infinity in another one goes
-    unseen into the table, which is NaN for good.
+    TensorFlow's gradient of a lookup lists rows, and an id that was read twice has two, which Keras 3.15 does not sum
+    everywhere. Adam squares each by itself, so that its steps for frequent ids are too long. And the check of a scaled
+    loss (`LossScaleOptimizer`) sees the last one only: an infinity in another goes into the table, which is NaN for
+    good.
 
     Args:
         table: float (V, D), the weights as they are stored.
@@ -83,8 +83,7 @@ def look_up(table: Tensor, ids: Tensor, dtype: DTypeLike) -> Tensor:
         >>> look_up(np.array([[1.0], [2.0]]), np.array([1, 1, 0]), "float32")
         [[2.0], [2.0], [1.0]]
     """
-    if keras.backend.standardize_dtype(dtype) == "float16":
-        table = ops.reshape(table, table.shape)  # whose gradient knows no rows
+    table = ops.reshape(table, table.shape)  # whose gradient knows no rows
     return ops.cast(ops.take(table, ids, axis=0), dtype)
 
 

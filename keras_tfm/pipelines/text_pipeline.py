@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.arguments import check_positive
+from keras_tfm.optional import require_tensorflow
 from keras_tfm.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
 from keras_tfm.tokenizers.vocabulary import check_encodable
@@ -32,12 +33,14 @@ class TextPipeline:
 
     Raises:
         ValueError: if the vocabularies differ, or `sequence_length` is less than 4 or more than the model allows.
-        TypeError: for a model of another type, or a tokenizer of another kind.
+        TypeError: for a model of another type, or a tokenizer of another kind. RuntimeError: on another backend than
+            TensorFlow.
     """
 
     model_type: type[keras.Model]
 
     def __init__(self, model: Any, tokenizer: Any, sequence_length: int | None = None):
+        require_tensorflow(f"`{type(self).__name__}`")
         if not isinstance(model, self.model_type):
             raise TypeError(
                 f"`model` must be a `{self.model_type.__name__}` for `{type(self).__name__}`. "

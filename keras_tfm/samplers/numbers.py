@@ -15,6 +15,7 @@ from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.types import Tensor
 
 _SMALLEST_BUCKET = 2
+_ID_FIELDS = ("phrases", "token_id")  # fields of token ids, besides those that are `bucketed`
 
 
 def static(default: Any) -> Any:
@@ -87,6 +88,23 @@ def models_in(part: Any) -> list[keras.Model]:
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         part = tuple(getattr(part, field.name) for field in dataclasses.fields(part))
     return [model for item in part for model in models_in(item)] if isinstance(part, tuple) else []
+
+
+def greatest_id(part) -> int:
+    """The greatest token id that a sampler or a processor names in `bucketed` fields or in `_ID_FIELDS`; -1 if none."""
+    if isinstance(part, tuple):
+        return max(map(greatest_id, part), default=-1)
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return -1
+    return max((_greatest_id(getattr(part, field.name), field) for field in dataclasses.fields(part)), default=-1)
+
+
+def _greatest_id(value, field) -> int:
+    if not _is(field, "bucketed") and field.name not in _ID_FIELDS:
+        return greatest_id(value)
+    arrays = as_arrays(value)
+    arrays = [np.asarray(array) for array in (arrays if isinstance(arrays, tuple) else (arrays,))]
+    return max((int(array.max()) for array in arrays if array.dtype.kind == "i"), default=-1)
 
 
 def _structure(value, numbers, name):

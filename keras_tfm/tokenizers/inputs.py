@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.files import local_path
 from keras_tfm.tokenizers.vocabulary import check_encodable
 
 _BLOCK = 2**24  # characters of a file that are read at once
@@ -158,7 +159,7 @@ def _blocks(source: str | Path) -> Iterator[str]:
         check_encodable(source)
         yield source
     elif isinstance(source, Path):
-        with source.open(encoding="utf-8", errors="replace", newline="") as file:
+        with local_path(source).open(encoding="utf-8", errors="replace", newline="") as file:
             while lines := file.readlines(_BLOCK):
                 yield "".join(lines)
     else:

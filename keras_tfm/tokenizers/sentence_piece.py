@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.files import read_json, replace_file
+from keras_tfm.files import local_path, read_json, replace_file
 from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens, with_tokens
 from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
 from keras_tfm.tokenizers.sentence_piece_graph import SentencePieceCutter, SentencePieceJoiner
@@ -196,7 +196,7 @@ class SentencePieceTokenizer(Tokenizer):
             FileNotFoundError: if there is no such file.
             ValueError: if it is no SentencePiece model.
         """
-        path = Path(path)
+        path = local_path(path)
         candidates = [path / name for name in (*FILE_NAMES, "tokenizer.json")] if path.is_dir() else [path]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
@@ -208,7 +208,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.model, byte by byte as it was read, or tokenizer.json, into a folder, which is made."""
-        folder = Path(folder)
+        folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not isinstance(self.model, Mapping):
             replace_file(
