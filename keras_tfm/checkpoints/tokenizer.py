@@ -132,9 +132,9 @@ def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, se
     end_of_text = settings.roles.get("eos_token")
     if document is not None:
         model: Any = settings.rebuilt(document)
-        vocabulary = document["model"]["vocab"]
-        if isinstance(vocabulary, list):  # of Unigram, pairs of a piece and its score
-            vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+        vocabulary = document["model"].get("vocab")
+        if isinstance(vocabulary, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in vocabulary):
+            vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}  # of Unigram, with scores
         _, known, added = parts_of({**document, "model": {"vocab": vocabulary}})
         arguments = {"special_tokens": added_tokens_of(added, known), "vocabulary": known}
         begin, end = tokens_around(document.get("post_processor"), known)

@@ -122,13 +122,9 @@ class TokenizerSettings:
                 token = _token(f"added_tokens_decoder[{token_id}]", entry, special=False)
                 by_content[token.content] = token, _as_id(token_id)
         else:
-            # Those of special_tokens_map.json are special, but not those that transformers finds in added_tokens.json.
-            own = (
-                {"extra_special_tokens": roles.get("extra_special_tokens")}
-                if "extra_special_tokens" in roles
-                else config
-            )
-            special = {*self.roles.values(), *(token.content for token in _listed(own))}
+            # As transformers reads it: `additional_special_tokens` of special_tokens_map.json come too late for this.
+            early = roles if "extra_special_tokens" in roles else config
+            special = {*self.roles.values(), *(token.content for token in _listed(early))}
             added = json("added_tokens.json") or {}
             for content, token_id in sorted(added.items(), key=lambda item: _as_id(item[1])):
                 is_special = content in special
@@ -222,7 +218,8 @@ def _token(name: str, entry: Any, special: bool) -> AddedToken:
         )
     if not isinstance(entry, dict):
         return AddedToken(content)
-    return added_token(content, {**entry, "special": special or entry.get("special", False)})
+    special = special or bool(entry.get("special"))
+    return added_token(content, {"normalized": not special, **entry, "special": special})
 
 
 def _as_id(value: Any) -> int:

@@ -22,7 +22,10 @@ MARKED = (
 )
 
 
-@pytest.fixture(scope="module", params=["template", "trimmed", "roberta"])
+@pytest.fixture(
+    scope="module",
+    params=["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("template", "trimmed"))],
+)
 def checkpoint(request, tmp_path_factory):
     """A folder of transformers, with post-processors that trim places or do not."""
     vocabulary = {symbol: number for number, symbol in enumerate(BYTE_SYMBOLS)}
