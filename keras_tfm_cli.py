@@ -7,6 +7,7 @@ which takes seconds. Answers go to the standard output, and what is under way to
 import argparse
 import contextlib
 import difflib
+import gc
 import importlib.util
 import os
 import re
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors about missing devices are none; Python raises ours
     os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the next command of this kind need not compile
+    gc.disable()  # a command makes millions of objects that it keeps: looking through them takes a tenth of its time
     try:
         _check(options)
         _COMMANDS[options.command](options)
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+    finally:
+        gc.enable()
     return 0
 
 
@@ -80,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         help="let XLA compile the loop, which is faster; TensorFlow Serving on CPUs must then be started with "
         "--xla_cpu_compilation_enabled (without this option it runs on every server)",
     )
+    export.add_argument(
+        "--max-total-tokens",
+        type=_positive,
+        metavar="N",
+        help="most tokens of a prompt and its new tokens together (what the checkpoint's positions hold)",
+    )
+    export.add_argument("--max-prompts", type=_positive, metavar="N", help="most prompts of a request (any number)")
     generate.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     generate.add_argument("--chat", action="store_true", help="answer: put the prompt into the chat template")
     for command in (generate, export):
@@ -92,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K best tokens (all)")
         command.add_argument("--top-p", type=_share, metavar="P", help="draw from the best tokens of mass P (1)")
         command.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+        command.add_argument("--num-beams", type=_positive, default=1, metavar="N", help="beams (%(default)s)")
+        command.add_argument("--prefix", default="", help="put before each source (encoder-decoders)")
     return parser
 
 
@@ -141,10 +154,21 @@ def _check(options) -> None:
             f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
             "Leave it out, or write a folder."
         )
+    if options.command == "export" and (options.max_total_tokens or float("inf")) <= options.max_new_tokens:
+        raise ValueError(
+            "--max-total-tokens must be greater than --max-new-tokens: a prompt comes before the new tokens. "
+            f"Received: {options.max_total_tokens} and {options.max_new_tokens}."
+        )
     if options.command in ("generate", "export") and not options.temperature and (options.top_k or options.top_p):
         raise ValueError(
             "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
             f"Received: --temperature {options.temperature}."
+        )
+
+    if options.command in ("generate", "export") and options.num_beams > 1 and options.temperature:
+        raise ValueError(
+            "--num-beams must come without a --temperature: beam search draws nothing. "
+            f"Received: --num-beams {options.num_beams} and --temperature {options.temperature}."
         )
 
 
@@ -179,6 +203,7 @@ def _silenced() -> Iterator[None]:
 
 
 def _info(options) -> None:
+    """It loads TensorFlow, though no weights: the maps that know what is supported are made of Keras layers."""
     for name, value in _opened(options).summary().items():
         print(f"{name:<20} {value}")
 
@@ -226,7 +251,7 @@ def _generate(options) -> None:
     checkpoint, prompt = _opened(options), options.prompt
     if options.chat:
         prompt = checkpoint.chat_template()([{"role": "user", "content": prompt}])
-    writer = checkpoint.text_generator(_sampler(options))
+    writer = _writer(checkpoint, options)
     _tell("Compiling what this machine has not compiled before, which takes a while the first time ...")
     for piece in writer.stream(prompt, max_new_tokens=options.max_new_tokens, seed=options.seed):
         print(piece, end="", flush=True)
@@ -235,20 +260,30 @@ def _generate(options) -> None:
 
 def _export(options) -> None:
     checkpoint = _opened(options)
-    writer = checkpoint.text_generator(_sampler(options))
+    writer = _writer(checkpoint, options)
     _tell(f"Tracing the loop and writing {options.output} ...")
     writer.export(
         options.output,
         max_new_tokens=options.max_new_tokens,
         seed=options.seed,
+        max_total_tokens=options.max_total_tokens,
+        max_prompts=options.max_prompts,
         jit_compile=options.jit_compile,
     )
     print(f"Wrote {options.output}: tf.saved_model.load(...).signatures['generate'] takes and gives text.")
 
 
+def _writer(checkpoint, options):
+    """What writes with the checkpoint, as the options say."""
+    more = {"prefix": options.prefix} if options.prefix else {}
+    return checkpoint.writer(_sampler(options), **more)
+
+
 def _sampler(options):
     from keras_tfm import samplers
 
+    if options.num_beams > 1:
+        return samplers.BeamSampler(num_beams=options.num_beams)
     if options.temperature == 0:
         return "greedy"
     processors = [samplers.Temperature(options.temperature)]

@@ -106,7 +106,7 @@ class KerasTfmStream(KerasTfm):
 
     def generate(self) -> np.ndarray:
         steps = self.model.generate_steps(
-            self.prompt, max_new_tokens=self.new_tokens, sampler=self.sampler, tokens_per_step=None
+            self.prompt, max_new_tokens=self.new_tokens, sampler=self.sampler, tokens_per_piece=None
         )
         *_, last = steps
         return np.asarray(last.token_ids)

@@ -5,11 +5,13 @@ from keras_tfm import compile_cache
 compile_cache.hush()
 
 from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads its log level
+    adapters,
     checkpoints,
     data,
     export,
     generation,
     layers,
+    losses,
     models,
     ops,
     pipelines,
@@ -24,11 +26,13 @@ __version__ = "0.1.0"
 compile_cache.start()
 
 __all__ = [
+    "adapters",
     "checkpoints",
     "data",
     "export",
     "generation",
     "layers",
+    "losses",
     "models",
     "ops",
     "pipelines",

@@ -14,7 +14,11 @@ import tensorflow as tf
 import keras_tfm_cli
 from keras_tfm import __version__
 from keras_tfm.checkpoints import ChatTemplate, load, load_tokenizer, save
-from keras_tfm.models import MaskedLM, build_bert, build_gpt
+from keras_tfm.generation import TextToText
+from keras_tfm.models import MaskedLM, build_bert, build_gpt, build_t5
+from keras_tfm.samplers import BeamSampler
+from tests.generation.lively import lively
+from tests.generation.plain_graphs import plain_graphs
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +66,24 @@ def test_convert_writes_safetensors_and_keras(folder, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_an_encoder_decoder_writes_with_beams_and_a_prefix(tiny_tokenizer, tmp_path, capsys):
+    sizes = {"num_layers": 1, "num_heads": 2, "head_dim": 4, "hidden_dim": 16, "intermediate_dim": 16}
+    model = lively(build_t5(vocabulary_size=tiny_tokenizer.vocabulary_size, **sizes))
+    save(model, tmp_path / "t5", tiny_tokenizer)
+    options = ("--num-beams", 2, "--prefix", "soft ", "--max-new-tokens", 5)
+    assert run("generate", tmp_path / "t5", "ROMEO", *options) == 0
+    text = capsys.readouterr().out.removesuffix("\n")
+    writer = TextToText(load(tmp_path / "t5"), tiny_tokenizer, prefix="soft ")
+    with plain_graphs():
+        assert text == writer("ROMEO", 5, sampler=BeamSampler(num_beams=2)) != writer("ROMEO", 5)
+    assert run("export", tmp_path / "t5", tmp_path / "served", *options) == 0
+    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    assert served(tf.constant(["ROMEO"]))["text"].numpy()[0].decode() == text
+    assert run("generate", tmp_path / "t5", "ROMEO", "--num-beams", 2, "--temperature", 1) == 1
+    assert "--num-beams must come without a --temperature" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_generate_and_export_write_the_same(folder, tmp_path, capsys):
     assert run("generate", folder, "ROMEO", "--chat", "--max-new-tokens", 5) == 0
     text = capsys.readouterr().out
@@ -70,6 +92,22 @@ def test_generate_and_export_write_the_same(folder, tmp_path, capsys):
     served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
     # The template puts the colon.
     assert served(prompts=tf.constant(["ROMEO:"]))["text"].numpy()[0].decode() == text.removesuffix("\n")
+
+
+def test_export_passes_its_limits_on(monkeypatch):
+    exported = {}
+
+    class Opened:
+        def text_generator(self, sampler):
+            return self
+
+        def export(self, path, **options):
+            exported.update(options)
+
+    monkeypatch.setattr(keras_tfm_cli, "_opened", lambda options: Opened())
+    assert run("export", "org/name", "no", "--max-total-tokens", 99, "--max-prompts", 3, "--seed", 5) == 0
+    limits = {"max_new_tokens": 64, "max_total_tokens": 99, "max_prompts": 3, "seed": 5, "jit_compile": False}
+    assert exported == limits
 
 
 @pytest.mark.parametrize(
@@ -93,6 +131,7 @@ REFUSED = [
     (("export", "org/name", "HERE/gpt"), "OUTPUT must not exist yet. Received: HERE/gpt. Remove it"),
     (("convert", "org/name", "x.keras", "--dtype", "float16"), "--dtype must not be given for a .keras file"),
     (("generate", "org/name", "Hi", "--top-k", "5"), "must come with a --temperature above 0"),
+    (("export", "name", "no", "--max-total-tokens", "64"), "must be greater than --max-new-tokens"),
     (("export", "name", "no", "--top-p", "0.5"), "must come with a --temperature above 0"),
 ]
 

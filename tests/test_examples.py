@@ -1,10 +1,12 @@
 """The examples run from end to end at a small size."""
 
+import argparse
 import importlib
 import importlib.util
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,16 @@ def test_baselines_are_right_on_a_text_worked_out_by_hand():
     assert unigram_loss(train, validation, 2) == pytest.approx(-(math.log(5 / 9) + math.log(4 / 9)) / 2)
     # count(0 1) = 3, count(0 as first) = 3, k = 10: (3 + 10 * 4/9) / (3 + 10).
     assert bigram_loss(train, validation, 2) == pytest.approx(-math.log((3 + 10 * 4 / 9) / 13))
+
+
+def test_numbers_of_steps_below_one_are_refused_before_any_work():
+    positive = imported("command_line").positive
+    assert positive("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be at least 1\. Received: 0\."):
+        positive("0")
+    for example in EXAMPLES.glob("*.py"):
+        types = re.findall(r'"--(?:steps|characters|max-new-tokens)", type=(\w+)', example.read_text(encoding="utf-8"))
+        assert set(types) <= {"positive"}, example.name
 
 
 @pytest.mark.slow
@@ -199,3 +211,41 @@ def test_the_tokenizer_study_compares_all_kinds_and_draws(tmp_path, capsys, monk
     assert any("9.11" in line for line in lines)
     for name in ("fertility", "weights"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_translate_compares_three_models_and_draws(tmp_path, capsys):
+    for package in ("sacrebleu", "matplotlib"):
+        pytest.importorskip(package, reason="scores and pictures are made by packages that are not installed")
+    results = imported("translate").main(steps=6, verses=10, output=tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()).keys() == results.keys()
+    assert list(results) == [
+        "LSTM, one fixed vector",
+        "LSTM, Bahdanau attention",
+        "Transformer",
+        "Transformer, 4 beams",
+    ]
+    printed = capsys.readouterr().out
+    for name, row in results.items():
+        assert 0 <= row["chrf"] <= 100
+        assert 1 < row["perplexity"] < 2500
+        assert printed.count(f"\n{name:26}") == 6  # in the table, and at five verses
+    assert max(row["parameters"] for row in results.values()) < 1.1 * min(row["parameters"] for row in results.values())
+    for picture in ("quality_by_length", "cross_attention"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "transformer.keras").is_file()
+
+
+def test_verses_are_cut_at_their_end_and_scored_by_length():
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("matplotlib")
+    module = imported("translate")
+    data = module.read()
+    assert [len(texts) for texts in data["test"]] == [500, 500]
+    assert len(data["train"][0]) == len(data["train"][1]) > 9200
+    assert not set(data["train"][0]) & set(data["test"][0])
+    tokenizer = module.ktfm.tokenizers.CharacterTokenizer("ab", ["<pad>", "<|endoftext|>"])
+    assert module.texts_of(np.array([[2, 3, 1, 2], [3, 3, 0, -1]]), tokenizer) == ["ab", "bb"]
+    scores = module.quality_by_length(["a b c", "a b c d e f g h"], ["uno", "dos"], ["uno", "tres"])
+    assert scores[0] == 100 > scores[1]
+    assert np.isnan(scores[2:]).all()

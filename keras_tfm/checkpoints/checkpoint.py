@@ -13,8 +13,8 @@ from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.filling import build_empty, fill
 from keras_tfm.checkpoints.reader import Source
 from keras_tfm.checkpoints.tensors import num_elements
-from keras_tfm.generation import TextGenerator
-from keras_tfm.models import CausalLM
+from keras_tfm.generation import TextGenerator, TextToText
+from keras_tfm.models import CausalLM, Seq2SeqLM
 from keras_tfm.pipelines import (
     EntityRecognition,
     QuestionAnswering,
@@ -22,6 +22,10 @@ from keras_tfm.pipelines import (
     TextClassification,
     TextRegression,
 )
+from keras_tfm.pipelines.text_pipeline import TextPipeline
+from keras_tfm.samplers import Sampler
+from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.types import DTypeLike
 
 _PIPELINES = (TextClassification, TextRegression, EntityRecognition, QuestionAnswering, SentenceEmbedding)
 
@@ -81,7 +85,7 @@ class Checkpoint(abc.ABC):
         """What `model` returns, given the filled model of the wiring; by default itself."""
         return model
 
-    def read_tokenizer(self):
+    def read_tokenizer(self) -> Tokenizer:
         """The tokenizer; ValueError if there is none."""
         raise ValueError(f"The checkpoint must have a tokenizer. Received: {self.path} without one.")
 
@@ -95,11 +99,16 @@ class Checkpoint(abc.ABC):
         """A token id or a list of them, as the files say; None or an empty list if they say nothing."""
         return None
 
+    @property
+    def generation_settings(self) -> Mapping[str, Any]:
+        """What the files say of generating, by transformers' names, such as "forced_eos_token_id"."""
+        return {}
+
     def describe(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """What `summary` tells first and last."""
         return {"architecture": self.wiring()[0].name}, {}
 
-    def model(self, dtype=None, architecture: str | None = None, **options: Any) -> keras.Model:
+    def model(self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any) -> keras.Model:
         """Makes the model, filled; a new one at each call.
 
         Each variable is made straight from the file: at most 1.3 times the memory of the weights is needed. Nothing in
@@ -132,28 +141,34 @@ class Checkpoint(abc.ABC):
                 f"{num_tensors} tensors in {self.source.place}."
             )
         model = build_empty(lambda: known.build(**arguments, **options), dtype)
-        fill(model, known.tensors, self.source, known.prefix, known.copies, known.older)
-        model.checkpoint_architecture = known.name
-        model.checkpoint_notes = self.notes()
+        fill(
+            model,
+            known.tensors_of(model),
+            self.source,
+            known.prefix,
+            copies=known.copies,
+            older=known.older,
+            stand_ins=known.stand_ins,
+        )
+        model.checkpoint = {"architecture": known.name, "notes": self.notes()}
         return self.finish(model, architecture)
 
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer, whose ids equal those of transformers; the same one at each call.
 
-        Special tokens in a text are read as such, but none are added: where a model was trained with a first token,
-        write it ("<|begin_of_text|>Once ..."), as chat templates do. SentencePiece knows no special tokens in a text:
-        see `SentencePieceTokenizer` and its `add_begin_of_text`. A vocabulary that is smaller than the model's is
-        filled up with unused tokens, since models are often padded to a round number.
+        Special tokens in a text are read as such, each by its own rules, whatever file they come from; a call with
+        `allow_special=False` reads them as text. Tokens are put around each text where transformers' tokenizer puts
+        them: the begin of text of Llama, [CLS] and [SEP] of BERT; not with `add_special_tokens=False`, and not around
+        what a chat template wrote. Folders without tokenizer.json are cut as their class of transformers says; where
+        there is one, it says how texts are cut into words, also if transformers' class does not look.
+        Rows of the model that have no token, since models are often padded to a round number, decode to nothing.
 
         Returns:
-            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer` where there is a
-            SentencePiece model and no tokenizer.json of the other two kinds.
+            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer`.
 
         Raises:
             FileNotFoundError: if there are no files of a tokenizer.
-            ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its SentencePiece
-                model.
-            ImportError: for a SentencePiece model without `pip install ".[sentencepiece]"`.
+            ValueError: for a kind of tokenizer, or a class of a folder without tokenizer.json, that is not known here.
         """
         return self._tokenizer
 
@@ -178,7 +193,9 @@ class Checkpoint(abc.ABC):
             raise ValueError(f"`eos_token_id` must be a token id or a list of them. Received: {ids} in {self.path}.")
         return tuple(dict.fromkeys(ids))
 
-    def text_generator(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+    def text_generator(
+        self, sampler: str | Sampler = "greedy", dtype: DTypeLike | None = None, **options: Any
+    ) -> TextGenerator:
         """The model, its tokenizer and its stop tokens as one object that writes text.
 
         Args:
@@ -192,11 +209,60 @@ class Checkpoint(abc.ABC):
         if not isinstance(model, CausalLM):
             raise ValueError(
                 "The checkpoint must hold a causal language model, which writes text. Received: "
-                f"{self.path}, which holds a {type(model).__name__}."
+                f"{self.path}, which holds a {type(model).__name__}"
+                + (": use `text_to_text`." if isinstance(model, Seq2SeqLM) else ".")
             )
         return TextGenerator(model, self.tokenizer(), sampler, self.stop_token_ids)
 
-    def pipeline(self, dtype=None, architecture: str | None = None, **options: Any):
+    def text_to_text(self, sampler="greedy", prefix: str = "", dtype=None, **options: Any) -> TextToText:
+        """An encoder-decoder and its tokenizer as one object that writes texts of sources.
+
+        What the checkpoint forces at the begin and the end of a text, and bans, is kept to: "forced_bos_token_id",
+        "forced_eos_token_id", and single tokens among "bad_words_ids".
+
+        Args:
+            sampler: a `Sampler`, or a name. What the checkpoint suggests (beams, a length penalty) is not read.
+            prefix: str, put before each source, such as "translate English to German: " for T5.
+            dtype, **options: as in `model`.
+
+        Raises:
+            ValueError: if the checkpoint holds no encoder-decoder; and as `model` and `tokenizer`.
+
+        Example:
+            >>> translate = ktfm.checkpoints.open("google/flan-t5-small").text_to_text("beam")
+            >>> translate("translate English to German: The house is wonderful.")
+        """
+        model = self.model(dtype, **options)
+        if not isinstance(model, Seq2SeqLM):
+            raise ValueError(
+                "The checkpoint must hold an encoder-decoder, which writes a text of another. Received: "
+                f"{self.path}, which holds a {type(model).__name__}"
+                + (": use `text_generator`." if isinstance(model, CausalLM) else ".")
+            )
+        forced = {name: self.generation_settings.get(f"forced_{name}_token_id") for name in ("bos", "eos")}
+        banned = self.generation_settings.get("bad_words_ids") or []
+        tokenizer = self.tokenizer()
+        return TextToText(
+            model,
+            tokenizer,
+            sampler=sampler,
+            prefix=prefix,
+            stop_token_ids=self.stop_token_ids,
+            first_token_id=forced["bos"],
+            last_token_id=forced["eos"][0] if isinstance(forced["eos"], list) else forced["eos"],
+            banned_token_ids=tuple(words[0] for words in banned if len(words) == 1),
+        )
+
+    def writer(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+        """`text_generator` or `text_to_text`, whichever writes with this checkpoint.
+
+        Args:
+            sampler, dtype, **options: as there.
+        """
+        is_seq2seq = self.wiring()[1].get("num_decoder_layers") is not None
+        return (self.text_to_text if is_seq2seq else self.text_generator)(sampler, dtype=dtype, **options)
+
+    def pipeline(self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any) -> TextPipeline:
         """The encoder, its head and its tokenizer as one object that takes texts.
 
         Args:

@@ -127,6 +127,7 @@ _NOTHING = dict.fromkeys(("add_cross_attention", "is_decoder", "is_encoder_decod
 _REQUIRED = object()
 LARGEST = sys.float_info.max  # JSON has integers that no float holds
 MOST_LAYERS = 10_000
+_LONGEST_MESSAGE, _END = 1000, 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,16 +203,16 @@ class Choice:
     default: Any = _REQUIRED
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         name = value_at(config, self.key, self.default)
         if not isinstance(name, str) or name not in self.values:
             raise ValueError(f"`{self.key}` of the config must be one of {sorted(self.values)}. Received: {name!r}.")
         return {self.argument: self.values[name]}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         names = [name for name, value in self.values.items() if value is arguments[self.argument]]
         if not names:
             raise ValueError(
@@ -236,10 +237,10 @@ class Only:
     also: tuple = ()
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         if value_at(config, self.key, self.value) not in (self.value, *self.also):
             raise ValueError(
                 f"`{self.key}` of the config must be {self.value!r}; nothing else is supported here. "
@@ -247,7 +248,7 @@ class Only:
             )
         return {}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {self.key: self.value}
 
 
@@ -264,10 +265,10 @@ class Always:
     value: Any
     keys: tuple[str, ...] = dataclasses.field(default=(), init=False)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {self.argument: self.value}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if arguments[self.argument] != self.value:
             raise ValueError(
                 f"`{self.argument}` must be {self.value!r} in this family. Received: {arguments[self.argument]!r}."
@@ -281,11 +282,40 @@ class Harmless:
 
     keys: tuple[str, ...]
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The argument `class_names`; a config has a dict from number to name, and one back."""
+
+    keys: tuple[str, ...] = ("id2label", "label2id", "num_labels", "problem_type")
+
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        if config.get("problem_type") not in (None, "single_label_classification"):
+            raise ValueError(
+                "`problem_type` of the config must be 'single_label_classification'. "
+                f"Received: {config['problem_type']!r}."
+            )
+        names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(_count(config.get("num_labels")))}
+        numbered = {str(i): name for i, name in names.items()} if isinstance(names, dict) else {}
+        labels = tuple(numbered.get(str(i)) for i in range(len(numbered)))
+        if len(labels) < 2 or not all(isinstance(label, str) for label in labels):
+            raise ValueError(
+                f"`id2label` of the config must name the labels 0, 1, ..., at least two. Received: {str(names)[:80]}."
+            )
+        return {"class_names": labels}
+
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        labels = arguments["class_names"]
+        return {
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
 
 
 def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterable[str] = ()) -> dict[str, Any]:
@@ -314,13 +344,24 @@ def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterabl
         except ValueError as error:
             wrong.append(str(error))
     if wrong:
-        raise ValueError("\n".join(wrong))
+        raise ValueError("\n".join(map(_shortened, wrong)))
     return arguments
 
 
+def _shortened(message: str) -> str:
+    """Without the middle, if a value of the file fills it: the rule stands before it, and advice behind it."""
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ... {message[-_END:]}"
+
+
 def _says_something(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a key that no object claims could change the model: null never does, nor layers that are all alike."""
+    """Whether a key that no object claims could change the model.
+
+    null never does, nor layers that are all alike, nor the names of code in the repository, which is not run here:
+    transformers takes its own class as well, unless it is told to trust that code.
+    """
     value = config[key]
+    if key == "auto_map":
+        return False
     if key == "layer_types" and isinstance(value, list):
         return set(map(str, value)) != {"full_attention"}
     return value is not None and not (key in _NOTHING and value is _NOTHING[key])
@@ -345,3 +386,7 @@ def value_at(config: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> A
     if value is _REQUIRED:
         raise ValueError(f"A config must have `{key}`, or what it follows from. Received: {sorted(map(str, config))}.")
     return value
+
+
+def _count(number) -> int:
+    return number if isinstance(number, int) and 0 < number < 10_000 else 2

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,8 +11,10 @@ from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.folder import FolderCheckpoint, HubCheckpoint
 from keras_tfm.checkpoints.gguf import GgufCheckpoint
-from keras_tfm.checkpoints.location import existing
 from keras_tfm.checkpoints.reader import refuse_file
+from keras_tfm.files import local_path
+from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.types import DTypeLike
 
 # Ends of file names -> the class that opens such a file. Everything else is a folder.
 FORMATS: dict[str, type[Checkpoint]] = {".gguf": GgufCheckpoint}
@@ -39,7 +42,7 @@ def open(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = (), revisio
         >>> checkpoint = ktfm.checkpoints.open("HuggingFaceTB/SmolLM2-135M-Instruct")
         >>> checkpoint.text_generator()("The sky is", max_new_tokens=8)
     """
-    if (path := existing(path_or_repo_id)) is None:
+    if (path := _existing(path_or_repo_id)) is None:
         return HubCheckpoint(str(path_or_repo_id), revision, ignore)
     if path.is_dir():
         return FolderCheckpoint(path, ignore)
@@ -50,7 +53,7 @@ def open(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = (), revisio
 
 def load(
     path_or_repo_id: str | os.PathLike,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     ignore: Iterable[str] = (),
     revision: str | None = None,
     architecture: str | None = None,
@@ -75,7 +78,7 @@ def load(
     return open(path_or_repo_id, ignore, revision).model(dtype, architecture, **options)
 
 
-def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
+def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint; see `Checkpoint.tokenizer`.
 
     Args:
@@ -85,6 +88,9 @@ def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = No
         >>> tokenizer = ktfm.checkpoints.load_tokenizer("openai-community/gpt2")
         >>> tokenizer.encode("Hello world")
         [15496, 995]
+        >>> llama = ktfm.checkpoints.load_tokenizer("meta-llama/Llama-3.2-1B-Instruct")
+        >>> llama.encode("Hello") == [llama.token_to_id("<|begin_of_text|>"), *llama.encode("Hello", False)]
+        True
     """
     return open(path_or_repo_id, revision=revision).tokenizer()
 
@@ -121,3 +127,18 @@ def summary(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = ()) -> d
         path_or_repo_id, ignore: as in `open`.
     """
     return open(path_or_repo_id, ignore).summary()
+
+
+def _existing(path_or_repo_id: str | os.PathLike) -> Path | None:
+    """The path, if it exists; None if it may be a repository's name.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    path = local_path(path_or_repo_id)
+    if path.exists():
+        return path
+    name = str(path_or_repo_id)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"`path_or_repo_id` must exist. Received: {name!r}, which does not.")
+    return None

@@ -1,4 +1,4 @@
-"""Tensors from safetensors files, some rows at a time, and checked before any is read."""
+"""Files of checkpoints: downloads, and tensors from safetensors, some rows at a time and checked before any is read."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +14,32 @@ _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHERS = ("*.h5", "*.msgpack")  # of TensorFlow and Flax, which only transformers 4 reads
 _DTYPES = ("F32", "F16", "BF16")
+# What is downloaded: no pickles, no code, and not Mistral's consolidated.safetensors, which holds the weights again.
+SETTINGS = ("*.json", "*/config.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "*.jinja")
+WEIGHTS = ("model*.safetensors",)
 # Pages of a mapped file that were read count as memory of the process until the file is closed.
 _READ_BETWEEN_CLOSES = 8 * 2**20
+
+
+def download(name: str, revision: str | None, patterns: Iterable[str]) -> Path:
+    """The folder with the files of a repository whose names fit a pattern.
+
+    Args:
+        name: the repository, such as "openai-community/gpt2".
+        revision: branch, tag or commit.
+        patterns: of file names.
+
+    Raises:
+        FileNotFoundError: without the package huggingface_hub, or if it cannot download them.
+    """
+    try:
+        hub = required("huggingface_hub", "checkpoints", "Downloads of repositories")
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except (ImportError, OSError, ValueError) as error:
+        raise FileNotFoundError(
+            "`path_or_repo_id` must be a folder, a file, or a repository that can be downloaded. "
+            f"Received: {name!r}. There is no such file or folder here, and as a repository: {error}"
+        ) from error
 
 
 class Source(Protocol):
@@ -82,8 +106,8 @@ class SafetensorsFiles:
             if self._dtypes[name] not in _DTYPES:
                 raise ValueError(
                     f"Weights must be {', '.join(_DTYPES)} (float32, float16, bfloat16). Received: {name!r} in "
-                    f"{self._files[name].name} of type {self._dtypes[name]}. Quantized checkpoints must be dequantized "
-                    "first."
+                    f"{self._files[name].name} of type {self._dtypes[name]}. Convert it to float32; quantized "
+                    "checkpoints must be dequantized."
                 )
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:

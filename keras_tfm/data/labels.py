@@ -83,11 +83,11 @@ def packer_of(tokenizer: WordPieceTokenizer, sequence_length: int, smallest: int
     return packer
 
 
-def warn_of_cut(count: int, total: int, sequence_length: int, what: str) -> None:
-    """Tells the caller of the function that calls this one that texts are longer than a row."""
+def warn_of_cut(count: int, total: int, length: int, what: str, name: str = "sequence_length") -> None:
+    """Tells the caller of the function that calls this one that texts are longer than a row, and whose limit it is."""
     if count:
         warnings.warn(
-            f"{count} of {total} {what} do not fit `sequence_length={sequence_length}` and lose their ends.",
+            f"{count} of {total} {what} do not fit `{name}={length}` and lose their ends.",
             stacklevel=3,
         )
 

@@ -11,8 +11,8 @@ from keras_tfm.tokenizers import SentencePacker, WordPieceTokenizer
 
 
 def sentence_pair_dataset(
-    first: Sequence[str],
-    second: Sequence[str],
+    texts: Sequence[str],
+    pairs: Sequence[str],
     tokenizer: WordPieceTokenizer,
     sequence_length: int,
     batch_size: int,
@@ -26,8 +26,8 @@ def sentence_pair_dataset(
     row. Pairs are not sorted by length: a ranker shall not tell them apart by that.
 
     Args:
-        first: N strings.
-        second: N strings, each of which belongs to the first of the same place.
+        texts: N strings.
+        pairs: N strings, each of which belongs to the text of the same place.
         tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP].
         sequence_length: int, T, at least 4. Longer texts lose their ends, with a warning.
         batch_size: int, B. A ranker learns more from larger ones. The last batch of an epoch may have fewer rows.
@@ -53,12 +53,12 @@ def sentence_pair_dataset(
     """
     batch_size = as_integer("batch_size", batch_size, least=1)
     seed = as_integer("seed", seed, least=0)
-    num_pairs = check_equally_many(first=first, second=second, **({} if scores is None else {"scores": scores}))
+    num_pairs = check_equally_many(texts=texts, pairs=pairs, **({} if scores is None else {"scores": scores}))
     packer = packer_of(tokenizer, sequence_length)
     numbers = None if scores is None else tf.constant(finite_floats("scores", scores))
     sides = {}
-    for side, texts in (("first", first), ("second", second)):
-        sides[side], num_cut = _rows(packer, list(texts))
+    for side, sentences in (("first", texts), ("second", pairs)):
+        sides[side], num_cut = _rows(packer, list(sentences))
         warn_of_cut(num_cut, num_pairs, sequence_length, "texts")
 
     def choose(epoch):

@@ -37,8 +37,8 @@ def text_label_dataset(
         sequence_length: int, T, at least 4. Longer texts lose their ends (of a pair, the longer one), with a warning.
         batch_size: int, B. The last batch of an epoch may have fewer rows.
         pairs: N second texts.
-        class_names: the names of the classes, in the order of their ids. Give them, as `model.labels`, for integers,
-            too: without them nobody knows which are too large, and `fit` raises at such a label, or with
+        class_names: the names of the classes, in the order of their ids. Give them, as `model.class_names`, for
+            integers, too: without them nobody knows which are too large, and `fit` raises at such a label, or with
             `jit_compile=True` has a loss of NaN.
         length_buckets: bool, False makes all batches T wide, where each new shape is compiled anew.
         shuffle: bool, a new order in each epoch; False keeps that of the texts, for `evaluate` and `predict`.
@@ -75,7 +75,7 @@ def text_label_dataset(
             block = slice(start, start + BLOCK)
             parts = [list(part[block]) for part in (texts, pairs) if part is not None]
             lengths = sum(tokenizer(part, add_special_tokens=False).row_lengths().numpy() + 1 for part in parts) + 1
-            num_cut += np.count_nonzero(lengths > sequence_length)
+            num_cut += int(np.count_nonzero(lengths > sequence_length))
             yield packer(*parts), {}, {"label": targets[block]}
 
     rows = TokenRows.from_blocks(blocks(), tokenizer.pad_token_id, sequence_length)

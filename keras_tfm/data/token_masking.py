@@ -68,7 +68,7 @@ class TokenMasker:
         length = tf.shape(token_ids)[1]
         places = tf.sort(tf.where(is_chosen, tf.range(length), length), axis=1)[:, : self.num_masks]  # (B, M)
         places = tf.ensure_shape(places, [token_ids.shape[0], self.num_masks])
-        is_mask = places < length
+        is_mask = places < length  # (B, M), as mask_positions, mask_ids, fate, draws and hidden
         mask_positions = tf.where(is_mask, places, 0)
         mask_ids = tf.where(is_mask, tf.gather(token_ids, mask_positions, batch_dims=1), 0)
 
@@ -80,15 +80,15 @@ class TokenMasker:
         hidden = tf.where(fate < _MASKED, self._mask_id, hidden)
         where = tf.cast(tf.where(is_mask), tf.int32)  # (masks, 2): row, place in the row of masks
         where = tf.stack([where[:, 0], tf.boolean_mask(mask_positions, is_mask)], axis=1)  # (masks, 2): row, token
-        masked = tf.tensor_scatter_nd_update(token_ids, where, tf.boolean_mask(hidden, is_mask))
+        masked = tf.tensor_scatter_nd_update(token_ids, where, tf.boolean_mask(hidden, is_mask))  # (B, T)
         return masked, mask_positions, mask_ids, tf.cast(is_mask, tf.float32)
 
     def _choose(self, token_ids: tf.Tensor, window_key: tf.Tensor, order_key: tf.Tensor) -> tf.Tensor:
         """bool (B, T), the tokens that are to be predicted."""
-        is_special = tf.gather(self._is_special, token_ids)
+        is_special = tf.gather(self._is_special, token_ids)  # (B, T)
         is_token = ~is_special
         after_special = tf.concat([tf.ones_like(is_special[:, :1]), is_special[:, :-1]], axis=1)
-        begins = is_token & (tf.gather(self._begins_word, token_ids) | after_special)
+        begins = is_token & (tf.gather(self._begins_word, token_ids) | after_special)  # (B, T)
         num_rows, length = tf.unstack(tf.shape(token_ids))
 
         # For each token the length of its word, the place of the token in it, and the word's random number.
@@ -98,20 +98,20 @@ class TokenMasker:
         num_words = num_rows * length
         firsts = tf.math.unsorted_segment_min(places, word, num_words)  # (B * T,), by word
         known = tf.maximum(word, 0)
-        lengths = tf.gather(tf.math.unsorted_segment_sum(tf.cast(is_token, tf.int32), word, num_words), known)
+        sizes = tf.math.unsorted_segment_sum(tf.cast(is_token, tf.int32), word, num_words)  # (B * T,), by word
+        lengths = tf.gather(sizes, known)  # (B, T)
         offsets = places - tf.gather(firsts, known)  # (B, T)
-        scores = tf.gather(tf.random.stateless_uniform([num_words], order_key, alg="philox"), known)
+        scores = tf.gather(tf.random.stateless_uniform([num_words], order_key, alg="philox"), known)  # (B, T)
 
         # Tokens in the random order of their words, which keeps those of a word together: the circle.
         order = tf.argsort(tf.where(is_token, scores, 2.0), axis=1, stable=True)  # (B, T)
-        lengths, offsets = (tf.gather(values, order, batch_dims=1) for values in (lengths, offsets))
-        is_token = tf.gather(is_token, order, batch_dims=1)
+        lengths, offsets, is_token = (tf.gather(x, order, batch_dims=1) for x in (lengths, offsets, is_token))  # (B, T)
         around = tf.cast(tf.math.count_nonzero(is_token, axis=1), tf.float32)[:, None]  # (B, 1)
-        window = around * tf.random.stateless_uniform([num_rows, 1], window_key, alg="philox")  # where it begins
-        begin = tf.math.floormod(tf.cast(places - offsets, tf.float32) - window, tf.maximum(around, 1.0))
+        window = around * tf.random.stateless_uniform([num_rows, 1], window_key, alg="philox")  # (B, 1), its beginning
+        begin = tf.math.floormod(tf.cast(places - offsets, tf.float32) - window, tf.maximum(around, 1.0))  # (B, T)
         is_chosen = is_token & (begin < self._rate * around)
 
         # The last word may go on after the window, as far as there are slots.
-        first = tf.reduce_min(tf.where(is_chosen, begin, around), axis=1, keepdims=True)
+        first = tf.reduce_min(tf.where(is_chosen, begin, around), axis=1, keepdims=True)  # (B, 1)
         is_chosen &= tf.round(begin - first) + tf.cast(lengths, tf.float32) <= self.num_masks
         return tf.gather(is_chosen, tf.argsort(order, axis=1), batch_dims=1)

@@ -1,7 +1,7 @@
 """Rows of tokens of different lengths, in batches with little padding."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -54,9 +54,9 @@ class TokenRows:
     ) -> tf.data.Dataset:
         """Batches of rows, padded to the longest one of the batch, in an order that (seed, epoch) decides.
 
-        With `shuffle` and `length_buckets`, a batch holds rows of about the same length: rows are shuffled, sorted by
-        length in steps of an eighth, and cut into batches, which are shuffled. Lengths are rounded up to these steps
-        (8, 16, ..., 64, 80, ..., 128, 160, ...), so that there are few shapes.
+        With `shuffle` and `length_buckets`, a batch holds rows of about the same length; see `batches_by_length`.
+        Lengths are rounded up in steps of an eighth (8, 16, ..., 64, 80, ..., 128, 160, ...), so that there are few
+        shapes.
 
         Args:
             finish: (inputs, the rest of `per_token`, `per_row`), each with B rows, to what the dataset gives.
@@ -65,25 +65,14 @@ class TokenRows:
             shuffle: bool, a new order in each epoch; else that of the rows.
             seed: int.
         """
-        batch_size = as_integer("batch_size", batch_size, least=1)
-        seed = as_integer("seed", seed, least=0)
-        num_rows = len(self.lengths)
-        num_batches = -(-num_rows // batch_size)
         with tf.device("CPU:0"):
             # Without buckets all rows are of one length, and sorting them changes nothing.
-            rounded = np.minimum(_rounded_up(self.lengths), self.sequence_length)
-            buckets = tf.constant(rounded if length_buckets else np.zeros_like(rounded), tf.int64)
+            widths = np.minimum(rounded_up(self.lengths), self.sequence_length)
+            buckets = tf.constant(widths if length_buckets else np.zeros_like(widths), tf.int64)
             splits = tf.constant(np.cumsum([0, *self.lengths]), tf.int64)
             per_token = {key: tf.constant(values) for key, values in self.per_token.items()}
             per_row = {key: tf.constant(values) for key, values in self.per_row.items()}
-
-        def choose(epoch: tf.Tensor) -> tf.data.Dataset:
-            if not shuffle:
-                return tf.data.Dataset.range(num_rows).batch(batch_size)
-            order = shuffled(num_rows, seed, epoch)
-            order = tf.gather(order, tf.argsort(tf.gather(buckets, order), stable=True))
-            batches = tf.data.Dataset.from_tensor_slices(shuffled(num_batches, seed, epoch))
-            return batches.map(lambda batch: order[batch * batch_size : (batch + 1) * batch_size])
+        choose, num_batches = batches_by_length(buckets, batch_size, shuffle, seed)
 
         def make_batch(_epoch: tf.Tensor, _step: tf.Tensor, chosen: tf.Tensor) -> tuple:
             first, end = tf.gather(splits, chosen), tf.gather(splits, chosen + 1)
@@ -103,11 +92,41 @@ class TokenRows:
         return rows.to_tensor(padding, shape=tf.stack([tf.constant(-1, tf.int64), width]))
 
 
-def _joined(blocks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _joined(blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([np.asarray(block[key]) for block in blocks]) for key in blocks[0]}
 
 
-def _rounded_up(lengths: np.ndarray) -> np.ndarray:
+def batches_by_length(
+    buckets: tf.Tensor, batch_size: int, shuffle: bool, seed: int
+) -> tuple[Callable[[tf.Tensor], tf.data.Dataset], int]:
+    """Which rows go into each batch: rows are shuffled, sorted by bucket and cut into batches, which are shuffled.
+
+    Args:
+        buckets: int64 (N,), of the rows; those of one bucket go together.
+        batch_size: int, B. One batch of an epoch may have fewer rows.
+        shuffle: bool, a new order in each epoch, as (seed, epoch) decide; else the rows in their own order.
+        seed: int.
+
+    Returns:
+        `choose` and `num_batches` of `epochs_of_batches`.
+    """
+    batch_size = as_integer("batch_size", batch_size, least=1)
+    seed = as_integer("seed", seed, least=0)
+    num_rows = len(buckets)
+    num_batches = -(-num_rows // batch_size)
+
+    def choose(epoch: tf.Tensor) -> tf.data.Dataset:
+        if not shuffle:
+            return tf.data.Dataset.range(num_rows).batch(batch_size)
+        order = shuffled(num_rows, seed, epoch)
+        order = tf.gather(order, tf.argsort(tf.gather(buckets, order), stable=True))
+        batches = tf.data.Dataset.from_tensor_slices(shuffled(num_batches, seed, epoch))
+        return batches.map(lambda batch: order[batch * batch_size : (batch + 1) * batch_size])
+
+    return choose, num_batches
+
+
+def rounded_up(lengths: np.ndarray) -> np.ndarray:
     """Lengths to the next multiple of 8 up to 64, of 16 up to 128, of 32 up to 256, and so on."""
     steps = np.maximum(8, 2 ** np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64) // 8)
     return -(-lengths // steps) * steps

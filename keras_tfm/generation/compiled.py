@@ -1,16 +1,20 @@
-"""The loop compiled by XLA, and the bucketing that keeps the number of compilations small."""
+"""The generation loop compiled by XLA, and the buckets of sizes that keep the number of compilations small."""
 
+import functools
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from keras_tfm.generation import loop
-from keras_tfm.ops.sizes import next_power_of_two
+from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers, with_numbers
-from keras_tfm.samplers.stopping import StopRules
+from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.samplers.state import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
+from keras_tfm.types import DTypeLike, Tensor
 
 SMALLEST_BUCKET = 16
 _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank in range(3))
@@ -19,28 +23,38 @@ _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank 
 class CompiledGeneration:
     """`begin`, `extend` and `answer` of `generation.loop` as graph functions of tensors only.
 
-    Each is traced once, for all sizes. XLA compiles the first two once for each bucket of batch size, prompt length and
-    room; without it, as in a server that switches XLA off, they are plain graphs for all sizes. `answer` computes
-    little: it is always a plain graph.
+    Each is traced once, for all sizes: `begin` at once, the others when they are first asked for, which may be while
+    `begin` is compiled. XLA compiles the first two once for each bucket of batch size, prompt length and room; without
+    it, as in a server that switches XLA off, they are plain graphs for all sizes. `answer` computes little: it is
+    always a plain graph.
 
     Args:
         model: with the methods of `generation.loop`.
         sampler: its structure is compiled in; its numbers are arguments.
         shape: `loop.Shape`.
         is_guided: whether there are negative prompts.
-        goes_on: whether prompts go on from what has been read before.
+        has_prefix: whether prompts continue a prefix, whose KV caches are given.
         has_stop_strings: whether rows end at strings.
         jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
 
     Raises:
-        ValueError: if the sampler cannot write with this model.
+        ValueError: if the sampler cannot generate with this model.
     """
 
-    def __init__(self, model, sampler, shape, is_guided=False, goes_on=False, has_stop_strings=False, jit_compile=True):
+    def __init__(
+        self,
+        model: Any,
+        sampler: Sampler,
+        shape: loop.Shape,
+        is_guided: bool = False,
+        has_prefix: bool = False,
+        has_stop_strings: bool = False,
+        jit_compile: bool = True,
+    ):
         sampler.check_model(model)
         mask = tf.TensorSpec([None, None], tf.bool)
         prompts = loop.Prompts(_MATRIX, mask, tf.TensorSpec([None], tf.bool))
-        if goes_on:
+        if has_prefix:
             prompts = prompts._replace(history=_MATRIX, decoding=state_spec(model, shape.cache_dtype))
         if is_guided:
             prompts = prompts._replace(negative_token_ids=_MATRIX, negative_padding_mask=mask)
@@ -56,22 +70,33 @@ class CompiledGeneration:
         def begin(prompts, room, settings, numbers):
             return loop.begin(model, with_numbers(sampler, numbers), prompts, room, settings, shape)
 
-        def extend(state, room, until, settings, numbers):
-            return loop.extend(model, with_numbers(sampler, numbers), state, room, until, settings)
-
-        def answer(state, room, settings, numbers):
-            return loop.answer(with_numbers(sampler, numbers), state, room, settings, shape)
-
-        self.begin = _trace(begin, prompts, _INTEGERS, settings, numbers, jit_compile=jit_compile)
-        state = tree.map_structure(_open, self.begin.structured_outputs)
-        self.extend = _trace(extend, state, _INTEGERS, _INTEGER, settings, numbers, jit_compile=jit_compile)
-        self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, settings, numbers, jit_compile=False)
+        self._model, self._sampler, self._shape, self._jit_compile = model, sampler, shape, jit_compile
+        self._specs = settings, numbers
+        self.begin = _trace(begin, prompts, _INTEGERS, *self._specs, jit_compile=jit_compile)
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.lock = threading.Lock()  # held while that is done
 
+    @functools.cached_property
+    def extend(self) -> Any:
+        def extend(state, room, until, settings, numbers):
+            return loop.extend(self._model, with_numbers(self._sampler, numbers), state, room, until, settings)
 
-def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> dict:
-    """Prompts of any lengths as `loop.Prompts` takes them: padded to buckets, on the right.
+        return _trace(extend, self._state, _INTEGERS, _INTEGER, *self._specs, jit_compile=self._jit_compile)
+
+    @functools.cached_property
+    def answer(self) -> Any:
+        def answer(state, room, settings, numbers):
+            return loop.answer(with_numbers(self._sampler, numbers), state, room, settings, self._shape)
+
+        return _trace(answer, self._state._replace(decoding=()), _INTEGERS, *self._specs, jit_compile=False)
+
+    @property
+    def _state(self):
+        return tree.map_structure(_open, self.begin.structured_outputs)
+
+
+def pad_prompts(token_ids: tf.RaggedTensor, start_token_id: int | Tensor, least_length: int = 1) -> dict:
+    """A ragged batch of prompts as `loop.Prompts` takes it: padded on the right to buckets of batch size and length.
 
     Args:
         token_ids: int32 ragged (B, None).
@@ -95,8 +120,8 @@ def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> d
     }
 
 
-def stop_rules(options) -> StopRules:
-    """What `GenerationOptions` end a row with, filled up to sizes that few calls differ in."""
+def stop_rules(options: Any) -> StopRules:
+    """The stop rules of `GenerationOptions`, padded to buckets."""
     strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
     longest = max([1, *map(len, options.stop_sequences)])
     sequences = np.full((next_power_of_two(len(options.stop_sequences)), next_power_of_two(longest)), -1, "int32")
@@ -107,18 +132,18 @@ def stop_rules(options) -> StopRules:
     return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
 
 
-def room_for(max_new_tokens):
+def room_for(max_new_tokens: int | Tensor) -> Tensor:
     """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only."""
     return tf.zeros([bucket(max_new_tokens, SMALLEST_BUCKET)], tf.int32)
 
 
-def bucket(size, smallest: int):
+def bucket(size: int | Tensor, smallest: int) -> Tensor:
     """The next power of two, at least `smallest`: int32 () tensor to int32 () tensor."""
     powers = tf.constant([2**exponent for exponent in range(31)], tf.int32)
     return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]
 
 
-def state_spec(model, dtype=None):
+def state_spec(model: Any, dtype: DTypeLike | None = None) -> Any:
     """Specs of the model's `DecodingState`: the axes that change with batch size and length are left open."""
 
     def spec(small, large):

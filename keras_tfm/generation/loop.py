@@ -1,11 +1,12 @@
-"""The one generate loop. It knows token ids, a sampler and three methods of a model; it does not know text.
+"""The one generation loop: prefill, then decoding steps. It knows token ids, a sampler and three methods of a model.
 
-The model gives `init_state(batch_size, max_length, dtype) -> DecodingState`,
-`read(token_ids, state, padding_mask) -> (hidden, state)` and `project(hidden) -> logits`.
+The model gives `begin(token_ids, padding_mask, num_slots, dtype) -> (token_ids, padding_mask, DecodingState)`: what it
+makes of prompts, and reads next; `read(token_ids, state, padding_mask) -> (hidden, state)`, and `project(hidden) ->
+logits`. An encoder-decoder reads prompts into the state, and goes on from a start token.
 
-One round: the sampler proposes tokens (the newest one, mostly), the model reads them, the sampler writes tokens and
-says what becomes of what was read. Every sampler goes through it, with one row or several a prompt, one token or
-several a round.
+One step: the sampler proposes tokens (mostly the newest one of each row), the model reads them, the sampler appends
+tokens and says how the KV caches change (rows reordered, rejected tokens rewound). All samplers share it, with one row
+or several for each prompt, and one token or several in each step.
 """
 
 from typing import Any, NamedTuple
@@ -13,21 +14,20 @@ from typing import Any, NamedTuple
 from keras import ops, tree
 
 from keras_tfm.ops.decoding_state import merge_heads, split_heads
-from keras_tfm.ops.gather import take_rows
 from keras_tfm.ops.positions import last_real
-from keras_tfm.ops.sizes import size
-from keras_tfm.samplers.processors import StatefulProcessor
+from keras_tfm.ops.tensors import size, take_rows
+from keras_tfm.samplers.sampler import Sampler, StatefulProcessor
 from keras_tfm.samplers.state import Context, GenerationState, LogProbs
+from keras_tfm.types import Tensor
 
 
 class Prompts(NamedTuple):
-    """What a generation begins with, for B prompts.
+    """The batch of B prompts, padded to a bucket of sizes.
 
-    token_ids: int32 (B, P). padding_mask: bool (B, P), each row has a real token. finished: bool (B,), rows that must
-    not be written at all (they fill up a batch). decoding: the `DecodingState` that these prompts
-    go on from, with room for all that will be written, or () for a fresh one; and history: int32 (B, H), the tokens
-    that it has read, -1 = none. negative_token_ids and negative_padding_mask: prompts that guidance leads away from, or
-    ().
+    token_ids: int32 (B, P). padding_mask: bool (B, P), each row has a real token. finished: bool (B,), rows that only
+    fill up the batch, for which nothing is generated. decoding: the `DecodingState` of a prefix that these prompts
+    continue, with free slots for all that will come, or () for a fresh one; and history: int32 (B, H), the tokens of
+    the prefix, -1 = none. negative_token_ids and negative_padding_mask: prompts that guidance leads away from, or ().
     """
 
     token_ids: Any
@@ -40,7 +40,7 @@ class Prompts(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The numbers of a generation, beside the sampler's.
+    """The numbers of a generation, beside the sampler's: tensors, so that other values never retrace.
 
     stops, max_new_tokens, seed: as in `Context`. guidance_scale: float32 (), or () without guidance.
     """
@@ -52,45 +52,50 @@ class Settings(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a generation is compiled for: rows for each prompt, the cache's dtype (None = the model's), and how many
-    alternatives are recorded for each token (None = not even its log-probability)."""
+    """What is static in a compiled generation, so that other values retrace.
+
+    num_return_sequences: int. cache_dtype: of the KV caches, None = the model's. alternatives: how many likely tokens
+    are recorded at each step, None = not even the log-probability of the chosen one.
+    """
 
     num_return_sequences: int = 1
     cache_dtype: str | None = None
     alternatives: int | None = None
 
 
-def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Shape) -> GenerationState:
-    """Reads the prompts and lets the sampler write the first token of each row, if it can decide on it yet.
+def begin(
+    model: Any, sampler: Sampler, prompts: Prompts, room: Tensor, settings: Settings, shape: Shape
+) -> GenerationState:
+    """Prefill: reads the prompts and lets the sampler append the first token of each row, if it can choose it yet.
 
     Args:
         model: see above.
         sampler: a `Sampler`.
         prompts: of the batch.
-        room: a tensor (M,) whose length is the most new tokens that will ever be asked for.
+        room: a tensor (M,) whose length is the bucket of new tokens: the most that will ever be asked for.
         settings: the numbers.
-        shape: what is compiled in.
+        shape: what is static.
     """
     width = sampler.rows_per_prompt(shape.num_return_sequences)
     num_rows = width * size(prompts.token_ids, 0)
     columns, slots = sampler.room(num_rows, size(room, 0))
     token_ids, mask = prompts.token_ids, prompts.padding_mask
+    given = _after(prompts.history, token_ids, mask)
     is_guided = not isinstance(prompts.negative_token_ids, tuple)
     if is_guided:
         token_ids = ops.concatenate([token_ids, prompts.negative_token_ids])
         mask = ops.concatenate([mask, prompts.negative_padding_mask])
     decoding = prompts.decoding
     if not tree.flatten(decoding):
-        decoding = model.init_state(size(token_ids, 0), size(token_ids, 1) + slots, shape.cache_dtype)
+        token_ids, mask, decoding = model.begin(token_ids, mask, slots, shape.cache_dtype)
+    visible = slice(None, size(prompts.token_ids, 0)) if is_guided else slice(None)
+    known = _after(prompts.history, token_ids[visible], mask[visible])
     hidden, decoding = model.read(token_ids, decoding, mask)
     decoding = decoding.keep(decoding.num_tokens)  # padding on the right was read last: its slots are free again
     if width > 1:
         rows = ops.repeat(ops.arange(size(token_ids, 0), dtype="int32"), width)
         hidden, mask, decoding = take_rows(hidden, rows), take_rows(mask, rows), decoding.reorder(rows)
 
-    known = ops.where(prompts.padding_mask, prompts.token_ids, -1)
-    if not isinstance(prompts.history, tuple):
-        known = ops.concatenate([prompts.history, known], axis=1)
     known = ops.repeat(known, width, axis=0)
     state = GenerationState(
         tokens=ops.concatenate([known, ops.full((num_rows, columns), -1, dtype="int32")], axis=1),
@@ -104,18 +109,20 @@ def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Sha
         ),
         log_probs=_log_probs(num_rows, size(room, 0), shape.alternatives),
     )
-    context = _context(state, columns, settings)
+    context = _context(state, columns, settings)._replace(prompts=given)
     visible = slice(None, num_rows) if is_guided else slice(None)
     state = sampler.begin(state, hidden[visible], mask[visible], context)
     return _advance(model, sampler, state, last_real(hidden, mask), context, settings)
 
 
-def extend(model, sampler, state: GenerationState, room, until, settings: Settings) -> GenerationState:
-    """Goes on until each row has `until` new tokens (int32 (), at most the length of `room`) or has finished."""
+def extend(
+    model: Any, sampler: Sampler, state: GenerationState, room: Tensor, until: Tensor, settings: Settings
+) -> GenerationState:
+    """Decodes until each row has `until` new tokens (int32 (), at most the length of `room`) or has finished."""
     columns, _ = sampler.room(size(state.num_tokens, 0), size(room, 0))
     context, begun = _context(state, columns, settings), state
 
-    def goes_on(state):
+    def is_unfinished(state):
         return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
 
     def body(state):
@@ -129,10 +136,12 @@ def extend(model, sampler, state: GenerationState, room, until, settings: Settin
         return (merge_heads(_advance(model, sampler, state, hidden, context, settings, num_before)),)
 
     # A tuple around the state: Keras flattens one level of what it is given.
-    return split_heads(ops.while_loop(goes_on, body, (merge_heads(state),))[0], like=begun)
+    return split_heads(ops.while_loop(is_unfinished, body, (merge_heads(state),))[0], like=begun)
 
 
-def answer(sampler, state: GenerationState, room, settings: Settings, shape: Shape):
+def answer(
+    sampler: Sampler, state: GenerationState, room: Tensor, settings: Settings, shape: Shape
+) -> tuple[GenerationState, Tensor]:
     """(state, scores) of the rows to return, `shape.num_return_sequences` for each prompt, with new tokens only."""
     columns, _ = sampler.room(size(state.num_tokens, 0), size(room, 0))
     context = _context(state, columns, settings)
@@ -141,9 +150,9 @@ def answer(sampler, state: GenerationState, room, settings: Settings, shape: Sha
 
 
 def _advance(model, sampler, state, hidden, context, settings, num_before=None) -> GenerationState:
-    """Lets the sampler write, and does with what was read what the sampler says.
+    """Lets the sampler append tokens, and reorders and rewinds the decoding state as it says.
 
-    num_before: int32 (R,), how much each row had read before the sampler's proposal; None for the prompt.
+    num_before: int32 (R,), tokens that each row had read before the sampler's proposal; None after a prefill.
     """
     num_rows = size(state.num_tokens, 0)
     logits = ops.cast(model.project(hidden), "float32")
@@ -162,6 +171,12 @@ def _advance(model, sampler, state, hidden, context, settings, num_before=None) 
     if kept is not None:
         decoding = decoding.keep(num_before + kept)
     return state._replace(decoding=decoding)
+
+
+def _after(history, token_ids, mask):
+    """int32 (B, H + T): the tokens read before, if any, and these; -1 = none."""
+    token_ids = ops.where(mask, token_ids, -1)
+    return token_ids if isinstance(history, tuple) else ops.concatenate([history, token_ids], axis=1)
 
 
 def _guided(logits, num_rows, scale):

@@ -1,4 +1,4 @@
-"""What callers give to write from: texts and token ids in any container, or an error that names the argument."""
+"""Prompts as callers give them: texts and token ids in any container, or an error that names the argument."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,16 +38,17 @@ def text_of(name: str, text: Any) -> str:
     return text
 
 
-def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids") -> tf.RaggedTensor:
+def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids", least_length: int = 0) -> tf.RaggedTensor:
     """Prompts in any of the accepted forms as an int32 ragged tensor (B, None).
 
     Args:
         token_ids: integers (B, T) or (T,), or a list of rows of any lengths.
         vocabulary_size: int, all ids are less.
         name: str, of the caller's argument.
+        least_length: int, tokens that each row must have.
 
     Raises:
-        ValueError: for anything else, or ids outside the vocabulary.
+        ValueError: for anything else, ids outside the vocabulary, or rows that are too short.
     """
     if isinstance(token_ids, tf.RaggedTensor):
         token_ids = token_ids.to_list()
@@ -63,6 +64,11 @@ def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids") ->
                 f"Received: {str(token_ids)[:60]} of type {type(token_ids).__name__}, with row {i} of shape "
                 f"{row.shape} and dtype {row.dtype}."
             )
+        if len(row) < least_length:
+            raise ValueError(
+                f"Each row of `{name}` must have at least {least_length} token: an encoder-decoder writes of a source. "
+                f"Received: row {i} without any. A text that is empty has its end token, if the tokenizer adds it."
+            )
         if row.size and (row.min() < 0 or row.max() >= vocabulary_size):
             raise ValueError(
                 f"`{name}` must be in [0, {vocabulary_size}). Received: ids from {row.min()} to {row.max()} in row "
@@ -72,13 +78,13 @@ def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids") ->
     return tf.RaggedTensor.from_row_lengths(flat, np.array([len(row) for row in rows], "int64"))
 
 
-def check_fits(model, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
+def check_fits(model: Any, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
     """Raises unless the longest prompt and its new tokens fit the model's positions."""
     limit, longest = model.max_sequence_length, max([1, *prompts.row_lengths().numpy()]) + num_remembered
-    if limit is not None and longest + max_new_tokens > limit:
+    if limit is not None and max_new_tokens > model.most_new_tokens(longest, limit):
         raise ValueError(
-            f"A prompt and its new tokens must fit the model's {limit} positions. Received: a prompt of {longest} "
-            f"tokens and max_new_tokens={max_new_tokens}. Shorten the prompt or ask for fewer tokens."
+            f"{model.what_must_fit} fit the model's {limit} positions. Received: a prompt of {longest} tokens "
+            f"and max_new_tokens={max_new_tokens}. Shorten the prompt or ask for fewer tokens."
         )
 
 

@@ -1,6 +1,7 @@
-"""Runs the compiled loop from Python: checks prompts, keeps what was compiled, gives arrays back."""
+"""Runs the compiled loop from Python: checks prompts, caches compiled loops, returns arrays."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import logging
 import random
@@ -19,27 +20,33 @@ from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, b
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
-from keras_tfm.samplers.numbers import models_in, split_numbers
-from keras_tfm.samplers.stopping import INVALID, REASONS, TIME
+from keras_tfm.optional import require_tensorflow
+from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
+from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.samplers.state import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
+from keras_tfm.types import Tensor
 
-# Loops that a model keeps; each is a structure of sampler and options, and takes memory as long as it is kept.
+# Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
 
 logger = logging.getLogger("keras_tfm")
 
 
 class Prefix(NamedTuple):
-    """What a model has read of one text. token_ids: int32 (H,), all that was read; state: the model's `DecodingState`,
-    one row; version: `GenerationRunner.version` of the model that read them."""
+    """A prefix that is in the KV caches already.
+
+    token_ids: int32 (H,), its tokens. state: the model's `DecodingState`, one row. version: `GenerationRunner.version`
+    of the model that read them.
+    """
 
     token_ids: np.ndarray
     state: Any
     version: int
 
     @classmethod
-    def of(cls, token_ids, state, version: int) -> "Prefix | None":
-        """What a state has read of this text; None if that is nothing, or if it read more and cannot forget it."""
+    def of(cls, token_ids: Tensor, state: Any, version: int) -> "Prefix | None":
+        """The part of these tokens that a state has read; None if it is empty, or if the state cannot rewind to it."""
         num_read = int(state.num_tokens[0])
         num_kept = min(num_read, len(token_ids))
         if num_kept == 0 or (num_kept < num_read and not state.can_forget):
@@ -59,9 +66,13 @@ class GenerationRunner:
 
     Args:
         model: `CausalLM`.
+
+    Raises:
+        RuntimeError: on another backend than TensorFlow.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
+        require_tensorflow("`generate`")
         self._model = model
         self._compiled: collections.OrderedDict = collections.OrderedDict()
         self._snapshot = Snapshot(model)
@@ -76,22 +87,28 @@ class GenerationRunner:
                 self._compiled.clear()
             return self._version
 
-    def steps(self, token_ids, options: GenerationOptions, tokens_per_step: int | None) -> Iterator[Generation]:
+    def steps(
+        self, token_ids: Tensor, options: GenerationOptions, tokens_per_piece: int | None
+    ) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
-        for progress in self.run(token_ids, options, tokens_per_step):
+        for progress in self.run(token_ids, options, tokens_per_piece):
             yield progress.generation
 
-    def run(self, token_ids, options: GenerationOptions, tokens_per_step, prefix: Prefix | None = None):
+    def run(
+        self, token_ids: Tensor, options: GenerationOptions, tokens_per_piece: int | None, prefix: Prefix | None = None
+    ) -> Iterator[Progress]:
         """Yields `Progress` after the first token and as often as `Pace` says.
 
         Args:
             token_ids: prompts in any form that `prompts_of` takes.
             options: of the generation.
-            tokens_per_step: int, or None: as `Pace` takes them.
-            prefix: what the prompts go on from, all of them; it is not modified.
+            tokens_per_piece: int, or None: as `Pace` takes them.
+            prefix: what all prompts continue, already in the KV caches; it is not modified.
         """
-        tokens_per_step = tokens_between_looks("tokens_per_step", tokens_per_step) if options.max_new_tokens else None
-        prompts = prompts_of(token_ids, self._model.vocabulary_size)
+        tokens_per_piece = (
+            tokens_between_looks("tokens_per_piece", tokens_per_piece) if options.max_new_tokens else None
+        )
+        prompts = self._rows_of(token_ids, "token_ids")
         check_ids_of(options, self._model.vocabulary_size)
         num_remembered = 0 if prefix is None else len(prefix.token_ids)
         check_fits(self._model, prompts, options.max_new_tokens, num_remembered)
@@ -103,7 +120,7 @@ class GenerationRunner:
         sampler = options.sampler
         pace = Pace(
             options.max_new_tokens,
-            tokens_per_step if sampler.streams else options.max_new_tokens,
+            tokens_per_piece if sampler.streams else options.max_new_tokens,
             options.max_seconds,
         )
         seed = sampler.seed if options.seed is None else options.seed
@@ -128,13 +145,15 @@ class GenerationRunner:
                 final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
                 yield Progress(generation_of(final, scores, num_rows, options), state.decoding)
 
-    def compiled(self, sampler, shape, options, goes_on) -> CompiledGeneration:
-        """The compiled loop for samplers and options of this structure, for the model as it is."""
+    def compiled(
+        self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
+    ) -> CompiledGeneration:
+        """The compiled loop for this structure of sampler and options, retraced if the model has changed."""
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
         with self._lock:
             versions = (self.version(), *(model.generation_runner.version() for model in models_in(sampler)))
-            key = (versions, structure, shape, is_guided, goes_on, options.stop_strings is not None)
+            key = (versions, structure, shape, is_guided, has_prefix, options.stop_strings is not None)
             if key not in self._compiled:
                 start = time.perf_counter()
                 self._compiled[key] = CompiledGeneration(self._model, sampler, *key[2:])
@@ -146,7 +165,7 @@ class GenerationRunner:
             return self._compiled[key]
 
     def _begin(self, compiled, inputs, room, settings, numbers):
-        """The state after the prompts were read; compiles what these sizes need, and tells the log of it."""
+        """The state after the prefill; XLA compiles for sizes of a new bucket, which is logged."""
         arguments = (inputs, room, settings, numbers)
         shapes = tuple(x.shape for x in tree.flatten(arguments))
         if shapes in compiled.shapes:
@@ -158,15 +177,33 @@ class GenerationRunner:
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
-            state = compiled.begin(*arguments)
-            # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and times no text.
+            state = self._begin_beside_tracing(compiled, arguments)
+            # Until 0 tokens nothing is decoded: this only compiles the rest, so that it delays no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.shapes.add(shapes)
             return state
 
+    def _rows_of(self, token_ids, name: str) -> tf.RaggedTensor:
+        """Prompts that the caller gave in the argument `name`."""
+        return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, int(self._model.reads_sources))
+
+    def _begin_beside_tracing(self, compiled, arguments):
+        """The state after the prompts were read; the rest of the loop is traced while XLA compiles the reading."""
+
+        def begin():
+            with tf.device(arguments[1].device):  # a thread knows nothing of the caller's device
+                return compiled.begin(*arguments)
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as beside:
+            begun = beside.submit(begin)
+            with self._lock:
+                _ = compiled.extend, compiled.answer
+                self._snapshot.renew()  # what a layer notes down while it is traced is no change
+            return begun.result()
+
     def _prompts(self, prompts, negative, options, prefix, room, sampler) -> loop.Prompts:
-        """The prompts, padded; with negative ones, or with the state of a prefix copied for each and made longer."""
+        """The padded prompts; with negative ones, or with the caches of a prefix, copied for each row and grown."""
         if negative is not None:
             longest = tf.cast(tf.reduce_max(tf.concat([prompts.row_lengths(), negative.row_lengths()], 0)), tf.int32)
             padded, negative = (pad_prompts(rows, options.start_token_id, longest) for rows in (prompts, negative))
@@ -191,7 +228,7 @@ class GenerationRunner:
             return None
         if options.negative_token_ids is None:
             return prompts[:, -1:]
-        negative = prompts_of(options.negative_token_ids, self._model.vocabulary_size, "negative_token_ids")
+        negative = self._rows_of(options.negative_token_ids, "negative_token_ids")
         num_prompts, num_negative = int(prompts.nrows()), int(negative.nrows())
         if num_negative not in (1, num_prompts):
             raise ValueError(
@@ -214,6 +251,12 @@ def check_ids_of(options: GenerationOptions, vocabulary_size: int) -> None:
         f"`alternatives` must be at most the {vocabulary_size} tokens of the vocabulary",
         alternatives=options.alternatives,
     )
+    greatest = greatest_id(options.sampler)
+    require(
+        greatest < vocabulary_size,
+        f"The processors of `sampler` must name ids less than the {vocabulary_size} tokens of the vocabulary",
+        greatest=greatest,
+    )
 
 
 def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
@@ -231,7 +274,7 @@ def int32_seed(seed: int) -> np.int32:
     return np.uint32(seed % 2**32).view(np.int32)
 
 
-def generation_of(state, scores, num_rows, options) -> Generation:
+def generation_of(state: Any, scores: Tensor, num_rows: Tensor, options: Any) -> Generation:
     """The real rows of an answer as arrays."""
     finish = state.finish.numpy()[:num_rows]
     if (finish == INVALID).any():

@@ -3,13 +3,12 @@
 from keras_tfm.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
 from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, Int8Array, KVCache, RollingKVCache
+from keras_tfm.layers.embeddings import PositionEmbedding, SinusoidalEmbedding, TokenEmbedding, TokenPositions
 from keras_tfm.layers.feed_forward import FeedForward, GatedFeedForward
+from keras_tfm.layers.lora import Lora
 from keras_tfm.layers.masked_lm_head import MaskedLMHead
-from keras_tfm.layers.parallel_transformer_block import ParallelTransformerBlock
 from keras_tfm.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_tfm.layers.position_bias import AlibiBias, RelativePositionBias
-from keras_tfm.layers.positions import PositionEmbedding, SinusoidalEmbedding, TokenPositions
-from keras_tfm.layers.projection import Projection
 from keras_tfm.layers.residual import LayerScale
 from keras_tfm.layers.rotary import RotaryEmbedding
 from keras_tfm.layers.rotary_scaling import (
@@ -21,9 +20,9 @@ from keras_tfm.layers.rotary_scaling import (
     YarnScaling,
     get_rotary_scaling,
 )
-from keras_tfm.layers.token_embedding import TokenEmbedding
-from keras_tfm.layers.transformer_block import TransformerBlock
+from keras_tfm.layers.transformer_block import ParallelTransformerBlock, TransformerBlock
 from keras_tfm.layers.transformer_stack import TransformerStack
+from keras_tfm.layers.weights import Projection
 
 __all__ = [
     "AlibiBias",
@@ -40,6 +39,7 @@ __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "LongRopeScaling",
+    "Lora",
     "MaskedLMHead",
     "MeanPooling",
     "MultiHeadCrossAttention",

@@ -1,24 +1,18 @@
 """Multi-head attention: over the sequence itself, and over a context."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_tfm import ops as tfm_ops
+from keras_tfm.arguments import check_positive, check_rank, check_rate
 from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
-from keras_tfm.layers.composite import Composite
-from keras_tfm.layers.parts import (
-    as_layer,
-    build_part,
-    check_positive,
-    check_rank,
-    check_rate,
-    clone,
-    serialize,
-    set_template,
-)
-from keras_tfm.layers.projection import Projection
+from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize, set_template
+from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import check_method
-from keras_tfm.ops.sizes import batch_size, size
+from keras_tfm.ops.tensors import batch_size, size
+from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
 
 
 class _MultiHeadAttention(Composite):
@@ -33,14 +27,15 @@ class _MultiHeadAttention(Composite):
         logit_cap: float | None = None,
         use_bias: bool = True,
         output_use_bias: bool | None = None,
-        query_key_norm=None,
-        sink=None,
-        output_gate=None,
+        query_key_norm: LayerLike | None = None,
+        sink: LayerLike | None = None,
+        output_gate: LayerLike | None = None,
         dropout: float = 0.0,
         method: str = "auto",
-        kernel_initializer="glorot_uniform",
-        output_kernel_initializer=None,
-        **kwargs,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        output_kernel_initializer: InitializerLike | None = None,
+        query_kernel_initializer: InitializerLike | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         num_key_value_heads = num_heads if num_key_value_heads is None else num_key_value_heads
@@ -57,7 +52,7 @@ class _MultiHeadAttention(Composite):
                 f"Received: num_heads={num_heads}, num_key_value_heads={num_key_value_heads}."
             )
         self.num_heads = num_heads
-        self.head_dim = head_dim
+        self.head_dim: Any = head_dim  # an int at the latest when the layer is built
         self.num_key_value_heads = num_key_value_heads
         self.scale = scale
         self.logit_cap = logit_cap
@@ -76,6 +71,7 @@ class _MultiHeadAttention(Composite):
         self.method = method
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_kernel_initializer = keras.initializers.get(output_kernel_initializer or kernel_initializer)
+        self.query_kernel_initializer = keras.initializers.get(query_kernel_initializer or kernel_initializer)
         self.supports_masking = True
         self.query_norm, self.key_norm = clone(self.query_key_norm), clone(self.query_key_norm)
         # Drawn once a call: the weights that a seed drops are the same in the forward and the backward pass.
@@ -91,7 +87,7 @@ class _MultiHeadAttention(Composite):
                 )
             self.head_dim = hidden_dim // self.num_heads
         num_queries, num_keys = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        self.query_dense = self._dense("query", num_queries, x_shape, self.use_bias)
+        self.query_dense = self._dense("query", num_queries, x_shape, self.use_bias, self.query_kernel_initializer)
         self.key_dense = self._dense("key", num_keys, context_shape, self.use_bias)
         self.value_dense = self._dense("value", num_keys, context_shape, self.use_bias)
         attended_shape = (*x_shape[:-1], num_queries)
@@ -119,7 +115,7 @@ class _MultiHeadAttention(Composite):
 
     def _split_heads(self, x, length):
         """(B, T, N*H) -> (B, N, T, H), whatever the number of heads."""
-        x = ops.reshape(x, (batch_size(x), length, x.shape[-1] // self.head_dim, self.head_dim))
+        x = ops.reshape(x, (batch_size(x), length, x.shape[-1] // self.head_dim, self.head_dim))  # (B, T, N, H)
         return ops.transpose(x, (0, 2, 1, 3))
 
     def _queries(self, x):
@@ -158,15 +154,15 @@ class _MultiHeadAttention(Composite):
         )
         y, scores = y if return_attention_scores else (y, None)
         y = ops.transpose(y, (0, 2, 1, 3))  # (B, T, N, H)
-        y = ops.reshape(y, (batch_size(y), size(y, 1), self.num_heads * self.head_dim))
+        y = ops.reshape(y, (batch_size(y), size(y, 1), self.num_heads * self.head_dim))  # (B, T, N * H)
         if self.output_gate is not None:
             y = self.output_gate(y, x=x)
         return self.output_dense(y), scores
 
-    def compute_output_shape(self, x_shape, context_shape=None):
+    def compute_output_shape(self, x_shape: Shape, context_shape: Shape | None = None) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -183,6 +179,7 @@ class _MultiHeadAttention(Composite):
             "method": self.method,
             "kernel_initializer": serialize(self.kernel_initializer),
             "output_kernel_initializer": serialize(self.output_kernel_initializer),
+            "query_kernel_initializer": serialize(self.query_kernel_initializer),
         }
 
 
@@ -214,6 +211,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
             grows with T + S, not T x S, from 2^20 scores a head on.
         kernel_initializer: for the projections.
         output_kernel_initializer: for the output projection. Default: `kernel_initializer`.
+        query_kernel_initializer: for the projection of queries. Default: `kernel_initializer`. Without a `scale` of
+            1 / sqrt(H), smaller ones keep the first scores in bounds (T5).
 
     Call arguments:
         x: float (B, T, D).
@@ -257,45 +256,75 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         num_heads: int,
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
-        rotary=None,
+        rotary: LayerLike | None = None,
         causal: bool = False,
         window: int | None = None,
-        **kwargs,
+        scale: float | None = None,
+        logit_cap: float | None = None,
+        use_bias: bool = True,
+        output_use_bias: bool | None = None,
+        query_key_norm: LayerLike | None = None,
+        sink: LayerLike | None = None,
+        output_gate: LayerLike | None = None,
+        dropout: float = 0.0,
+        method: str = "auto",
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        output_kernel_initializer: InitializerLike | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(num_heads, head_dim, num_key_value_heads, **kwargs)
+        super().__init__(
+            num_heads,
+            head_dim,
+            num_key_value_heads,
+            scale,
+            logit_cap,
+            use_bias,
+            output_use_bias,
+            query_key_norm,
+            sink,
+            output_gate,
+            dropout,
+            method,
+            kernel_initializer,
+            output_kernel_initializer,
+            **kwargs,
+        )
         if window is not None:
             check_positive(window=window)
         self.rotary = as_layer(rotary, "rotary", "RotaryEmbedding()", optional=True)
         self.causal = causal
         self.window = window
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         self._build_projections(x_shape, x_shape)
 
-    def init_cache(self, batch_size, max_length, dtype: str | None = None) -> KVCache | RollingKVCache:
+    def init_cache(
+        self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
+    ) -> KVCache | RollingKVCache:
         """An empty cache for this layer; the layer must be built. With a window its size has the window's bound.
 
         Args:
-            batch_size, max_length: int, or int32 () where traced.
+            batch_size, max_sequence_length: int, or int32 () where traced.
             dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
         """
-        sizes = (batch_size, max_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
+        num_heads, head_dim = self.num_key_value_heads, self.head_dim
+        dtype = dtype or self.compute_dtype
         if self.causal and self.window is not None:
-            return RollingKVCache.empty(*sizes, window=self.window)
-        return KVCache.empty(*sizes)
+            return RollingKVCache.empty(batch_size, max_sequence_length, num_heads, head_dim, dtype, self.window)
+        return KVCache.empty(batch_size, max_sequence_length, num_heads, head_dim, dtype)
 
     def call(
         self,
-        x,
-        mask=None,
-        positions=None,
-        attention_mask=None,
-        attention_bias=None,
-        document_ids=None,
-        cache=None,
-        return_attention_scores=False,
-        training=None,
-    ):
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_bias: Any = None,
+        document_ids: Tensor | None = None,
+        cache: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         _check_documents(document_ids, cache)
         if positions is None:
             positions = _positions_of(x, mask, cache, document_ids)  # (B, T), -1 = padding
@@ -305,17 +334,17 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         visible = tfm_ops.Visibility(
             positions, memory.positions, self.causal, self.window, attention_mask, document_ids, document_ids
         )
-        # Whoever reads an unknown number of tokens into a cache bounds it (`LONGEST_APPEND`): the plain method needs
-        # little memory then, and a third of the lean one's time to trace and compile.
-        is_piece = cache is not None and x.shape[1] is None and self.method == "auto"
-        method = "plain" if is_piece else self.method
+        # A prefill of unknown length comes in pieces of `LONGEST_APPEND` at most: the plain method needs little memory
+        # then, and a third of the lean one's time to trace and compile.
+        is_prefill = cache is not None and x.shape[1] is None and self.method == "auto"
+        method = "plain" if is_prefill else self.method
         y, scores = self._attend(x, query, memory, visible, attention_bias, training, return_attention_scores, method)
         outputs = (y,) if cache is None else (y, memory)
         if return_attention_scores:
             outputs = (*outputs, scores)
         return outputs if len(outputs) > 1 else y
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "rotary": serialize(self.rotary),
@@ -330,8 +359,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
 
     Args:
         num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, output_use_bias, query_key_norm,
-        sink, output_gate, dropout, method, kernel_initializer, output_kernel_initializer: as in
-        `MultiHeadSelfAttention`.
+        sink, output_gate, dropout, method, kernel_initializer, output_kernel_initializer, query_kernel_initializer: as
+        in `MultiHeadSelfAttention`.
 
     Call arguments:
         x: float (B, T, D).
@@ -358,21 +387,30 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3, https://arxiv.org/abs/1706.03762
     """
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         self._build_projections(x_shape, context_shape or x_shape)
 
-    def remember(self, context, context_mask=None) -> ContextCache:
+    def remember(self, context: Tensor, context_mask: Tensor | None = None, dtype: str | None = None) -> ContextCache:
         """Projects the context to keys and values; the layer must be built.
 
         Args:
             context: float (B, S, C).
             context_mask: bool (B, S), True = a real token.
+            dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
         """
         context = ops.cast(context, self.compute_dtype)
-        key, value = self._keys_and_values(context)
-        return ContextCache(key, value, positions=_positions_of(context, context_mask, name="context_mask"))
+        positions = _positions_of(context, context_mask, name="context_mask")
+        return ContextCache.of(*self._keys_and_values(context), positions, dtype)
 
-    def call(self, x, context=None, context_mask=None, cache=None, return_attention_scores=False, training=None):
+    def call(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         check_rank(x, 3, "x", "(B, T, D)")
         if (context is None) == (cache is None):
             raise ValueError(
@@ -384,8 +422,11 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         by_prompts = x if cache is None else _by_prompts(x, memory)
         everywhere = ops.zeros_like(by_prompts[..., 0], dtype="int32")  # all queries see all real keys
         visible = tfm_ops.Visibility(everywhere, memory.positions)
+        # As in self-attention: queries of unknown number that go with a cache are few.
+        is_piece = cache is not None and by_prompts.shape[1] is None and self.method == "auto"
+        method = "plain" if is_piece else self.method
         y, scores = self._attend(
-            by_prompts, self._queries(by_prompts), memory, visible, None, training, return_attention_scores, self.method
+            by_prompts, self._queries(by_prompts), memory, visible, None, training, return_attention_scores, method
         )
         if by_prompts is not x:
             y, scores = _by_rows(y, scores, x)
@@ -397,18 +438,18 @@ def _by_prompts(x, memory):
     num_rows, num_prompts = x.shape[0], memory.positions.shape[0]
     if num_rows is not None and num_rows == num_prompts:
         return x
-    return ops.reshape(x, (size(memory.positions, 0), -1, x.shape[2]))
+    return ops.reshape(x, (size(memory.positions, 0), -1, x.shape[2]))  # (B, W * T, D)
 
 
 def _by_rows(y, scores, x):
     """The answers (B, W * T, D) and perhaps scores (B, N, W * T, S) for the rows of x (R, T, D) again."""
     length = size(x, 1)
-    y = ops.reshape(y, (batch_size(x), length, y.shape[2]))
+    y = ops.reshape(y, (batch_size(x), length, y.shape[2]))  # (R, T, D)
     if scores is not None:
         num_heads, num_keys = scores.shape[1], size(scores, 3)
-        scores = ops.reshape(scores, (size(scores, 0), num_heads, -1, length, num_keys))
+        scores = ops.reshape(scores, (size(scores, 0), num_heads, -1, length, num_keys))  # (B, N, W, T, S)
         scores = ops.transpose(scores, (0, 2, 1, 3, 4))  # (B, W, N, T, S)
-        scores = ops.reshape(scores, (batch_size(x), num_heads, length, num_keys))
+        scores = ops.reshape(scores, (batch_size(x), num_heads, length, num_keys))  # (R, N, T, S)
     return y, scores
 
 

@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops, tree
 
-from keras_tfm.layers.parts import known_value
-from keras_tfm.ops.gather import take_rows
-from keras_tfm.ops.sizes import batch_size, next_power_of_two, size
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import batch_size, known_value, next_power_of_two, size, slice_update, take_rows
+from keras_tfm.types import DTypeLike, Tensor
 
-# The most tokens that `CausalLM` reads at once into a cache; longer prompts are read in pieces of this size. A
+# The most tokens of one prefill step: `CausalLM` reads longer prompts in pieces of this size (chunked prefill). A
 # `RollingKVCache` has so many slots beside its window, since the first query of a piece still needs all of its window.
 LONGEST_APPEND = 512
 
@@ -22,27 +20,27 @@ class Int8Array(NamedTuple):
     scale: Any
 
     @classmethod
-    def of(cls, x) -> "Int8Array":
+    def of(cls, x: Tensor) -> "Int8Array":
         """Rounds each vector to 255 steps between its greatest magnitude and minus that."""
         x = ops.cast(x, "float32")
         scale = ops.max(ops.abs(x), axis=-1, keepdims=True) / 127.0
         values = ops.round(x / ops.where(scale > 0, scale, 1.0))
         return cls(ops.cast(values, "int8"), scale)
 
-    def to(self, dtype):
+    def to(self, dtype: DTypeLike) -> Tensor:
         """The numbers again, as far as 8 bits hold them."""
         return ops.cast(ops.cast(self.values, "float32") * self.scale, dtype)
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens read so far, in slots allocated once.
+    """A KV cache: keys and values of the tokens read so far, in S slots that are allocated once.
 
     key, value: (B, K, S, H) in the compute dtype, or `Int8Array`s. positions: int32 (B, S), -1 = an empty slot or
-    padding, which is thereby invisible with no further mask. index: int32 (), the first free slot, the same for all
-    rows.
+    padding, which no query sees: ragged batches need no further mask. index: int32 (), the first free slot, the same
+    for all rows.
 
     Example:
-        >>> cache = KVCache.empty(batch_size=2, max_length=16, num_heads=4, head_dim=8, dtype="float32")
+        >>> cache = KVCache.empty(batch_size=2, max_sequence_length=16, num_heads=4, head_dim=8, dtype="float32")
         >>> x, cache = MultiHeadSelfAttention(num_heads=4, head_dim=8, causal=True)(x, cache=cache)
     """
 
@@ -51,14 +49,31 @@ class KVCache(NamedTuple):
     positions: Any
     index: Any
 
-    is_shared = False
-    can_forget = True
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves all sequences of a prompt."""
+        return False
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether `keep` takes tokens back."""
+        return True
 
     @classmethod
-    def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype) -> "KVCache":
-        """A cache of `max_length` free slots. The dtype must be the layer's compute dtype, or each step casts it;
-        "int8" takes a quarter of float32's memory and rounds."""
-        shape = (batch_size, num_heads, max_length, head_dim)
+    def empty(
+        cls,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike,
+    ) -> "KVCache":
+        """A cache of `max_sequence_length` free slots.
+
+        The dtype must be the layer's compute dtype, or each step casts the cache; "int8" takes a quarter of float32's
+        memory and rounds.
+        """
+        shape = (batch_size, num_heads, max_sequence_length, head_dim)
 
         def zeros():
             if dtype == "int8":
@@ -68,17 +83,17 @@ class KVCache(NamedTuple):
         return cls(
             key=zeros(),
             value=zeros(),
-            positions=ops.full((batch_size, max_length), -1, dtype="int32"),
+            positions=ops.full((batch_size, max_sequence_length), -1, dtype="int32"),
             index=ops.zeros((), "int32"),
         )
 
     @classmethod
-    def of(cls, key, value, positions) -> "KVCache":
-        """The memory of a single pass: exactly these keys and values, no room for more."""
+    def of(cls, key: Tensor, value: Tensor, positions: Tensor) -> "KVCache":
+        """The cache of a forward pass without one: exactly these keys and values, no free slots."""
         return cls(key, value, positions, index=size(key, 2))
 
-    def append(self, key, value, positions) -> "KVCache":
-        """A new cache with T more tokens. Whoever allocates the cache sees to it that they fit.
+    def append(self, key: Tensor, value: Tensor, positions: Tensor) -> "KVCache":
+        """A new cache with T more tokens, which must fit: the generation loop checks lengths before it starts.
 
         Args:
             key, value: (B, K, T, H).
@@ -89,19 +104,20 @@ class KVCache(NamedTuple):
         """
         num_new = size(key, 2)
         capacity, index = self.positions.shape[1], known_value(self.index)
-        # While traced, nothing is known: the generation loop checks lengths before it starts.
+        # While traced, the index has no value yet, and nothing can be checked.
         known = index is not None and isinstance(num_new, int) and isinstance(capacity, int)
         if known and int(index) + num_new > capacity:
             raise ValueError(
                 f"The cache holds {capacity} positions and {int(index)} are used; {num_new} more do not fit. "
-                "Make it with a larger `max_length`."
+                "Make it with a larger `max_sequence_length`."
             )
 
         num_slots = size(self.positions, 1)
 
         def write(slots, new):
-            # Batch and heads as one axis, as attention reads them: see `ops/grouped_products.py`.
-            merged, new = (ops.reshape(x, (-1, n, x.shape[3])) for x, n in ((slots, num_slots), (new, num_new)))
+            # Batch and heads as one axis, as attention reads them: see `query_key_products`.
+            merged = ops.reshape(slots, (-1, num_slots, slots.shape[3]))  # (B * K, S, H)
+            new = ops.reshape(new, (-1, num_new, new.shape[3]))  # (B * K, T, H)
             written = slice_update(merged, (0, self.index, 0), new)
             return ops.reshape(written, (batch_size(slots), slots.shape[1], num_slots, slots.shape[3]))
 
@@ -112,28 +128,28 @@ class KVCache(NamedTuple):
             index=self.index + num_new,
         )
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> tuple[Tensor, Tensor]:
         """The pair (keys, values), (B, K, S, H) each, as attention takes them."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
-    def keep(self, num_tokens) -> "KVCache":
-        """Each row keeps its first `num_tokens`, int32 (B,). The slots after the last that any row keeps are free."""
+    def keep(self, num_tokens: Tensor) -> "KVCache":
+        """Rewinds each row to its first `num_tokens`, int32 (B,). Slots after the last that any row keeps are free."""
         positions = _kept(self.positions, num_tokens)
         slots = ops.arange(1, size(positions, 1) + 1, dtype="int32")
         return self._replace(positions=positions, index=ops.max(ops.where(positions >= 0, slots, 0), initial=0))
 
     def grow(self, num_slots: int) -> "KVCache":
-        """With at least `num_slots` free slots, a power of two in all: a growing chat compiles few loops."""
+        """With at least `num_slots` free slots, in buckets of powers of two: a growing chat compiles few loops."""
         capacity = self.positions.shape[1]
         return _moved(self, next_power_of_two(max(int(self.index) + num_slots, capacity)))
 
-    def take(self, rows) -> "KVCache":
+    def take(self, rows: Tensor) -> "KVCache":
         """The caches of these rows, int32 (R,)."""
         return take_rows(self, rows)
 
 
 class RollingKVCache(NamedTuple):
-    """A `KVCache` for windowed attention: slots are used again once their tokens have left the window.
+    """A `KVCache` for sliding-window attention, a ring buffer: slots are reused once their tokens have left the window.
 
     The fields of `KVCache`, and window: int32 (). Token number i lies in slot i modulo S.
     """
@@ -144,18 +160,33 @@ class RollingKVCache(NamedTuple):
     index: Any
     window: Any
 
-    is_shared = False
-    can_forget = True
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves all sequences of a prompt."""
+        return False
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether `keep` takes tokens back."""
+        return True
 
     @classmethod
-    def empty(cls, batch_size, max_length, num_heads: int, head_dim: int, dtype, window: int) -> "RollingKVCache":
-        """A cache of as many slots as the window needs for any number of tokens, or `max_length` if that is less."""
-        num_slots = ops.minimum(max_length, window + LONGEST_APPEND)
+    def empty(
+        cls,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike,
+        window: int,
+    ) -> "RollingKVCache":
+        """A cache of as many slots as the window needs for any number of tokens, `max_sequence_length` at most."""
+        num_slots = ops.minimum(max_sequence_length, window + LONGEST_APPEND)
         num_slots = num_slots if known_value(num_slots) is None else int(num_slots)
-        slots = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
-        return cls(*slots, window=ops.full((), window, dtype="int32"))
+        key, value, positions, index = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
+        return cls(key, value, positions, index, window=ops.full((), window, dtype="int32"))
 
-    def append(self, key, value, positions) -> "RollingKVCache":
+    def append(self, key: Tensor, value: Tensor, positions: Tensor) -> "RollingKVCache":
         """A new cache with T more tokens, in the place of the oldest.
 
         Args:
@@ -196,15 +227,15 @@ class RollingKVCache(NamedTuple):
         if index + num_new > num_slots and window - 1 + num_new > num_slots:
             raise ValueError(
                 f"The rolling cache has {num_slots} slots, {window - 1} of which the first new token still sees. "
-                f"Received: {num_new} tokens at once after {index}. Make it with a larger `max_length`, or "
+                f"Received: {num_new} tokens at once after {index}. Make it with a larger `max_sequence_length`, or "
                 "append fewer tokens at once."
             )
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> tuple[Tensor, Tensor]:
         """The pair (keys, values), (B, K, S, H) each, as attention takes them; their order does not matter."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
-    def keep(self, num_tokens) -> "RollingKVCache":
+    def keep(self, num_tokens: Tensor) -> "RollingKVCache":
         """As `KVCache.keep`; what the forgotten tokens took the place of had left the window before them."""
         positions = _kept(self.positions, num_tokens)
         num_slots = size(positions, 1)
@@ -219,39 +250,53 @@ class RollingKVCache(NamedTuple):
             return self
         return _moved(self, min(next_power_of_two(max(int(self.index) + num_slots, capacity)), enough))
 
-    def take(self, rows) -> "RollingKVCache":
+    def take(self, rows: Tensor) -> "RollingKVCache":
         """The caches of these rows, int32 (R,)."""
         return take_rows(self, rows)
 
 
 class ContextCache(NamedTuple):
-    """The encoder's output as keys and values (B, K, S, H), projected once, and its positions (B, S), -1 = padding.
+    """The cache of cross-attention: the encoder's output as keys and values (B, K, S, H), and its positions (B, S).
 
-    It has one row for each prompt, whatever number of texts is written for it.
+    They are projected once. There is one row for each prompt, however many sequences are generated for it.
     """
 
     key: Any
     value: Any
     positions: Any
 
-    is_shared = True
-    can_forget = True
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves all sequences of a prompt."""
+        return True
 
-    def keep(self, num_tokens) -> "ContextCache":
-        """Itself: the text that is written is not in it."""
+    @property
+    def can_forget(self) -> bool:
+        """Whether `keep` takes tokens back."""
+        return True
+
+    @classmethod
+    def of(cls, key: Tensor, value: Tensor, positions: Tensor, dtype: str | None = None) -> "ContextCache":
+        """The memory of these keys and values; "int8" takes a quarter of float32's memory and rounds."""
+        if dtype == "int8":
+            key, value = Int8Array.of(key), Int8Array.of(value)
+        return cls(key, value, positions)
+
+    def keep(self, num_tokens: Tensor) -> "ContextCache":
+        """Itself: generated tokens are not in it."""
         return self
 
     def grow(self, num_slots: int) -> "ContextCache":
         """Itself."""
         return self
 
-    def take(self, rows) -> "ContextCache":
+    def take(self, rows: Tensor) -> "ContextCache":
         """The contexts of these prompts, int32 (R,)."""
         return take_rows(self, rows)
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> tuple[Tensor, Tensor]:
         """The pair (keys, values)."""
-        return self.key, self.value
+        return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
 
 class BlockCache(NamedTuple):
@@ -273,7 +318,7 @@ def _kept(positions, num_tokens):
 
 
 def _moved(cache, capacity: int):
-    """The cache in `capacity` slots: what was appended as number i lies in slot i modulo S before and after."""
+    """The cache with `capacity` slots: token number i lies in slot i modulo S, before and after."""
     num_slots, index = cache.positions.shape[1], int(cache.index)
     number = index - 1 - (index - 1 - np.arange(capacity)) % capacity  # of the newest that belongs into each slot
     is_there = np.logical_and(number >= 0, number >= index - num_slots)

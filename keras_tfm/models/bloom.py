@@ -6,13 +6,12 @@ from keras_tfm.layers import (
     AlibiBias,
     FeedForward,
     MultiHeadSelfAttention,
-    TokenEmbedding,
     TransformerBlock,
-    TransformerStack,
 )
 from keras_tfm.models.causal_lm import CausalLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import causal_lm, size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import DTypeLike
 
 _BLOOM = {"vocabulary_size": 250880}
 SIZES = {
@@ -33,7 +32,7 @@ def build_bloom(
     norm_epsilon: float = 1e-5,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "bloom",
 ) -> CausalLM:
     """A BLOOM: pre-norm causal blocks that see distances as a bias on the scores, a normalized embedding, a tied head.
@@ -73,41 +72,32 @@ def build_bloom(
         num_heads=num_heads,
         hidden_dim=hidden_dim,
     )
-    width = numbers["hidden_dim"]
     weights = keras.initializers.RandomNormal(stddev=0.02)
 
     def norm():
         return keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=dtype)
 
-    def block():
+    def block(i):
         return TransformerBlock(
             MultiHeadSelfAttention(
                 numbers["num_heads"], causal=True, dropout=dropout, kernel_initializer=weights, dtype=dtype
             ),
-            FeedForward(4 * width, activation=gelu_tanh, kernel_initializer=weights, dtype=dtype),
+            FeedForward(4 * numbers["hidden_dim"], activation=gelu_tanh, kernel_initializer=weights, dtype=dtype),
             norm=norm(),
             dropout=dropout,
             dtype=dtype,
         )
 
-    return CausalLM(
-        TokenEmbedding(
-            numbers["vocabulary_size"],
-            width,
-            norm=norm(),
-            dropout=dropout,
-            embeddings_initializer=weights,
-            dtype=dtype,
-            name="token_embedding",
-        ),
-        TransformerStack(
-            [block() for _ in range(numbers["num_layers"])],
-            position_bias=AlibiBias(numbers["num_heads"], dtype=dtype),
-            final_norm=norm(),
-            remat=remat,
-            dtype=dtype,
-            name="stack",
-        ),
+    return causal_lm(
+        numbers,
+        block,
+        norm(),
+        initializer=weights,
+        tie_weights=True,
+        remat=remat,
         dtype=dtype,
         name=name,
+        position_bias=AlibiBias(numbers["num_heads"], dtype=dtype),
+        norm=norm(),
+        dropout=dropout,
     )

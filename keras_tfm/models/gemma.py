@@ -6,14 +6,13 @@ from keras_tfm.layers import (
     GatedFeedForward,
     MultiHeadSelfAttention,
     RotaryEmbedding,
-    TokenEmbedding,
     TransformerBlock,
-    TransformerStack,
 )
-from keras_tfm.layers.parts import clone
+from keras_tfm.layers.composite import clone
 from keras_tfm.models.causal_lm import CausalLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import causal_lm, size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _GEMMA2 = {"vocabulary_size": 256000, "head_dim": 256}
 SIZES = {
@@ -57,13 +56,13 @@ def build_gemma2(
     head_dim: int | None = None,
     rotary: RotaryEmbedding | None = None,
     norm_epsilon: float = 1e-6,
-    activation=gelu_tanh,
+    activation: ActivationLike = gelu_tanh,
     attention_scale: float | None = None,
     attention_logit_cap: float | None = 50.0,
     logit_cap: float | None = 30.0,
     windows: tuple[int | None, ...] = (4096, None),
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "gemma2",
 ) -> CausalLM:
     """A Gemma 2: RMS norms before and after each sublayer, GEGLU, capped scores and logits, scaled and tied embedding.
@@ -121,7 +120,7 @@ def build_gemma2(
     def norm():
         return keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype)
 
-    def block(window):
+    def block(i):
         return TransformerBlock(
             MultiHeadSelfAttention(
                 numbers["num_heads"],
@@ -129,7 +128,7 @@ def build_gemma2(
                 num_key_value_heads=numbers["num_key_value_heads"],
                 rotary=clone(rotary),
                 causal=True,
-                window=window,
+                window=windows[i % len(windows)],
                 scale=attention_scale,
                 logit_cap=attention_logit_cap,
                 use_bias=False,
@@ -144,23 +143,15 @@ def build_gemma2(
             dtype=dtype,
         )
 
-    return CausalLM(
-        TokenEmbedding(
-            numbers["vocabulary_size"],
-            numbers["hidden_dim"],
-            scale=numbers["hidden_dim"] ** 0.5,
-            logit_cap=logit_cap,
-            embeddings_initializer=weights,
-            dtype=dtype,
-            name="token_embedding",
-        ),
-        TransformerStack(
-            [block(windows[i % len(windows)]) for i in range(numbers["num_layers"])],
-            final_norm=norm(),
-            remat=remat,
-            dtype=dtype,
-            name="stack",
-        ),
+    return causal_lm(
+        numbers,
+        block,
+        norm(),
+        initializer=weights,
+        tie_weights=True,
+        remat=remat,
         dtype=dtype,
         name=name,
+        scale=numbers["hidden_dim"] ** 0.5,
+        logit_cap=logit_cap,
     )

@@ -10,14 +10,12 @@ from keras_tfm.layers import (
     RelativePositionBias,
     RotaryEmbedding,
     SinusoidalEmbedding,
-    TokenEmbedding,
     TransformerBlock,
-    TransformerStack,
 )
-from keras_tfm.layers.projection import Projection
 from keras_tfm.models.causal_lm import CausalLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import causal_lm, size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _GPT2 = {"vocabulary_size": 50257, "max_sequence_length": 1024}
 SIZES = {
@@ -40,12 +38,12 @@ def build_gpt(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     position: str = "learned",
-    activation=gelu_tanh,
+    activation: ActivationLike = gelu_tanh,
     norm_epsilon: float = 1e-5,
     tie_weights: bool = True,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "gpt",
 ) -> CausalLM:
     """A GPT: pre-norm causal blocks with GELU feed-forward, learned positions, tied head, GPT-2's initialisation.
@@ -117,7 +115,7 @@ def build_gpt(
     def norm():
         return keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=dtype)
 
-    def block():
+    def block(i):
         return TransformerBlock(
             MultiHeadSelfAttention(
                 heads,
@@ -132,27 +130,17 @@ def build_gpt(
             dtype=dtype,
         )
 
-    head = Projection(numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head")
-    return CausalLM(
-        TokenEmbedding(
-            numbers["vocabulary_size"],
-            width,
-            position=absolute[position]() if position in absolute else None,
-            scale=width**0.5 if position == "sinusoidal" else 1.0,  # as in the paper: sinusoids have size 1
-            dropout=dropout,
-            embeddings_initializer=weights,
-            dtype=dtype,
-            name="token_embedding",
-        ),
-        TransformerStack(
-            [block() for _ in range(depth)],
-            position_bias=bias[position]() if position in bias else None,
-            final_norm=norm(),
-            remat=remat,
-            dtype=dtype,
-            name="stack",
-        ),
-        head=None if tie_weights else head,
+    return causal_lm(
+        numbers,
+        block,
+        norm(),
+        initializer=weights,
+        tie_weights=tie_weights,
+        remat=remat,
         dtype=dtype,
         name=name,
+        position=absolute[position]() if position in absolute else None,
+        position_bias=bias[position]() if position in bias else None,
+        scale=width**0.5 if position == "sinusoidal" else 1.0,  # as in the paper: sinusoids have size 1
+        dropout=dropout,
     )

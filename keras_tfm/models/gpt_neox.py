@@ -7,14 +7,12 @@ from keras_tfm.layers import (
     MultiHeadSelfAttention,
     ParallelTransformerBlock,
     RotaryEmbedding,
-    TokenEmbedding,
     TransformerBlock,
-    TransformerStack,
 )
-from keras_tfm.layers.parts import clone
-from keras_tfm.layers.projection import Projection
+from keras_tfm.layers.composite import clone
 from keras_tfm.models.causal_lm import CausalLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import causal_lm, size_of
+from keras_tfm.types import ActivationLike, DTypeLike
 
 
 def _pythia(num_layers, num_heads, hidden_dim, vocabulary_size=50304):
@@ -45,13 +43,13 @@ def build_gpt_neox(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     rotary: RotaryEmbedding | None = None,
-    activation="gelu",
+    activation: ActivationLike = "gelu",
     norm_epsilon: float = 1e-5,
     parallel: bool = True,
     tie_weights: bool = False,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "gpt_neox",
 ) -> CausalLM:
     """A GPT-NeoX: both sublayers of a block read the same stream, a quarter of each head turns, its own output head.
@@ -101,12 +99,12 @@ def build_gpt_neox(
     weights = keras.initializers.RandomNormal(stddev=0.02)
     if rotary is None:
         rotary = RotaryEmbedding(rotary_dim=numbers["hidden_dim"] // numbers["num_heads"] // 4, dtype=dtype)
-    wiring = ParallelTransformerBlock if parallel else TransformerBlock
 
     def norm():
         return keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=dtype)
 
-    def block():
+    def block(i):
+        wiring = ParallelTransformerBlock if parallel else TransformerBlock
         return wiring(
             MultiHeadSelfAttention(
                 numbers["num_heads"],
@@ -122,24 +120,14 @@ def build_gpt_neox(
             dtype=dtype,
         )
 
-    head = Projection(numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head")
-    return CausalLM(
-        TokenEmbedding(
-            numbers["vocabulary_size"],
-            numbers["hidden_dim"],
-            dropout=dropout,
-            embeddings_initializer=weights,
-            dtype=dtype,
-            name="token_embedding",
-        ),
-        TransformerStack(
-            [block() for _ in range(numbers["num_layers"])],
-            final_norm=norm(),
-            remat=remat,
-            dtype=dtype,
-            name="stack",
-        ),
-        head=None if tie_weights else head,
+    return causal_lm(
+        numbers,
+        block,
+        norm(),
+        initializer=weights,
+        tie_weights=tie_weights,
+        remat=remat,
         dtype=dtype,
         name=name,
+        dropout=dropout,
     )

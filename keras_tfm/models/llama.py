@@ -6,14 +6,12 @@ from keras_tfm.layers import (
     GatedFeedForward,
     MultiHeadSelfAttention,
     RotaryEmbedding,
-    TokenEmbedding,
     TransformerBlock,
-    TransformerStack,
 )
-from keras_tfm.layers.parts import clone
-from keras_tfm.layers.projection import Projection
+from keras_tfm.layers.composite import clone
 from keras_tfm.models.causal_lm import CausalLM
-from keras_tfm.models.sizes import size_of
+from keras_tfm.models.wiring import causal_lm, size_of
+from keras_tfm.types import DTypeLike
 
 SIZES = {
     "nano": {
@@ -61,7 +59,7 @@ def build_llama(
     query_key_norm: bool = False,
     biases: tuple[str, ...] = (),
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "llama",
 ) -> CausalLM:
     """A Llama: pre-norm causal blocks with RMSNorm, rotary positions and SwiGLU, no biases, its own output head.
@@ -119,7 +117,7 @@ def build_llama(
     def norm():
         return keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype)
 
-    def block(window):
+    def block(i):
         return TransformerBlock(
             MultiHeadSelfAttention(
                 numbers["num_heads"],
@@ -127,7 +125,7 @@ def build_llama(
                 num_key_value_heads=numbers["num_key_value_heads"],
                 rotary=clone(rotary),
                 causal=True,
-                window=window,
+                window=windows[i % len(windows)],
                 query_key_norm=norm() if query_key_norm else None,
                 use_bias="query_key_value" in biases,
                 output_use_bias="attention_output" in biases,
@@ -144,23 +142,13 @@ def build_llama(
             dtype=dtype,
         )
 
-    head = Projection(numbers["vocabulary_size"], use_bias=False, kernel_initializer=weights, dtype=dtype, name="head")
-    return CausalLM(
-        TokenEmbedding(
-            numbers["vocabulary_size"],
-            numbers["hidden_dim"],
-            embeddings_initializer=weights,
-            dtype=dtype,
-            name="token_embedding",
-        ),
-        TransformerStack(
-            [block(windows[i % len(windows)]) for i in range(numbers["num_layers"])],
-            final_norm=norm(),
-            remat=remat,
-            dtype=dtype,
-            name="stack",
-        ),
-        head=None if tie_weights else head,
+    return causal_lm(
+        numbers,
+        block,
+        norm(),
+        initializer=weights,
+        tie_weights=tie_weights,
+        remat=remat,
         dtype=dtype,
         name=name,
     )

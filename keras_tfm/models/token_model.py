@@ -2,16 +2,27 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_tfm import compat
+from keras_tfm.arguments import refuse_ragged
 from keras_tfm.files import written_whole
-from keras_tfm.layers.composite import Composite, freeze_parts, quantized_settings, set_parts, trainable_settings
-from keras_tfm.layers.parts import refuse_ragged, revive, serialize
-from keras_tfm.layers.token_embedding import TokenEmbedding
-from keras_tfm.ops.masks import refuse_float_mask
+from keras_tfm.layers.composite import (
+    Composite,
+    adapted_settings,
+    freeze_parts,
+    quantized_settings,
+    revive,
+    serialize,
+    set_parts,
+    trainable_settings,
+)
+from keras_tfm.layers.embeddings import TokenEmbedding
+from keras_tfm.ops.positions import refuse_float_mask
+from keras_tfm.types import Config, DTypeLike, LayerLike, PathLike, Tensor
 
 INPUTS = {
     "token_ids": "int32",
@@ -19,18 +30,27 @@ INPUTS = {
     "padding_mask": "bool",
     "document_ids": "int32",
     "mask_positions": "int32",
+    "encoder_token_ids": "int32",
+    "encoder_padding_mask": "bool",
+    "decoder_token_ids": "int32",
+    "decoder_padding_mask": "bool",
 }
 
 
-def token_inputs(*names: str) -> dict[str, keras.KerasTensor]:
-    """Symbolic inputs (B, T) by name, each of its dtype in `INPUTS`; all but "token_ids" may be left out in a call."""
+def token_inputs(*names: str, required: tuple[str, ...] = ("token_ids",)) -> dict[str, keras.KerasTensor]:
+    """Symbolic inputs (B, T) by name, each of its dtype in `INPUTS`; all but those required may be left out in a call.
+
+    Args:
+        *names: those that may be left out.
+        required: the others.
+    """
     return {
-        name: keras.Input((None,), dtype=INPUTS[name], name=name, optional=name != "token_ids")
-        for name in ("token_ids", *names)
+        name: keras.Input((None,), dtype=INPUTS[name], name=name, optional=name not in required)
+        for name in (*required, *names)
     }
 
 
-def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options) -> None:
+def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options: Any) -> None:
     """Calls Keras' `save` of a model for a place beside `filepath`, and renames what is there then."""
     if "://" in str(filepath):  # no file of this machine
         save(filepath, overwrite=overwrite, **options)
@@ -41,6 +61,8 @@ def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **o
 
 class TokenModel(keras.Model):
     """A Functional model over token ids, called with an int array or with a dict in which optional inputs may miss.
+
+    A class of models that reads more than one text says the names of its `required_inputs`, and takes dicts only.
 
     A model without "segment_ids" among its inputs leaves those that it is given unread, since all packers and datasets
     of this library give them. Inputs of other names are an error.
@@ -55,18 +77,23 @@ class TokenModel(keras.Model):
         parts: dict from attribute name to layer, or None; `_forward` reads them as attributes.
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
-        parts_trainable, parts_quantized: as in `Composite`.
+        parts_trainable, parts_quantized, parts_adapted: as in `Composite`.
+        checkpoint: dict, what `keras_tfm.checkpoints.load` has noted for `save` and for exports; kept in .keras files.
     """
+
+    required_inputs: tuple[str, ...] = ("token_ids",)
 
     def __init__(
         self,
         inputs: dict,
         parts: dict,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         trainable: bool = True,
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
-        **kwargs,
+        parts_adapted: dict | None = None,
+        checkpoint: dict | None = None,
+        **kwargs: Any,
     ):
         compat.set_before_init(self, parts)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
@@ -75,19 +102,24 @@ class TokenModel(keras.Model):
                 freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
-        set_parts(self, parts_trainable or {}, parts_quantized or {})
+        self.checkpoint = checkpoint or {}
+        set_parts(self, parts_trainable or {}, parts_quantized or {}, parts_adapted or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Tensor | dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._complete(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._complete(inputs), training=training, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Any:
         # As a part of another model's graph: Keras knows no absent inputs there, and our own stand for them.
         given = self._complete(inputs)
         inputs = {x.name: x if given[x.name] is None else given[x.name] for x in self.inputs}
@@ -95,20 +127,27 @@ class TokenModel(keras.Model):
 
     def _complete(self, inputs) -> dict:
         """The dict of all inputs; None for those not given."""
-        inputs = inputs if isinstance(inputs, dict) else {"token_ids": _as_array(inputs)}
-        known = [tensor.name for tensor in self.inputs]
+        known, required = [tensor.name for tensor in self.inputs], self.required_inputs
+        if not isinstance(inputs, dict):
+            if len(required) > 1:
+                raise TypeError(
+                    f"The inputs of {self.name!r} must be a dict of {known}, {list(required)} among them. "
+                    f"Received: {type(inputs).__name__}."
+                )
+            inputs = {required[0]: _as_array(inputs)}
         unknown = sorted(set(inputs) - {*known, "segment_ids"})
-        if unknown or "token_ids" not in inputs:
+        if unknown or not set(required) <= set(inputs):
             raise ValueError(
-                f"The inputs of {self.name!r} must be named {known}, 'token_ids' among them. "
+                f"The inputs of {self.name!r} must be named {known}, {', '.join(map(repr, required))} among them. "
                 f"Received: {sorted(inputs)}."
             )
         for name, x in inputs.items():
             refuse_ragged(x, name)
-        refuse_float_mask(inputs.get("padding_mask"), "padding_mask")  # Keras would cast it to bool
+            if name.endswith("padding_mask"):
+                refuse_float_mask(x, name)  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
 
-    def save(self, filepath, overwrite: bool = True, **options):
+    def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
         """Keras' `save`, but that the file is there whole or not at all; see `written_whole`.
 
         Args:
@@ -121,17 +160,23 @@ class TokenModel(keras.Model):
         """
         save_whole(super().save, filepath, overwrite, **options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
+        adapted = adapted_settings(self)
         return {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialize(self.dtype_policy),
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
+            **({"parts_adapted": adapted} if adapted else {}),
+            "checkpoint": self.checkpoint,
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
+        if "labels" in config:  # files of before the argument was called so
+            config = {**config, "class_names": config["labels"]}
+            del config["labels"]
         return cls(**config)
 
 
@@ -151,23 +196,26 @@ def _as_array(inputs):
     return ids
 
 
-def as_embedding(part) -> TokenEmbedding:
-    """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else."""
+def as_embedding(part: Any, name: str = "token_embedding") -> TokenEmbedding:
+    """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else.
+
+    name: of the caller's argument.
+    """
     part = revive(part)
     if not isinstance(part, TokenEmbedding):
         raise TypeError(
-            "`token_embedding` must be a `TokenEmbedding(vocabulary_size, hidden_dim)`. "
+            f"`{name}` must be a `TokenEmbedding(vocabulary_size, hidden_dim)`. "
             f"Received: {part!r:.80} of type {type(part).__name__}."
         )
     return part
 
 
-def check_blocks(stack) -> None:
-    """Raises for a stack whose blocks wait for a context, which a model over one text does not have."""
+def check_blocks(stack: LayerLike, name: str = "stack") -> None:
+    """Raises for a stack, given in the argument `name`, whose blocks wait for a context that there is none of."""
     for i, block in enumerate(getattr(stack, "blocks", ())):
         if getattr(block, "cross_attention", None) is not None:
             raise ValueError(
-                "The blocks of `stack` must be without cross-attention: the model reads one text, and no `context`. "
-                f"Received: a cross_attention in block {i}. Make the block without it, or put the stack into a "
-                "`keras.Model` of your own that calls it with `context=`."
+                f"The blocks of `{name}` must be without cross-attention: it reads one text, and no `context`. "
+                f"Received: a cross_attention in block {i}. Make the block without it, or make a `Seq2SeqLM`, whose "
+                "decoder has it."
             )

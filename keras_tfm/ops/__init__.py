@@ -3,19 +3,21 @@
 from keras_tfm.ops.activations import gelu_sigmoid, gelu_tanh
 from keras_tfm.ops.attention import method_up_to, scaled_dot_product_attention
 from keras_tfm.ops.decoding_state import DecodingState, Memory
-from keras_tfm.ops.dropout import AttentionDropout
-from keras_tfm.ops.gather import gather_positions, take_rows
-from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
 from keras_tfm.ops.positions import (
+    Visibility,
     alibi_slopes,
     apply_rotary,
+    attention_mask,
     last_real,
     next_positions,
+    padding_mask,
     relative_position_buckets,
     rotary_inverse_frequencies,
     sinusoidal_encoding,
 )
-from keras_tfm.ops.random import random_bits, random_uniform
+from keras_tfm.ops.random import AttentionDropout, random_bits, random_uniform
+from keras_tfm.ops.tensors import gather_positions, take_rows
+from keras_tfm.ops.token_log_probs import logit_statistics, token_log_probs
 
 __all__ = [
     "AttentionDropout",
@@ -29,6 +31,7 @@ __all__ = [
     "gelu_sigmoid",
     "gelu_tanh",
     "last_real",
+    "logit_statistics",
     "method_up_to",
     "next_positions",
     "padding_mask",
@@ -39,6 +42,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "sinusoidal_encoding",
     "take_rows",
+    "token_log_probs",
 ]
 
 

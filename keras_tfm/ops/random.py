@@ -1,16 +1,21 @@
 """Stateless random numbers: the same key and counter give the same bits, eagerly, compiled and in a SavedModel.
 
 `keras.random` takes a Python integer or a variable as its seed. Generation needs a seed that is a tensor, and draws
-that belong to (seed, row, step) rather than to the order in which they were made.
+that belong to (seed, row, step) rather than to the order in which they were made. Dropout of attention weights needs
+the same of any tile of its matrix.
 """
 
+from typing import Any, NamedTuple
+
 from keras import backend, ops
+
+from keras_tfm.types import Tensor
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _KEY_PARITY = 0x1BD11BDA
 
 
-def random_bits(key, counter):
+def random_bits(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
     """Threefry-2x32 with 20 rounds: 64 random bits for each (key, counter).
 
     Args:
@@ -42,7 +47,7 @@ def random_bits(key, counter):
     return x, y
 
 
-def random_uniform(key, counter):
+def random_uniform(key: Tensor, counter: Tensor) -> Tensor:
     """Uniform float32 in the open interval (0, 1), one for each (key, counter); see `random_bits`.
 
     23 bits and half a step: neither 0 nor 1 can come out, so that log(u) and log(1 - u) are finite.
@@ -62,3 +67,49 @@ def _wrapped(x):
 
 def _uint32(number: int):
     return ops.convert_to_tensor(number, dtype="uint32")
+
+
+class AttentionDropout(NamedTuple):
+    """Which attention weights are dropped is a function of (seed, row, head, query, key).
+
+    So tiles computed on their own, in any order and again in the backward pass, drop the same weights as the whole
+    matrix does. rate: float in [0, 1). seed: a pair of integers, drawn anew for each step.
+    """
+
+    rate: float
+    seed: Any
+
+    def __call__(self, weights: Tensor, first_query: int = 0, first_key: int = 0) -> Tensor:
+        """Drops weights and scales the others by 1 / (1 - rate).
+
+        Args:
+            weights: float (B, N, T, S), a tile of the matrix.
+            first_query, first_key: int, which query and key the tile starts with.
+
+        Returns:
+            float (B, N, T, S).
+        """
+        batch, num_heads, num_queries, num_keys = ops.shape(weights)
+        seed = ops.cast(self.seed, "int32")
+        row = _mix(ops.arange(batch, dtype="int32") + seed[0])[:, None, None, None]
+        head = _mix(row + ops.arange(num_heads, dtype="int32")[None, :, None, None])
+        query = _mix(head + first_query + ops.arange(num_queries, dtype="int32")[None, None, :, None])  # (B, N, T, 1)
+        key = _mix(_mix(ops.arange(num_keys, dtype="int32") + first_key) + seed[1])  # (S,)
+        # Both are well mixed, so that a few steps, the only ones at full size, make independent bits of their sum.
+        bits = (query + key) * _ODD_1
+        bits = ops.bitwise_xor(bits, ops.right_shift(bits, 15)) * _ODD_2
+        threshold = round(self.rate * 2**32) - 2**31
+        return ops.where(bits >= threshold, weights / (1 - self.rate), ops.zeros_like(weights))
+
+
+_ODD_1, _ODD_2 = 0x7FEB352D, 0x846CA68B - 2**32  # as int32
+
+
+def _mix(x):
+    """int32 -> int32, each input bit changes half of the output bits; multiplications wrap.
+
+    Reference: https://nullprogram.com/blog/2018/07/31/ ("lowbias32", here with shifts that keep the sign).
+    """
+    x = ops.bitwise_xor(x, ops.right_shift(x, 16)) * _ODD_1
+    x = ops.bitwise_xor(x, ops.right_shift(x, 15)) * _ODD_2
+    return ops.bitwise_xor(x, ops.right_shift(x, 16))

@@ -1,6 +1,7 @@
 """Strings in, labels out."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -33,7 +34,7 @@ class TextClassification(TextPipeline):
     Example:
         >>> classifier = TextClassification(TextClassifier(encoder, ["bad", "good"]), tokenizer)
         >>> classifier.model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> names = classifier.model.labels
+        >>> names = classifier.model.class_names
         >>> dataset = keras_tfm.data.text_label_dataset(texts, labels, tokenizer, 64, batch_size=32, class_names=names)
         >>> classifier.model.fit(dataset, epochs=3, shuffle=False)
         >>> classifier("What a day!").label
@@ -43,7 +44,9 @@ class TextClassification(TextPipeline):
 
     model_type = TextClassifier
 
-    def __call__(self, texts, pairs=None, batch_size: int = 32):
+    def __call__(
+        self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, batch_size: int = 32
+    ) -> Classification | list[Classification]:
         """Labels texts.
 
         Args:
@@ -64,8 +67,8 @@ class TextClassification(TextPipeline):
         answers = []
         for row in rows:
             best = int(row.argmax())
-            named = dict(zip(self.model.labels, row.tolist(), strict=True))
-            answers.append(Classification(self.model.labels[best], float(row[best]), named))
+            named = dict(zip(self.model.class_names, row.tolist(), strict=True))
+            answers.append(Classification(self.model.class_names[best], float(row[best]), named))
         return answers[0] if isinstance(texts, str) else answers
 
     def _signatures(self):
@@ -77,7 +80,7 @@ class TextClassification(TextPipeline):
     def _classify(self, texts, pairs=None):
         logits = self.model(self._inputs(self.packer(texts, pairs)), training=False)
         probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
-        labels = tf.constant(self.model.labels)
+        labels = tf.constant(self.model.class_names)
         return {
             "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
             "probability": tf.reduce_max(probabilities, axis=1),

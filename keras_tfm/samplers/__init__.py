@@ -1,7 +1,7 @@
 """Samplers choose tokens from logits; processors shape the logits before. Neither knows the model."""
 
 from keras_tfm.samplers.beam import BeamSampler
-from keras_tfm.samplers.constrained_beam import ConstrainedBeamSampler
+from keras_tfm.samplers.beam_variants import ConstrainedBeamSampler, DiverseBeamSampler
 from keras_tfm.samplers.constraints import (
     BanSequences,
     BanTokens,
@@ -13,7 +13,6 @@ from keras_tfm.samplers.constraints import (
     SequenceBias,
 )
 from keras_tfm.samplers.contrastive import ContrastiveSampler
-from keras_tfm.samplers.diverse_beam import DiverseBeamSampler
 from keras_tfm.samplers.grammar import Grammar, match_json_schema, match_one_of, match_regex
 from keras_tfm.samplers.numbers import as_arrays, bucketed, static
 from keras_tfm.samplers.penalties import (
@@ -23,14 +22,12 @@ from keras_tfm.samplers.penalties import (
     PresencePenalty,
     RepetitionPenalty,
 )
-from keras_tfm.samplers.processors import BANNED, Processor, StatefulProcessor, Temperature
-from keras_tfm.samplers.randomness import StepRandom
 from keras_tfm.samplers.registry import SAMPLERS, get_sampler
-from keras_tfm.samplers.sampler import GreedySampler, RandomSampler, Sampler
+from keras_tfm.samplers.sampler import GreedySampler, Processor, RandomSampler, Sampler, StatefulProcessor
 from keras_tfm.samplers.speculative import DraftModel, PromptLookup, SpeculativeSampler
-from keras_tfm.samplers.state import Change, Context, GenerationState, LogProbs, write_token
+from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, LogProbs, StepRandom, write_token
 from keras_tfm.samplers.stop_strings import StopStrings
-from keras_tfm.samplers.truncation import EpsilonCutoff, EtaCutoff, MinP, TopK, TopP, Typical
+from keras_tfm.samplers.truncation import EpsilonCutoff, EtaCutoff, MinP, Temperature, TopK, TopP, Typical
 
 __all__ = [
     "BANNED",

@@ -1,6 +1,8 @@
 """Grammars: texts that match a regular expression, a JSON schema, or one of several strings."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -9,9 +11,11 @@ from keras_tfm.arguments import as_integer, require, sequences_of, token_ids_of
 from keras_tfm.samplers.automata import Automaton, automaton_of, leading_to
 from keras_tfm.samplers.json_schema import expression_of_schema
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, StatefulProcessor
 from keras_tfm.samplers.regular_expressions import expression_of
+from keras_tfm.samplers.sampler import StatefulProcessor
+from keras_tfm.samplers.state import BANNED
 from keras_tfm.samplers.token_tables import TokenTables, empty_transitions
+from keras_tfm.types import Tensor
 
 # Kinds of tokens in the tables made here: what may end a text where it is whole, and what never comes.
 _END, _NEVER = 0, 1
@@ -36,19 +40,19 @@ class Grammar(StatefulProcessor):
     # Arrays have no one truth value, so equality and hash go by identity.
     __eq__, __hash__ = object.__eq__, object.__hash__
 
-    def __call__(self, logits, tokens, step, state):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor, state: Any) -> Tensor:  # type: ignore[override]
         return ops.where(self._tables().allowed(state), logits, BANNED)
 
-    def start(self, num_rows):
+    def start(self, num_rows: Tensor) -> Tensor:
         return ops.zeros((num_rows,), "int32")
 
-    def advance(self, state, token):
+    def advance(self, state: Any, token: Tensor) -> Tensor:
         return self._tables().next(state, token)
 
-    def is_complete(self, state):
+    def is_complete(self, state: Any) -> Tensor:
         return ops.logical_not(ops.any(ops.take(self.transitions, ops.maximum(state, 0), axis=0) >= 0, axis=-1))
 
-    def ending_at(self, token_ids) -> "Grammar":
+    def ending_at(self, token_ids: Tensor) -> "Grammar":
         """The grammar under which these tokens, too, come only where a text may end: a writer's stop tokens."""
         token_ids = [token_id for token_id in token_ids if 0 <= token_id < len(self.kinds)]
         if self.end_kind is None or not token_ids:
@@ -61,7 +65,7 @@ class Grammar(StatefulProcessor):
         return TokenTables(self.kinds, self.transitions)
 
 
-def match_regex(pattern: str, tokenizer, end_token_ids=None) -> Grammar:
+def match_regex(pattern: str, tokenizer: Any, stop_token_ids: Iterable[int] | None = None) -> Grammar:
     """A processor that lets a text be what a regular expression matches, as a whole.
 
     Args:
@@ -69,7 +73,7 @@ def match_regex(pattern: str, tokenizer, end_token_ids=None) -> Grammar:
             and word borders. `^` and `$` may stand at the ends, where they change nothing.
         tokenizer: with `vocabulary_size`, `token_bytes(id)` and perhaps `end_of_text_id` and `special_tokens`, a
             mapping to ids: these are no text, and never come but to end it.
-        end_token_ids: ids that may come once the text matches; where nothing else may, it ends by itself. Default:
+        stop_token_ids: ids that may come once the text matches; where nothing else may, it ends by itself. Default:
             the tokenizer's end-of-text token. The stop tokens of `generate` join them.
 
     Returns:
@@ -87,7 +91,7 @@ def match_regex(pattern: str, tokenizer, end_token_ids=None) -> Grammar:
     https://arxiv.org/abs/2307.09702
     """
     try:
-        return _grammar(automaton_of(expression_of(pattern)), tokenizer, end_token_ids)
+        return _grammar(automaton_of(expression_of(pattern)), tokenizer, stop_token_ids)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             "`pattern` must be a regular expression that tokens of the vocabulary can match. Received: "
@@ -95,7 +99,9 @@ def match_regex(pattern: str, tokenizer, end_token_ids=None) -> Grammar:
         ) from error
 
 
-def match_json_schema(schema: dict | bool | str, tokenizer, end_token_ids=None) -> Grammar:
+def match_json_schema(
+    schema: dict | bool | str, tokenizer: Any, stop_token_ids: Iterable[int] | None = None
+) -> Grammar:
     """A processor that lets a text be JSON of a schema: every text that ends is valid JSON, and valid under the schema.
 
     What that cannot be promised for is refused, with its place in the schema: recursive or remote references,
@@ -116,7 +122,7 @@ def match_json_schema(schema: dict | bool | str, tokenizer, end_token_ids=None) 
     Args:
         schema: a JSON schema (draft 2020-12), as a dict, a bool or as text. Strings without `maxLength` and arrays
             without `maxItems` may go on until `max_new_tokens`.
-        tokenizer, end_token_ids: as in `match_regex`.
+        tokenizer, stop_token_ids: as in `match_regex`.
 
     Raises:
         ValueError: as in `match_regex`, and for what cannot be promised.
@@ -126,7 +132,7 @@ def match_json_schema(schema: dict | bool | str, tokenizer, end_token_ids=None) 
     """
     try:
         automaton = automaton_of(expression_of_schema(schema))
-        return _grammar(automaton, tokenizer, end_token_ids)
+        return _grammar(automaton, tokenizer, stop_token_ids)
     except RecursionError as error:
         raise ValueError(f"`schema` must not be nested so deep. Received: {schema!r:.500}.") from error
     except ValueError as error:
@@ -138,13 +144,13 @@ def match_json_schema(schema: dict | bool | str, tokenizer, end_token_ids=None) 
         ) from error
 
 
-def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
+def match_one_of(sequences: Iterable, vocabulary_size: int, stop_token_ids: Iterable[int] = ()) -> Grammar:
     """A processor that lets a text be one of several sequences of tokens, or begin like one.
 
     Args:
         sequences: token ids of each.
         vocabulary_size: int.
-        end_token_ids: ids that may come where a sequence is whole but longer ones go on.
+        stop_token_ids: ids that may come where a sequence is whole but longer ones go on.
 
     Raises:
         ValueError: for ids out of the vocabulary, or for more sequences than the tables may hold.
@@ -171,10 +177,10 @@ def match_one_of(sequences, vocabulary_size: int, end_token_ids=()) -> Grammar:
             transitions[prefixes[prefix[:-1]], own_kind[prefix[-1]]] = number
     ends = np.zeros(len(transitions), "bool")
     ends[[prefixes[sequence] for sequence in sequences]] = True
-    return _with_ends(TokenTables(kinds, transitions), ends, len(prefixes), end_token_ids)
+    return _with_ends(TokenTables(kinds, transitions), ends, len(prefixes), stop_token_ids)
 
 
-def _grammar(automaton: Automaton, tokenizer, end_token_ids) -> Grammar:
+def _grammar(automaton: Automaton, tokenizer, stop_token_ids) -> Grammar:
     """The grammar of an automaton over bytes."""
     if not automaton.num_states:
         raise ValueError("there is no text that it allows")
@@ -192,19 +198,19 @@ def _grammar(automaton: Automaton, tokenizer, end_token_ids) -> Grammar:
     if not alive[0]:
         raise ValueError("there is no sequence of tokens that it allows")
     tables.transitions[~np.append(alive, True)[tables.transitions]] = -1
-    return _with_ends(TokenTables(kinds, tables.transitions), ends, final, _end_token_ids(tokenizer, end_token_ids))
+    return _with_ends(TokenTables(kinds, tables.transitions), ends, final, _end_token_ids(tokenizer, stop_token_ids))
 
 
-def _with_ends(tables: TokenTables, ends, final: int, end_token_ids) -> Grammar:
+def _with_ends(tables: TokenTables, ends, final: int, stop_token_ids) -> Grammar:
     """The grammar in which the end tokens lead from the states of `ends` to the final one, where others do, too."""
     goes_on = (tables.transitions >= 0).any(axis=1)
     tables.transitions[:, _END] = np.where(ends & goes_on, final, -1)
     grammar = Grammar(tables.kinds, tables.transitions, _END)
-    return grammar.ending_at([as_integer("end_token_ids", token_id, 0) for token_id in end_token_ids])
+    return grammar.ending_at([as_integer("stop_token_ids", token_id, 0) for token_id in stop_token_ids])
 
 
-def _end_token_ids(tokenizer, end_token_ids) -> tuple[int, ...]:
-    if end_token_ids is not None:
-        return token_ids_of("end_token_ids", end_token_ids, least=0)
+def _end_token_ids(tokenizer, stop_token_ids) -> tuple[int, ...]:
+    if stop_token_ids is not None:
+        return token_ids_of("stop_token_ids", stop_token_ids, least=0)
     end = getattr(tokenizer, "end_of_text_id", None)
     return () if end is None else (end,)

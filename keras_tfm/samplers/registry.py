@@ -3,9 +3,8 @@
 import dataclasses
 
 from keras_tfm.samplers.beam import BeamSampler
-from keras_tfm.samplers.processors import Temperature
 from keras_tfm.samplers.sampler import GreedySampler, RandomSampler, Sampler
-from keras_tfm.samplers.truncation import TopK, TopP
+from keras_tfm.samplers.truncation import Temperature, TopK, TopP
 
 SAMPLERS = {
     "beam": BeamSampler(),

@@ -1,4 +1,4 @@
-"""Speculative decoding: cheap guesses, checked by the model several at a time."""
+"""Speculative decoding: cheap draft tokens, which the model verifies several at a time."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -6,25 +6,30 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_tfm.arguments import as_integer, require
+from keras_tfm.ops.decoding_state import DecodingState
+from keras_tfm.ops.tensors import size
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.processors import BANNED, is_banned
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
-from keras_tfm.samplers.state import Change, newest_tokens, write_token
+from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
+from keras_tfm.types import Tensor
 
-# Independent draws: what a draft model writes, whether a guess stands, what comes in the place of one that does not.
+# Streams of independent draws: draft tokens, whether a draft is accepted, what replaces a rejected one.
 _DRAFT, _ACCEPT, _REPLACE = 1, 2, 3
 
 
 class Drafts(NamedTuple):
-    """k guesses for each row. token_ids: int32 (R, k). probabilities: float32 (R, k, V) that they were drawn with, or
-    () where they were not drawn: then a guess was certain."""
+    """k draft tokens for each row.
+
+    token_ids: int32 (R, k). probabilities: float32 (R, k, V), the distributions that they were drawn from, or () for
+    drafts that were not drawn (probability 1).
+    """
 
     token_ids: Any
     probabilities: Any = ()
 
 
 class SpeculativeMemory(NamedTuple):
-    """drafts: `Drafts` under examination. drafter: what the drafter remembers."""
+    """drafts: `Drafts` to be verified. drafter: the drafter's own state."""
 
     drafts: Any
     drafter: Any
@@ -32,7 +37,7 @@ class SpeculativeMemory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PromptLookup:
-    """Guesses that the text goes on as it did where its last tokens stood before: for texts that repeat their prompt.
+    """Drafts what followed an earlier occurrence of the last tokens: for texts that repeat their prompt.
 
     Args:
         max_ngram: int >= 1, the most last tokens that are looked for; the longest match counts, of equal ones the
@@ -43,14 +48,16 @@ class PromptLookup:
 
     max_ngram: int = static(3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "max_ngram", as_integer("max_ngram", self.max_ngram, 1))
 
-    def begin(self, state, context, num_drafts):
-        """What is remembered: nothing."""
+    def begin(self, state: GenerationState, context: Context, num_drafts: int) -> tuple:
+        """The drafter's state: none."""
         return ()
 
-    def draft(self, memory, state, sampler, context, num_drafts):
+    def draft(
+        self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
+    ) -> tuple[Drafts, Any]:
         """(`Drafts`, memory)."""
         tokens = state.tokens
         columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
@@ -65,37 +72,42 @@ class PromptLookup:
             matches = matches + ops.cast(equal, "int32")
         matches = ops.where(ops.logical_and(columns < ends, tokens >= 0), matches, 0)
         best = ops.max(matches, axis=1, keepdims=True)
-        # Without a match the newest token is guessed again: it costs nothing to be wrong.
+        # Without a match the newest token is drafted again: a rejected draft costs nothing.
         is_best = ops.logical_and(matches == best, best > 0)
         place = ops.min(ops.where(is_best, columns, ends - 1), axis=1, keepdims=True)
         places = ops.minimum(place + ops.arange(num_drafts, dtype="int32")[None], ops.shape(tokens)[1] - 1)
         guesses = ops.take_along_axis(tokens, places, axis=1)
         return Drafts(ops.maximum(guesses, 0)), memory
 
-    def settle(self, memory, num_read, kept):
-        """The memory after `kept` of the newest tokens have turned out to be right."""
+    def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
+        """The memory after `kept` of the newest tokens were accepted."""
         return memory
 
 
 @dataclasses.dataclass(frozen=True)
 class DraftModel:
-    """Guesses with a smaller model of the same vocabulary, by the sampler's own rule.
+    """Drafts with a smaller model of the same vocabulary, by the sampler's own rule.
 
     Args:
-        model: `CausalLM`. Two of these are equal if they hold the same model.
+        model: `CausalLM`, or for a `Seq2SeqLM` another one, which reads the same sources. Two of these are equal if
+            they hold the same model.
     """
 
     model: Any
 
-    def begin(self, state, context, num_drafts):
-        """What is remembered: the draft model's state after the prompt."""
-        prompt = state.tokens[:, : context.num_prompt]
+    def begin(self, state: GenerationState, context: Context, num_drafts: int) -> DecodingState:
+        """The drafter's state: the draft model's `DecodingState` after the prefill."""
         num_rows, length = ops.shape(state.tokens)
-        slots = context.num_prompt + slots_needed(num_rows, length - context.num_prompt, num_drafts)
-        return self.model.read(ops.maximum(prompt, 0), self.model.init_state(num_rows, slots), prompt >= 0)[1]
+        num_prompts = size(context.prompts, 0)
+        slots = slots_needed(num_rows, length - context.num_prompt, num_drafts)
+        token_ids, mask, memory = self.model.begin(ops.maximum(context.prompts, 0), context.prompts >= 0, slots)
+        _, memory = self.model.read(token_ids, memory, mask)
+        return memory.reorder(ops.repeat(ops.arange(num_prompts, dtype="int32"), num_rows // num_prompts))
 
-    def draft(self, memory, state, sampler, context, num_drafts):
-        """(`Drafts`, memory). The last guess is read as well, so that all that may be accepted has been."""
+    def draft(
+        self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
+    ) -> tuple[Drafts, Any]:
+        """(`Drafts`, memory). The last draft is read as well, so that the cache has all that may be accepted."""
         guesses, probabilities = [], []
         token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
         for _ in range(num_drafts):
@@ -108,8 +120,8 @@ class DraftModel:
         _, memory = self._read(token, memory)
         return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), memory
 
-    def settle(self, memory, num_read, kept):
-        """The memory after `kept` (R,) of the `num_read` newest tokens have turned out to be right."""
+    def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
+        """The memory after `kept` (R,) of the `num_read` newest tokens were accepted: rewound behind them."""
         return memory.keep(memory.num_tokens - num_read + kept)
 
     def _read(self, token, memory):
@@ -119,17 +131,17 @@ class DraftModel:
 
 @dataclasses.dataclass(frozen=True)
 class SpeculativeSampler(Sampler):
-    """The text that `rule` alone would write, faster where guesses are good: the model checks several in one pass.
+    """The text that `rule` alone would give, faster where drafts are good: the model verifies several in one pass.
 
-    Exactly: a guess x that was drawn with probability q(x) stands with min(1, p(x) / q(x)); in the place of the first
-    that does not, a token is drawn from max(p - q, 0). So every token follows p, and the greedy rule gives the greedy
+    Exactly: a draft x that was drawn with probability q(x) is accepted with min(1, p(x) / q(x)); the first that is
+    rejected is replaced by a draw from max(p - q, 0). So every token follows p, and the greedy rule gives the greedy
     text.
 
     Args:
         processors, seed: as in `Sampler`; they shape p, and q of a draft model.
         drafter: `PromptLookup` or `DraftModel`.
         rule: `GreedySampler` or `RandomSampler`, or your own with `probabilities`; without processors.
-        num_drafts: int >= 1, guesses at a time.
+        num_drafts: int >= 1, drafts in each step.
 
     Example:
         >>> SpeculativeSampler(drafter=PromptLookup())
@@ -143,7 +155,7 @@ class SpeculativeSampler(Sampler):
     rule: Sampler = dataclasses.field(default_factory=GreedySampler)
     num_drafts: int = static(4)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "num_drafts", as_integer("num_drafts", self.num_drafts, 1))
         require(
@@ -152,13 +164,14 @@ class SpeculativeSampler(Sampler):
             rule=self.rule,
         )
 
-    def check_model(self, model):
-        if isinstance(self.drafter, DraftModel) and self.drafter.model.vocabulary_size != model.vocabulary_size:
-            raise ValueError(
-                "A draft model must have the vocabulary of the model that it writes for. Received: "
-                f"{self.drafter.model.vocabulary_size} tokens for a model of {model.vocabulary_size}. Draft with a "
-                "model of the same tokenizer."
-            )
+    def check_model(self, model: Any) -> None:
+        for name in ("vocabulary_size", "prompt_vocabulary_size"):
+            if isinstance(self.drafter, DraftModel) and getattr(self.drafter.model, name) != getattr(model, name):
+                raise ValueError(
+                    "A draft model must have the vocabulary of the model that it writes for. Received: "
+                    f"{getattr(self.drafter.model, name)} tokens for a model of {getattr(model, name)}. Draft with a "
+                    "model of the same tokenizer."
+                )
         drafters = [self.drafter.model] if isinstance(self.drafter, DraftModel) else []
         for reader in (model, *drafters):
             if not reader.init_state(1, 1).can_forget:
@@ -168,48 +181,50 @@ class SpeculativeSampler(Sampler):
                     "sampler, or drafts of another model."
                 )
 
-    def room(self, num_rows, max_new_tokens):
+    def room(self, num_rows: Tensor, max_new_tokens: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
         return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)
 
-    def begin(self, state, hidden, padding_mask, context):
+    def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
         return state._replace(memory=SpeculativeMemory((), self.drafter.begin(state, context, self.num_drafts)))
 
-    def propose(self, state, context):
+    def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
         drafts, drafter = self.drafter.draft(state.memory.drafter, state, self, context, self.num_drafts)
         token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], drafts.token_ids], axis=1)
         return token_ids, state._replace(memory=SpeculativeMemory(drafts, drafter))
 
-    def advance(self, state, logits, hidden, context):
+    def advance(
+        self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
+    ) -> tuple[GenerationState, Change]:
         drafts, drafter = state.memory
         is_checked = not isinstance(drafts, tuple) or len(drafts) > 0
         num_drafts = self.num_drafts if is_checked else 0  # none at first, after the prompt
         state = state._replace(memory=())
-        goes_on = state.finish == 0
-        kept = ops.cast(goes_on, "int32")
+        is_active = state.finish == 0
+        kept = ops.cast(is_active, "int32")
         for i in range(num_drafts + 1):
             shaped = self.process(logits[:, i], state.tokens, state.num_tokens[:, None], state.processor_states)
             target = _allowed_probabilities(self.rule, shaped)  # (R, V)
             if i < num_drafts:
                 guess = drafts.token_ids[:, i]
-                token, stands = self._check(guess, target, _proposal(drafts, i, target), state, context)
+                token, is_accepted = self._check(guess, target, _proposal(drafts, i, target), state, context)
             else:
-                token, stands = self._draw(target, state, context), ops.zeros_like(goes_on)
-            state = write_token(state, self.processors, token, logits[:, i], context, shaped, writes=goes_on)
-            goes_on = ops.logical_and(ops.logical_and(goes_on, stands), state.finish == 0)
-            kept = kept + ops.cast(goes_on, "int32")
+                token, is_accepted = self._draw(target, state, context), ops.zeros_like(is_active)
+            state = write_token(state, self.processors, token, logits[:, i], context, shaped, writes=is_active)
+            is_active = ops.logical_and(ops.logical_and(is_active, is_accepted), state.finish == 0)
+            kept = kept + ops.cast(is_active, "int32")
         if not is_checked:
             return state._replace(memory=SpeculativeMemory((), drafter)), Change()
         drafter = self.drafter.settle(drafter, num_drafts + 1, kept)
         return state._replace(memory=SpeculativeMemory((), drafter)), Change(kept=kept)
 
     def _check(self, guess, target, proposal, state, context):
-        """(the token int32 (R,), whether it is the guess)."""
+        """(the token int32 (R,), whether it is the draft, bool (R,)); target and proposal: p and q, (R, V)."""
         p, q = (ops.take_along_axis(x, guess[:, None], axis=1)[:, 0] for x in (target, proposal))
-        stands = context.random(state, stream=_ACCEPT).uniform() * q < p
+        is_accepted = context.random(state, stream=_ACCEPT).uniform() * q < p
         rest = ops.maximum(target - proposal, 0.0)
-        # Nothing is left where both agree; rounding alone can then refuse a guess.
+        # Nothing is left where both agree; rounding alone can then reject a draft.
         rest = ops.where(ops.sum(rest, axis=-1, keepdims=True) > 0, rest, target)
-        return ops.where(stands, guess, self._draw(rest, state, context)), stands
+        return ops.where(is_accepted, guess, self._draw(rest, state, context)), is_accepted
 
     def _draw(self, weights, state, context):
         """int32 (R,): a draw with probabilities proportional to the weights (R, V)."""
@@ -218,10 +233,10 @@ class SpeculativeSampler(Sampler):
         return ops.cast(ops.argmax(logs + noise, axis=-1), "int32")
 
 
-def slots_needed(num_rows, max_new_tokens, num_drafts):
-    """Slots of a cache that is rewound to the row that kept most: rows that kept less leave gaps.
+def slots_needed(num_rows: Tensor, max_new_tokens: int | Tensor, num_drafts: int) -> int | Tensor:
+    """Slots of a KV cache that is rewound to the row that accepted most: rows that accepted less leave gaps.
 
-    Each row keeps at most `max_new_tokens` tokens and a round's surplus; a round uses at most num_drafts + 1 slots.
+    Each row keeps at most `max_new_tokens` tokens and one step's surplus; a step uses at most num_drafts + 1 slots.
     """
     if isinstance(num_rows, int) and isinstance(max_new_tokens, int):
         used = min(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
@@ -231,15 +246,14 @@ def slots_needed(num_rows, max_new_tokens, num_drafts):
 
 
 def _allowed_probabilities(rule, shaped):
-    """float32 (R, V): the rule's probabilities as far as tokens are allowed; of what a rule of somebody's own leaves
-    nothing, the likeliest token."""
+    """float32 (R, V): the rule's probabilities of allowed tokens; if a custom rule leaves none, the likeliest token."""
     probabilities = ops.where(is_banned(shaped), 0.0, rule.probabilities(shaped))
     best = ops.one_hot(ops.argmax(shaped, axis=-1), shaped.shape[-1], dtype="float32")
     return ops.where(ops.sum(probabilities, axis=-1, keepdims=True) > 0, probabilities, best)
 
 
 def _proposal(drafts, i, target):
-    """float32 (R, V): what guess i was drawn with."""
+    """float32 (R, V): the distribution that draft i was drawn from."""
     if isinstance(drafts.probabilities, tuple):
         return ops.one_hot(drafts.token_ids[:, i], target.shape[-1], dtype="float32")
     return drafts.probabilities[:, i]

@@ -1,14 +1,42 @@
-"""Processors that cut off unlikely tokens before a draw."""
+"""Processors for draws: temperature, and what cuts off unlikely tokens."""
 
 import dataclasses
 
 from keras import ops
 
-from keras_tfm.arguments import as_integer, require
-from keras_tfm.samplers.processors import BANNED, Processor
+from keras_tfm.arguments import as_integer, number_of, require
+from keras_tfm.samplers.sampler import Processor
+from keras_tfm.samplers.state import BANNED
+from keras_tfm.types import Tensor
 
 # Sums of probabilities in float32 are off by less.
 _ROUNDING = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature(Processor):
+    """Divides logits by `temperature`: below 1 sharpens, above 1 flattens, 0 leaves the best token only (greedy).
+
+    Args:
+        temperature: float >= 0.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            number_of("temperature", self.temperature) >= 0,
+            "`temperature` must be at least 0 (0 = greedy)",
+            temperature=self.temperature,
+        )
+        object.__setattr__(self, "temperature", float(self.temperature))
+
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
+        temperature = ops.cast(self.temperature, "float32")
+        best = ops.argmax(logits, axis=-1, keepdims=True)
+        is_best = ops.arange(logits.shape[-1], dtype="int32")[None] == ops.cast(best, "int32")
+        greedy = ops.where(is_best, logits, BANNED)
+        return ops.where(temperature > 0, logits / ops.where(temperature > 0, temperature, 1.0), greedy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +51,10 @@ class TopK(Processor):
 
     k: int = 50
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_integer("k", self.k, 0, " (0 = off)"))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         def enough(kept):
             return ops.sum(ops.cast(kept, "int32"), axis=-1, keepdims=True) >= self.k
 
@@ -48,11 +76,11 @@ class TopP(Processor):
 
     p: float = 0.95
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 < self.p <= 1, "`p` must be greater than 0 and at most 1", p=self.p)
         object.__setattr__(self, "p", float(self.p))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         probabilities = ops.softmax(logits, axis=-1)
 
         def enough(kept):
@@ -74,41 +102,41 @@ class MinP(Processor):
 
     p: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.p <= 1, "`p` must be in [0, 1]", p=self.p)
         object.__setattr__(self, "p", float(self.p))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         probabilities = ops.softmax(logits, axis=-1)
         return ops.where(probabilities >= self.p * ops.max(probabilities, axis=-1, keepdims=True), logits, BANNED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Typical(Processor):
-    """Keeps the tokens whose surprise is closest to the expected one, until their probabilities reach `mass`.
+    """Keeps the tokens whose surprise is closest to the expected one, until their probabilities reach `p`.
 
     Args:
-        mass: float in (0, 1]; 1 keeps all.
+        p: float in (0, 1]; 1 keeps all.
 
     Reference: Meister et al. 2022, "Locally Typical Sampling", https://arxiv.org/abs/2202.00666
     """
 
-    mass: float = 0.9
+    p: float = 0.9
 
-    def __post_init__(self):
-        require(0 < self.mass <= 1, "`mass` must be greater than 0 and at most 1", mass=self.mass)
-        object.__setattr__(self, "mass", float(self.mass))
+    def __post_init__(self) -> None:
+        require(0 < self.p <= 1, "`p` must be greater than 0 and at most 1", p=self.p)
+        object.__setattr__(self, "p", float(self.p))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         logs = ops.log_softmax(logits, axis=-1)
         probabilities = ops.exp(logs)
         strangeness = ops.abs(-logs - _entropy(probabilities, logs))
 
         def enough(kept):
-            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.mass - _ROUNDING
+            return ops.sum(ops.where(kept, probabilities, 0.0), axis=-1, keepdims=True) >= self.p - _ROUNDING
 
         kept = _above_threshold(-strangeness, enough)
-        return ops.where(ops.logical_or(kept, ops.greater_equal(self.mass, 1.0)), logits, BANNED)
+        return ops.where(ops.logical_or(kept, ops.greater_equal(self.p, 1.0)), logits, BANNED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +152,11 @@ class EpsilonCutoff(Processor):
 
     epsilon: float = 3e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.epsilon < 1, "`epsilon` must be at least 0 and less than 1", epsilon=self.epsilon)
         object.__setattr__(self, "epsilon", float(self.epsilon))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return _at_least(logits, ops.softmax(logits, axis=-1), self.epsilon)
 
 
@@ -143,7 +171,7 @@ class EtaCutoff(EpsilonCutoff):
     https://arxiv.org/abs/2210.15191
     """
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         logs = ops.log_softmax(logits, axis=-1)
         probabilities = ops.exp(logs)
         eta = ops.minimum(self.epsilon, ops.sqrt(self.epsilon) * ops.exp(-_entropy(probabilities, logs)))

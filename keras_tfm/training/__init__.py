@@ -1,10 +1,23 @@
-"""What Keras lacks for fine-tuning: rates by layer, warm-up with linear decay, scores of entities and of answers."""
+"""What Keras lacks for training: rates by layer, warm-up, perplexity, scores of entities, answers and whole texts."""
 
 from keras_tfm.training.layerwise_adamw import LayerwiseAdamW, layerwise_factors
+from keras_tfm.training.perplexity import Perplexity
 from keras_tfm.training.scores import answer_scores, entity_scores
+from keras_tfm.training.text_scores import TextScore, TextScoring, summary_scores, translation_scores
 from keras_tfm.training.warmup import WarmupLinearDecay
 
-__all__ = ["LayerwiseAdamW", "WarmupLinearDecay", "answer_scores", "entity_scores", "layerwise_factors"]
+__all__ = [
+    "LayerwiseAdamW",
+    "Perplexity",
+    "TextScore",
+    "TextScoring",
+    "WarmupLinearDecay",
+    "answer_scores",
+    "entity_scores",
+    "layerwise_factors",
+    "summary_scores",
+    "translation_scores",
+]
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,15 @@
 """Smaller steps for the layers near the input, which know the language already."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_tfm import compat
+from keras_tfm.types import Config, Tensor
 
 
-def layerwise_factors(model, decay: float) -> list[float]:
+def layerwise_factors(model: Any, decay: float) -> list[float]:
     """A factor on the learning rate for each trainable variable of a task model: the deeper, the smaller.
 
     1 for what stands on top of the encoder's stack, `decay` for the last block, `decay`^2 for the one below, and so on;
@@ -54,7 +56,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     Args:
         factors: list of float, in the order of the model's `trainable_variables`; `layerwise_factors` makes it.
-        learning_rate, weight_decay, ...: as in `keras.optimizers.AdamW`.
+        learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs: as in `keras.optimizers.AdamW`.
 
     Raises:
         ValueError: when built for another number of variables.
@@ -67,11 +69,20 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         https://arxiv.org/abs/1801.06146
     """
 
-    def __init__(self, factors: Sequence[float], learning_rate=0.001, **kwargs):
-        super().__init__(learning_rate=learning_rate, **kwargs)
+    def __init__(
+        self,
+        factors: Sequence[float],
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **kwargs: Any,
+    ):
+        super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
         self.factors = [float(factor) for factor in factors]
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if len(variables) != len(self.factors):
             raise ValueError(
                 "`factors` must have one number for each trainable variable. "
@@ -79,9 +90,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             )
         super().build(variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         factor = self.factors[compat.variable_index(self, variable)]
         super().update_step(gradient, variable, learning_rate * factor)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "factors": self.factors}

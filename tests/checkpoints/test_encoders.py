@@ -90,7 +90,7 @@ def test_outputs_are_those_of_transformers_in_and_out(family, head, tmp_path):
     assert not any(report.values()), report
     check_equal(again, ours, head)
     if "Classification" in head:
-        assert tuple(ours.labels) == ("bad", "fair", "good")
+        assert tuple(ours.class_names) == ("bad", "fair", "good")
         assert again.config.id2label == LABELS["id2label"]
 
 
@@ -158,7 +158,7 @@ def test_segments_and_the_pooled_vector_are_those_of_transformers(tmp_path):
 
 def test_a_classifier_that_was_built_here_is_read_by_transformers(tmp_path):
     encoder = build_bert(vocabulary_size=29, max_sequence_length=16, num_layers=1, num_heads=2, hidden_dim=8)
-    model = TextClassifier(encoder, labels=["no", "yes"])
+    model = TextClassifier(encoder, class_names=["no", "yes"])
     save(model, tmp_path / "saved")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     assert theirs.config.id2label == {0: "no", 1: "yes"}

@@ -55,9 +55,9 @@ def test_long_sentences_are_cut_with_a_warning(tokenizer):
 
 
 def test_wrong_pairs_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="equally many, one or more. Received: 4 first, 3 second"):
+    with pytest.raises(ValueError, match="equally many, one or more. Received: 4 texts, 3 pairs"):
         sentence_pair_dataset(FIRST, SECOND[:3], tokenizer, 8, 2)
-    with pytest.raises(ValueError, match="Received: 4 first, 4 second, 1 scores"):
+    with pytest.raises(ValueError, match="Received: 4 texts, 4 pairs, 1 scores"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 2, scores=[1.0])
     with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1. Received: batch_size=0"):
         sentence_pair_dataset(FIRST, SECOND, tokenizer, 8, 0)

@@ -20,9 +20,9 @@ class BestOrSecond(samplers.Sampler):
         return ops.where(random.uniform() < self.best, ids[:, 0], ids[:, 1])
 
 
-def make_samplers(vocabulary_size=VOCABULARY_SIZE):
-    """name -> sampler, with a seed where it draws."""
-    draft = lively_model(seed=9, num_layers=1, vocabulary_size=vocabulary_size)
+def make_samplers(vocabulary_size=VOCABULARY_SIZE, draft=None):
+    """name -> sampler, with a seed where it draws; `draft`: a model of the kind of those that are written with."""
+    draft = draft or lively_model(seed=9, num_layers=1, vocabulary_size=vocabulary_size)
     shaping = (samplers.RepetitionPenalty(1.3), samplers.Temperature(0.8), samplers.TopP(0.9))
     numbers = np.random.default_rng(3).integers(1, vocabulary_size, (12, 7))
     phrases = samplers.match_one_of([tuple(row) for row in numbers], vocabulary_size)

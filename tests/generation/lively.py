@@ -54,10 +54,12 @@ class Uncached:
         self.max_sequence_length = model.max_sequence_length
         self.project = model.project
 
-    def init_state(self, batch_size, max_length, dtype=None):
+    begin = ktfm.models.CausalLM.begin
+
+    def init_state(self, batch_size, max_sequence_length, dtype=None):
         tokens = Tokens(
-            ops.zeros((batch_size, max_length), "int32"),
-            ops.full((batch_size, max_length), -1, dtype="int32"),
+            ops.zeros((batch_size, max_sequence_length), "int32"),
+            ops.full((batch_size, max_sequence_length), -1, dtype="int32"),
             ops.zeros((), "int32"),
         )
         return DecodingState(ops.zeros((batch_size,), "int32"), tokens)

@@ -7,8 +7,7 @@ from keras import ops
 
 import keras_tfm as ktfm
 from keras_tfm.ops import take_rows
-from keras_tfm.ops.sizes import size
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import size, slice_update
 from tests.generation.lively import VOCABULARY_SIZE, lively
 
 
@@ -40,7 +39,7 @@ class GatedRecurrence(keras.layers.Layer):
         self.gate.build(x_shape)
         self.candidate.build(x_shape)
 
-    def init_cache(self, batch_size, max_length, dtype=None):
+    def init_cache(self, batch_size, max_sequence_length, dtype=None):
         return GatedMemory(ops.zeros((batch_size, self.gate.units)))
 
     def call(self, x, positions=None, cache=None, **unused):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.models import CausalLM
 from keras_tfm.ops import take_rows
 from keras_tfm.ops.decoding_state import DecodingState
 
@@ -22,10 +23,13 @@ class ScriptedModel:
         self.vocabulary_size = self.script.shape[1]
         self.max_sequence_length = max_sequence_length
 
-    def init_state(self, batch_size, max_length, dtype=None):
+    begin, most_new_tokens, what_must_fit = CausalLM.begin, CausalLM.most_new_tokens, CausalLM.what_must_fit
+    reads_sources, prompt_vocabulary_size = False, CausalLM.prompt_vocabulary_size
+
+    def init_state(self, batch_size, max_sequence_length, dtype=None):
         return DecodingState(
             tf.zeros([batch_size], tf.int32),
-            PromptLength(tf.zeros([batch_size], tf.int32), tf.zeros([batch_size, max_length])),
+            PromptLength(tf.zeros([batch_size], tf.int32), tf.zeros([batch_size, max_sequence_length])),
         )
 
     def read(self, token_ids, state, padding_mask=None):

@@ -110,7 +110,7 @@ def test_a_changed_model_writes_as_it_is(change, compilations):
     assert len(compilations) == 2
     if change not in (quantize, quantize_as_keras_does, exchange_policy):  # they round, and may leave the text as it is
         assert after != before
-    *_, last = model.generate_steps(PROMPT, max_new_tokens=8, tokens_per_step=3)
+    *_, last = model.generate_steps(PROMPT, max_new_tokens=8, tokens_per_piece=3)
     assert last.token_ids[0].tolist() == after
     assert len(compilations) == 2
 

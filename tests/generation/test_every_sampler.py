@@ -103,7 +103,7 @@ def test_no_text_hangs_on_the_last_digits_of_its_logits(model, together, name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_streaming_equals_not_streaming(model, together, name):
     steps = list(
-        model.generate_steps(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], tokens_per_step=3, **STOPS)
+        model.generate_steps(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], tokens_per_piece=3, **STOPS)
     )
     same(steps[-1], together[name])
     longest = max(len(sequence) for sequence in STOPS["stop_sequences"])

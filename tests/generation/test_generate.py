@@ -88,20 +88,20 @@ def test_other_numbers_do_not_compile_anew():
     for i in range(1, 9):
         sampler = RandomSampler([Temperature(0.1 * i), TopP(0.1 * i)])
         options = GenerationOptions(max_new_tokens=i, sampler=sampler, stop_token_ids=(i % 5,), seed=i)
-        list(runner.steps([[1] * i], options, tokens_per_step=3))
+        list(runner.steps([[1] * i], options, tokens_per_piece=3))
     assert len(traces) == 2  # the beginning and the loop
 
 
 def test_a_row_ends_before_its_stop_token_and_is_padded():
     runner = GenerationRunner(ScriptedModel(one_hot_script([2, 3, 4, 1], 5)))
-    *_, last = runner.steps([[0], [0]], GenerationOptions(max_new_tokens=4, stop_token_ids=(4,)), tokens_per_step=4)
+    *_, last = runner.steps([[0], [0]], GenerationOptions(max_new_tokens=4, stop_token_ids=(4,)), tokens_per_piece=4)
     assert last.token_ids.tolist() == [[2, 3, -1, -1]] * 2
     assert last.num_tokens.tolist() == [2, 2]
 
 
 def test_a_first_token_that_stops_leaves_an_empty_row():
     runner = GenerationRunner(ScriptedModel(one_hot_script([4, 1], 5)))
-    *_, last = runner.steps([[0]], GenerationOptions(max_new_tokens=3, stop_token_ids=(4, 2)), tokens_per_step=3)
+    *_, last = runner.steps([[0]], GenerationOptions(max_new_tokens=3, stop_token_ids=(4, 2)), tokens_per_piece=3)
     assert last.token_ids.tolist() == [[-1, -1, -1]]
     assert last.num_tokens.tolist() == [0]
 
@@ -119,7 +119,7 @@ def test_a_row_that_has_ended_does_not_disturb_the_others(model):
 
 def test_steps_show_the_same_tokens_as_the_whole(model):
     whole = model.generate([[1, 2]], max_new_tokens=11)
-    steps = list(model.generate_steps([[1, 2]], max_new_tokens=11, tokens_per_step=4))
+    steps = list(model.generate_steps([[1, 2]], max_new_tokens=11, tokens_per_piece=4))
     assert [step.num_tokens[0] for step in steps] == [1, 5, 9, 11]
     assert steps[-1].token_ids.tolist() == whole.token_ids.tolist()
 
@@ -128,8 +128,8 @@ def test_closing_the_steps_ends_the_work():
     calls = []
     runner = GenerationRunner(ScriptedModel(np.zeros((1, 5))))
     options = GenerationOptions(max_new_tokens=1000)
-    steps = runner.steps([[1]], options, tokens_per_step=1)
-    compiled = runner.compiled(GreedySampler(), Shape(), options, goes_on=False)
+    steps = runner.steps([[1]], options, tokens_per_piece=1)
+    compiled = runner.compiled(GreedySampler(), Shape(), options, has_prefix=False)
     extend = compiled.extend
     compiled.extend = lambda state, room, until, *rest: calls.append(int(until)) or extend(state, room, until, *rest)
     next(steps)

@@ -66,9 +66,9 @@ def test_time_runs_out():
             return compiled
 
     runner = SlowRunner(ScriptedModel(np.zeros((1, 5))))
-    list(runner.steps([[0]], GenerationOptions(max_new_tokens=100), tokens_per_step=100))  # compiles
+    list(runner.steps([[0]], GenerationOptions(max_new_tokens=100), tokens_per_piece=100))  # compiles
     options = GenerationOptions(max_new_tokens=100, max_seconds=0.01)
-    *_, last = runner.steps([[0]], options, tokens_per_step=100)
+    *_, last = runner.steps([[0]], options, tokens_per_piece=100)
     assert last.finish_reasons == ("time",)
     assert 1 <= last.num_tokens[0] <= 16
 

@@ -36,7 +36,7 @@ def test_200_calls_trace_twice_and_keep_no_memory():
         options = GenerationOptions(
             max_new_tokens=int(1 + i % 16), sampler=sampler, stop_token_ids=tuple(range(i % 3)), seed=i
         )
-        *_, last = runner.steps([rng.integers(0, 29, length)], options, tokens_per_step=16)
+        *_, last = runner.steps([rng.integers(0, 29, length)], options, tokens_per_piece=16)
         assert last.num_tokens[0] <= options.max_new_tokens
         if i == 19:
             before = resident_bytes()

@@ -12,7 +12,7 @@ from keras_tfm.layers import (
     TransformerBlock,
     TransformerStack,
 )
-from keras_tfm.layers.traced_once import traced_once
+from keras_tfm.layers.transformer_stack import traced_once
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow traces graphs")
 WIDTH = 16

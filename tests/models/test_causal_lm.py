@@ -273,7 +273,9 @@ def test_sequences_longer_than_the_learned_positions_are_refused(models):
 def test_a_full_cache_is_refused(models):
     model, x = models["llama"], batch()[0]
     _, state = model.prefill(x, model.init_state(4, 8))
-    with pytest.raises(ValueError, match="The cache holds 8 positions and 8 are used; 1 more do not fit.*`max_length`"):
+    with pytest.raises(
+        ValueError, match="The cache holds 8 positions and 8 are used; 1 more do not fit.*`max_sequence_length`"
+    ):
         model.decode_step(x[:, 0], state)
     with pytest.raises(ValueError, match="The cache holds 5 positions and 0 are used; 8 more do not fit"):
         model.prefill(x, model.init_state(4, 5))

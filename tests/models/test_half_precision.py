@@ -39,7 +39,7 @@ def test_greedy_text_is_that_of_forward_passes(name, dtype):
     assert {weight.dtype for weight in model.weights if weight.dtype.startswith(("float", "bfloat"))} == {dtype}
     text = model.generate(PROMPT, max_new_tokens=6).token_ids[0].tolist()
     check_greedy(model, text, dtype)
-    *_, last = model.generate_steps(PROMPT, max_new_tokens=6, tokens_per_step=2)
+    *_, last = model.generate_steps(PROMPT, max_new_tokens=6, tokens_per_piece=2)
     assert last.token_ids[0].tolist() == text
 
 

@@ -3,7 +3,17 @@
 import pytest
 
 from keras_tfm.checkpoints.filling import build_empty
-from keras_tfm.models import build_bloom, build_gemma2, build_gpt, build_gpt_neox, build_llama
+from keras_tfm.models import (
+    build_bart,
+    build_bloom,
+    build_gemma2,
+    build_gpt,
+    build_gpt_neox,
+    build_llama,
+    build_marian,
+    build_t5,
+    build_transformer,
+)
 from keras_tfm.models import gemma as gemma_module
 
 
@@ -25,6 +35,17 @@ from keras_tfm.models import gemma as gemma_module
         (build_bloom, "bloom_3b", 3_002_557_440),
         (build_gemma2, "gemma2_2b", 2_614_341_888),
         (build_gemma2, "gemma2_9b", 9_241_705_984),
+        (build_t5, "t5_small", 60_506_624),
+        (build_t5, "t5_3b", 2_851_598_336),
+        (build_t5, "flan_t5_base", 247_577_856),
+        (build_t5, "flan_t5_xxl", 11_135_332_352),
+        (build_t5, "mt5_small", 300_176_768),
+        # Published counts have two unused positions on each side, and no biases of logits.
+        (build_bart, "bart_base", 139_420_416 - 4 * 768 + 50_265),
+        (build_bart, "mbart_large", 610_851_840 - 4 * 1024 + 250_027),
+        # Less two tables of 512 sinusoids.
+        (build_marian, "opus_mt_en_de", 74_410_496 - 2 * 512 * 512 + 58_101),
+        (build_transformer, "base", 63_082_496),  # "65 million", in the paper's table 3
     ],
 )
 def test_rows_have_the_published_number_of_parameters(build, size, count):

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm as ktfm
-from keras_tfm.layers import int8_rows
-from keras_tfm.layers.int8_rows import Int8Rows
+from keras_tfm.layers import weights
+from keras_tfm.layers.weights import Int8Rows
 from tests.generation.lively import lively_model, slow_greedy
 
 TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
@@ -79,7 +79,7 @@ def test_large_matrices_are_read_row_by_row_for_few_rows_with_the_same_numbers(n
     rows = Int8Rows.of(np.random.default_rng(0).normal(size=(5, 7)).astype("float32"))
     x = np.random.default_rng(1).normal(size=(num_rows, 1, 7)).astype("float32")
     expected = np.asarray(rows.product(x))
-    monkeypatch.setattr(int8_rows, "_LARGE", 1)
+    monkeypatch.setattr(weights, "_LARGE", 1)
     # 1e-5: sums of seven products of size 3, in another order.
     np.testing.assert_allclose(rows.product(x), expected, rtol=0, atol=1e-5)
     signature = [tf.TensorSpec([None, 1, 7], tf.float32)]
@@ -106,9 +106,9 @@ def test_it_saves_and_reloads(quantized, tmp_path):
     assert again.weight_dtype == "int8"
 
 
-@pytest.mark.parametrize("large", [pytest.param(int8_rows._LARGE, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("large", [pytest.param(weights._LARGE, marks=pytest.mark.slow), 1])
 def test_it_writes_as_a_full_pass_says_and_is_served(quantized, tiny_tokenizer, tmp_path, monkeypatch, large):
-    monkeypatch.setattr(int8_rows, "_LARGE", large)
+    monkeypatch.setattr(weights, "_LARGE", large)
     quantized.__dict__.pop("generation_runner", None)
     expected = slow_greedy(quantized, [1, 2, 3], 6)
     assert quantized.generate([1, 2, 3], max_new_tokens=6).token_ids[0].tolist() == expected

@@ -320,8 +320,16 @@ def test_labels_out_of_range_are_refused_by_fit():
 @pytest.mark.parametrize("labels", [("one",), ("a", "b", "a"), "ab", 3, (1, 2)])
 def test_labels_that_are_no_names_are_refused(labels):
     for make in (TextClassifier, TokenClassifier):
-        with pytest.raises(ValueError, match="`labels` must be at least two different names. Received: labels="):
+        with pytest.raises(
+            ValueError, match="`class_names` must be at least two different names. Received: class_names="
+        ):
             make(encoder(), labels)
+
+
+def test_a_config_that_still_says_labels_is_read():
+    config = TextClassifier(encoder(), LABELS).get_config()
+    config["labels"] = config.pop("class_names")
+    assert TextClassifier.from_config(config).class_names == LABELS
 
 
 def test_wrong_numbers_are_refused():

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_tfm.ops.graph import graph_function, is_compiled_by_xla
-from keras_tfm.ops.slice_update import slice_update
+from keras_tfm.ops.tensors import graph_function, is_compiled_by_xla, slice_update
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others have one operation for all")
 X = np.arange(24, dtype="int32").reshape(2, 3, 4)

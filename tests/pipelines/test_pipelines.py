@@ -74,7 +74,7 @@ def classification(make_encoder, tokenizer):
     pipeline = TextClassification(TextClassifier(make_encoder(), ("bad", "fair", "good"), dropout=0.0), tokenizer)
     return trained(
         pipeline,
-        text_label_dataset(TEXTS, LABELS, tokenizer, 24, 6, class_names=pipeline.model.labels),
+        text_label_dataset(TEXTS, LABELS, tokenizer, 24, 6, class_names=pipeline.model.class_names),
         crossentropy(),
         60,
         5e-3,
@@ -243,7 +243,7 @@ class FixedLabels(TokenClassifier):
         self.table = tf.constant(table)
 
     def __call__(self, inputs, training=False):
-        return 9.0 * tf.one_hot(tf.gather(self.table, inputs["token_ids"]), len(self.labels))
+        return 9.0 * tf.one_hot(tf.gather(self.table, inputs["token_ids"]), len(self.class_names))
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def allowed_at(grammar, token_ids):
 
 def test_special_tokens_are_not_spelled():
     words = Words([b"<end>", b'"', b"a", b"<", b"", b"<end"], special=(0,))
-    grammar = match_regex('"[^"]*"', words, end_token_ids=())
+    grammar = match_regex('"[^"]*"', words, stop_token_ids=())
     assert allowed_at(grammar, [1]) == [1, 2, 3, 5]
 
 

@@ -193,7 +193,7 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: samplers.Temperature(-1.0), "value=-1.0"),
+        (lambda: samplers.Temperature(-1.0), "temperature=-1.0"),
         (lambda: samplers.TopK(-2), "k=-2"),
         (lambda: samplers.TopK(1.5), "k=1.5"),
         (lambda: samplers.TopP(0.0), "p=0.0"),
@@ -203,7 +203,7 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
         (lambda: samplers.BanTokens(()), r"token_ids=\(\)"),
         (lambda: samplers.BanTokens((-1,)), r"token_ids=\(-1,\)"),
         (lambda: samplers.TopP(math.nan), "p=nan"),
-        (lambda: samplers.Typical(0.0), "mass=0.0"),
+        (lambda: samplers.Typical(0.0), "p=0.0"),
         (lambda: samplers.EpsilonCutoff(1.0), "epsilon=1.0"),
         (lambda: samplers.EtaCutoff(-0.1), "epsilon=-0.1"),
         (lambda: samplers.NoRepeatNgram(0), "n=0"),
@@ -212,8 +212,8 @@ def test_equals_hugging_face_on_random_logits(processor, peer):
         (lambda: samplers.BanSequences(((),)), r"sequences=\(\)"),
         (lambda: samplers.ForceFirstToken(-1), "token_id=-1"),
         (lambda: samplers.ForceLastToken(1, 0), "max_new_tokens=0"),
-        (lambda: samplers.MinNewTokens(-1, (0,)), "count=-1"),
-        (lambda: samplers.MinLength(3, ()), r"end_token_ids=\(\)"),
+        (lambda: samplers.MinNewTokens(-1, (0,)), "min_new_tokens=-1"),
+        (lambda: samplers.MinLength(3, ()), r"stop_token_ids=\(\)"),
         (lambda: samplers.ExponentialLengthDecay(0, 0.5, (1,)), "factor=0.5"),
     ],
 )
@@ -251,7 +251,7 @@ def test_sizes_are_what_an_index_may_be():
         (lambda: samplers.PresencePenalty(float("nan")), "`penalty` must be a finite number"),
         (lambda: samplers.PresencePenalty(float("inf")), "penalty=inf"),
         (lambda: samplers.FrequencyPenalty(None), "penalty=None"),
-        (lambda: samplers.Temperature(float("inf")), "value=inf"),
+        (lambda: samplers.Temperature(float("inf")), "temperature=inf"),
         (lambda: samplers.SequenceBias({(1,): float("nan")}), "biases=nan"),
     ],
 )

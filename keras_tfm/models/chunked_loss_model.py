@@ -1,0 +1,85 @@
+"""A model over a vocabulary that may train without ever holding all of its logits."""
+
+import contextlib
+import functools
+from typing import Any
+
+import keras
+
+from keras_tfm.losses.chunked_cross_entropy import ChunkedCrossEntropy, HeadWeights
+from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, Tensor
+
+
+class ChunkedLossModel(TokenModel):
+    """`TokenModel` whose `compile` takes a `ChunkedCrossEntropy`: `fit` and `evaluate` then stop at the hidden states.
+
+    Subclasses write `_hidden(...)`, which makes hidden states of the inputs, and `head_weights`.
+    """
+
+    untraced_attributes: tuple[str, ...] = ("_reader",)
+    _stops_at_hidden = False
+
+    def head_weights(self) -> HeadWeights:
+        """The weights that project hidden states, as they are."""
+        raise NotImplementedError
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **options: Any,
+    ) -> None:
+        """`keras.Model.compile`; with the loss "chunked", or a `ChunkedCrossEntropy`, no step ever holds all logits.
+
+        Raises:
+            ValueError: for metrics beside a chunked loss, which have no logits to look at, and for a head that is not a
+                table of weights.
+        """
+        loss = ChunkedCrossEntropy() if isinstance(loss, str) and loss == "chunked" else loss
+        if isinstance(loss, ChunkedCrossEntropy):
+            if metrics or weighted_metrics:
+                raise ValueError(
+                    "`metrics` and `weighted_metrics` must be left out beside a chunked loss: there are no logits for "
+                    f"them. Received: metrics={metrics}, weighted_metrics={weighted_metrics}. The perplexity is "
+                    "exp(loss)."
+                )
+            self.head_weights()  # raises if it has none
+            loss = loss.bound_to(self.head_weights)
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **options)
+
+    def compile_from_config(self, config: Config) -> None:
+        # Keras compiles a reloaded model anew only if `compile` is its own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, *args: Any) -> dict[str, Tensor]:
+        with self._for_the_loss():
+            return super().train_step(*args)
+
+    def test_step(self, *args: Any) -> dict[str, Tensor]:
+        with self._for_the_loss():
+            return super().test_step(*args)
+
+    @contextlib.contextmanager
+    def _for_the_loss(self):
+        """Calls of the model within stop at what its loss goes on from."""
+        self._stops_at_hidden = isinstance(self.loss, ChunkedCrossEntropy)
+        try:
+            yield
+        finally:
+            self._stops_at_hidden = False
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        if self._stops_at_hidden:
+            return self._reader(self._complete(inputs), training=training)
+        return super().call(inputs, training=training, mask=mask)
+
+    @functools.cached_property
+    def _reader(self) -> keras.Model:
+        """The model without its head."""
+        inputs = {x.name: x for x in self.inputs}
+        return keras.Model(inputs, self._hidden(**inputs))

@@ -1,0 +1,298 @@
+"""What models that write share: reading in pieces, generating, a loss over chunks, 8 bits."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_tfm import compat
+from keras_tfm.arguments import check_rank
+from keras_tfm.generation.options import Generation, GenerationOptions
+from keras_tfm.generation.runner import GenerationRunner
+from keras_tfm.layers.cache import LONGEST_APPEND
+from keras_tfm.layers.embeddings import PositionEmbedding
+from keras_tfm.layers.weights import Projection
+from keras_tfm.losses.chunked_cross_entropy import HeadWeights
+from keras_tfm.models.chunked_loss_model import ChunkedLossModel
+from keras_tfm.ops.decoding_state import DecodingState
+from keras_tfm.ops.positions import last_real
+from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
+from keras_tfm.samplers import Sampler
+from keras_tfm.types import Config, DTypeLike, Tensor
+
+
+class LanguageModel(ChunkedLossModel):
+    """Base class of models that write token by token: `CausalLM` and `Seq2SeqLM`.
+
+    A subclass says which of its parts write (`writing_embedding`, `writing_stack`, `head`), how it reads tokens with
+    what it remembers (`_read`), and what it makes of a prompt (`prompt_vocabulary_size`, `most_new_tokens`, `begin`).
+
+    Args:
+        inputs, parts, dtype, **kwargs: as in `TokenModel`.
+        weight_dtype: "int8" for weights as `quantize_for_generation` makes them. Default: as the parts say.
+    """
+
+    untraced_attributes = (*ChunkedLossModel.untraced_attributes, "generation_runner")
+    reads_sources = False  # whether prompts are sources, which a target is written of, and never empty
+    what_must_fit: str  # the beginning of a sentence: "... fit the model's 512 positions"
+
+    def __init__(
+        self,
+        inputs: dict,
+        parts: dict,
+        dtype: DTypeLike | None = None,
+        weight_dtype: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(inputs, parts, dtype, **kwargs)
+        self.weight_dtype: str | None = None
+        if weight_dtype is not None:
+            if weight_dtype != "int8":
+                raise ValueError(f'`weight_dtype` must be None or "int8". Received: {weight_dtype!r}.')
+            self.quantize_for_generation()
+
+    @property
+    def writing_embedding(self) -> Any:
+        """The `TokenEmbedding` of the tokens that are written."""
+        raise NotImplementedError(f"{type(self).__name__} must define `writing_embedding`.")
+
+    @property
+    def writing_stack(self) -> Any:
+        """The `TransformerStack` that reads the tokens that are written."""
+        raise NotImplementedError(f"{type(self).__name__} must define `writing_stack`.")
+
+    def _hidden(self, **inputs):
+        """Hidden states (B, T, D) of the model's inputs."""
+        raise NotImplementedError(f"{type(self).__name__} must define `_hidden`.")
+
+    def _read(self, token_ids, padding_mask=None, state: DecodingState | None = None):
+        """The pair (hidden states (B, T, D), new state)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `_read`.")
+
+    @property
+    def prompt_vocabulary_size(self) -> int:
+        """Number of tokens that prompts are made of."""
+        raise NotImplementedError(f"{type(self).__name__} must define `prompt_vocabulary_size`.")
+
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
+        """How many new tokens so many positions hold beside a prompt of so many tokens; negative if not even that fits.
+
+        All are int, or int32 () where traced.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `most_new_tokens`.")
+
+    def begin(
+        self, token_ids: Tensor, padding_mask: Tensor, num_slots: int | Tensor, dtype: str | None = None
+    ) -> tuple[Tensor, Tensor, DecodingState]:
+        """What writing begins with.
+
+        Args:
+            token_ids: int32 (B, P), the prompts. padding_mask: bool (B, P), True = a real token.
+            num_slots: int, or int32 () where traced, room for what comes after.
+            dtype: of the cache; "int8", or None for the compute dtype.
+
+        Returns:
+            (token_ids int32 (B, T) that the model reads next, their padding mask, `DecodingState`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `begin`.")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens V that can be written."""
+        return self.writing_embedding.vocabulary_size
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width D of the residual stream."""
+        return self.writing_embedding.hidden_dim
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """The longest sequence that learned positions allow; None if nothing limits it."""
+        return longest_of(self.writing_embedding)
+
+    def head_weights(self) -> HeadWeights:
+        """The weights that project hidden states, as they are.
+
+        Raises:
+            ValueError: if the head is another layer than a dense one, or holds its weights in 8 bits.
+        """
+        layer = self.writing_embedding.embedding if self.head is None else self.head
+        is_table = self.head is None or type(layer) is keras.layers.Dense or isinstance(layer, Projection)
+        if not is_table or layer.quantization_mode is not None or getattr(layer, "int8_rows", None) is not None:
+            raise ValueError(
+                "The head of a model with a chunked loss must be its token embedding, or a dense layer, in floats. "
+                f"Received: {layer!r:.80}. Use `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
+            )
+        if self.head is None:
+            embedding = self.writing_embedding
+            table = ops.convert_to_tensor(layer.embeddings)
+            table = table if embedding.logit_scale == 1.0 else table * embedding.logit_scale
+            return HeadWeights(table, embedding.bias, embedding.logit_cap, layer.compute_dtype)
+        return HeadWeights(ops.transpose(layer.kernel), layer.bias, None, layer.compute_dtype)
+
+    def read(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
+        """Reads tokens into the KV caches, at most `LONGEST_APPEND` at once (chunked prefill), to save memory.
+
+        Args:
+            token_ids: int32 (B, T). Where T is unknown while XLA compiles, a piece has the greatest power of two that
+                divides T; the generation loop pads prompts to buckets, which are powers of two.
+            state: from `init_state`, or what an earlier call returned.
+            padding_mask: bool (B, T), True = a real token. Default: all are.
+
+        Returns:
+            The pair (hidden states (B, T, D), new state); `project` makes logits of hidden states.
+        """
+        check_rank(token_ids, 2, "token_ids", "(B, T)")
+        length = token_ids.shape[1]
+        if length is not None and length <= LONGEST_APPEND:
+            return self._read(token_ids, padding_mask, state=state)
+        if padding_mask is None:
+            padding_mask = ops.ones_like(token_ids, dtype="bool")
+        if length is not None:
+            pieces = []
+            for start in range(0, length, LONGEST_APPEND):
+                piece = slice(start, start + LONGEST_APPEND)
+                hidden, state = self._read(token_ids[:, piece], padding_mask[:, piece], state=state)
+                pieces.append(hidden)
+            return ops.concatenate(pieces, axis=1), state
+        batch, length = ops.shape(token_ids)[:2]
+        longest = ops.minimum(length, LONGEST_APPEND)
+        if is_compiled_by_xla():  # which wants pieces of one size
+            divisor = ops.minimum(ops.bitwise_and(length, -length), LONGEST_APPEND)
+            longest = ops.where(length <= LONGEST_APPEND, length, divisor)
+
+        def read_piece(start, hidden, state):
+            num_read = longest if is_compiled_by_xla() else ops.minimum(longest, length - start)
+            ids, mask = (ops.slice(x, (0, start), (batch, num_read)) for x in (token_ids, padding_mask))
+            piece, state = self._read(ids, mask, state=state)
+            return start + num_read, slice_update(hidden, (0, start, 0), piece), state
+
+        hidden = ops.zeros((batch, length, self.hidden_dim), self.writing_stack.compute_dtype)
+        _, hidden, state = ops.while_loop(
+            lambda start, hidden, state: start < length, read_piece, (ops.zeros((), "int32"), hidden, state)
+        )
+        return hidden, state
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits (B, T, V) of hidden states (B, T, D)."""
+        return self.writing_embedding(hidden, reverse=True) if self.head is None else self.head(hidden)
+
+    def prefill(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
+        """Prefill: reads a prompt, or one more piece of it.
+
+        Args:
+            token_ids, state, padding_mask: as in `read`; each row has at least one real token.
+
+        Returns:
+            The pair (logits (B, V) after each row's last real token, new state).
+        """
+        hidden, state = self.read(token_ids, state, padding_mask)
+        if padding_mask is None:
+            return self.project(hidden[:, -1:])[:, 0], state
+        return self.project(last_real(hidden, padding_mask))[:, 0], state
+
+    def decode_step(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
+        """One decoding step: reads one more token for each row.
+
+        Args:
+            token_ids: int32 (B,).
+            state: what has been read so far.
+            padding_mask: bool (B,), False where a row has nothing more to read. Default: all read.
+
+        Returns:
+            The pair (logits (B, V), new state).
+        """
+        if padding_mask is not None:
+            padding_mask = padding_mask[:, None]
+        hidden, state = self.read(token_ids[:, None], state, padding_mask)
+        return self.project(hidden)[:, 0], state
+
+    def generate(
+        self, token_ids: Tensor, max_new_tokens: int = 64, sampler: str | Sampler = "greedy", **options: Any
+    ) -> Generation:
+        """Continues prompts with new tokens, in one compiled loop with a KV cache.
+
+        The loop is compiled for a structure of sampler and options and for buckets of batch size, prompt length and new
+        tokens; other numbers and other values of weights never retrace it. After a change of the model itself (an
+        adapter, 8 bits, another part) the next call compiles anew. The logger "keras_tfm" tells of each at INFO.
+
+        Args:
+            token_ids: the prompts: an int array (B, T) or (T,), or a list of lists of any lengths. An empty prompt
+                starts from `start_token_id`.
+            max_new_tokens: int, new tokens for each row.
+            sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
+            **options: seed, stops, several texts for a prompt, guidance, log-probabilities, ...: see
+                `keras_tfm.generation.GenerationOptions`.
+
+        Returns:
+            `Generation`: `token_ids`, int32 (R, max_new_tokens), -1 after a row's end, `num_tokens`, int32 (R,),
+            `finish_reasons` and more; R = B x `num_return_sequences`.
+
+        Raises:
+            ValueError: for ids outside the vocabulary, or a prompt that with its new tokens exceeds the learned
+                positions; before any work. Also for NaN logits.
+            RuntimeError: on another backend than TensorFlow; `prefill` and `decode_step` run on all.
+
+        Example:
+            >>> model.generate([[5, 7], [3]], max_new_tokens=4, sampler="top_p", seed=1).num_tokens
+            [4, 4]
+        """
+        steps = self.generate_steps(token_ids, max_new_tokens, sampler, tokens_per_piece=max_new_tokens, **options)
+        *_, last = steps
+        return last
+
+    def generate_steps(
+        self,
+        token_ids: Tensor,
+        max_new_tokens: int = 64,
+        sampler: str | Sampler = "greedy",
+        tokens_per_piece: int | None = 1,
+        **options: Any,
+    ) -> Iterator[Generation]:
+        """`generate` as a stream: yields after the first token and every `tokens_per_piece` more.
+
+        With None for `tokens_per_piece` it yields about every tenth of a second.
+
+        Nothing is computed that is not asked for: closing the iterator ends the work. Each `Generation` holds all new
+        tokens so far; the last equals what `generate` returns. Beam search knows its tokens only at the end.
+        """
+        checked = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
+        return self.generation_runner.steps(token_ids, checked, tokens_per_piece)
+
+    def quantize_for_generation(self) -> None:
+        """Rounds the weights of all projections and the token table to 8 bits, in place: for inference only.
+
+        They take a quarter of float32's memory, and a step at batch 1, which reads them all, a fraction of the time;
+        sums stay in the compute dtype. Beyond 8 rows it is no faster. The model saves, reloads and exports as it
+        is.
+
+        Reference: Dettmers et al. 2022, "LLM.int8()", section 2.1 (vector-wise absmax), https://arxiv.org/abs/2208.07339
+        """
+        for layer in compat.all_layers(self):
+            if hasattr(layer, "to_int8"):
+                layer.to_int8()
+        self.weight_dtype = "int8"
+        self.train_function = self.test_function = self.predict_function = None
+
+    @functools.cached_property
+    def generation_runner(self) -> GenerationRunner:
+        """The cache of this model's compiled loops."""
+        return GenerationRunner(self)
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "weight_dtype": self.weight_dtype}
+
+
+def longest_of(embedding: Any) -> int | None:
+    """How many positions an embedding has learned; None if nothing limits them."""
+    position = embedding.position
+    return position.max_sequence_length if isinstance(position, PositionEmbedding) else None
