@@ -101,11 +101,9 @@ def _words_of(pre_tokenizer: dict[str, Any] | None) -> tuple[str, bool]:
     for add_prefix_space in (False, True):
         if (words := pattern_of(pre_tokenizer, add_prefix_space)) is not None:
             return words, add_prefix_space
-    parts = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
-    told = [{key: part[key] for key in ("type", "pattern") if key in part} for part in parts if isinstance(part, dict)]
     raise ValueError(
         f"`pre_tokenizer` of a tokenizer.json must cut words as one of {tuple(WORD_PATTERNS)} does. "
-        f"Received: {str(told)[:200]}."
+        f"Received: {str(pre_tokenizer)[:150]}."
     )
 
 

@@ -100,6 +100,20 @@ def as_lists(ids: tf.Tensor | tf.RaggedTensor) -> list:
     return [values[start:end] for start, end in itertools.pairwise(splits)]
 
 
+def characters_at(text: bytes, starts: list[int], ends: list[int]) -> list[tuple[int, int]]:
+    """The characters that bytes of a text stand for, as pairs of first and last + 1; parts of one count as the whole.
+
+    Args:
+        text: in UTF-8; what is none counts as U+FFFD.
+        starts, ends: bytes.
+    """
+    data = np.frombuffer(text.decode("utf-8", "replace").encode(), np.uint8)
+    before = np.cumsum(np.append(0, (data & 0xC0) != 0x80))  # characters that begin before each byte
+    after = np.append(before[1:], before[-1] + 1)  # and at it
+    places = np.stack([after[np.asarray(starts, int)] - 1, before[np.asarray(ends, int)]], axis=1)
+    return list(map(tuple, places.tolist()))
+
+
 def _as_id_array(row: Any) -> np.ndarray:
     """One row of ids as int64 (T,)."""
     try:

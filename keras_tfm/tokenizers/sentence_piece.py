@@ -50,6 +50,8 @@ class SentencePieceTokenizer(Tokenizer):
             pieces of a tokenizer.model, the `added_tokens` of a tokenizer.json.
         more_tokens: dict from tokens that a checkpoint adds outside of its model ("<|im_start|>") to their ids, which
             go on where those of the model end. They are found in texts as well.
+        begin_tokens, end_tokens: tokens that are put before and after each text. Default: as `add_begin_of_text` says,
+            and none.
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD just
@@ -86,6 +88,8 @@ class SentencePieceTokenizer(Tokenizer):
         space_after_special: bool = False,
         special_tokens: Iterable[str | AddedToken] | None = None,
         more_tokens: Mapping[str, int] | None = None,
+        begin_tokens: Iterable[str] | None = None,
+        end_tokens: Iterable[str] = (),
     ):
         if isinstance(model, Mapping):
             meaning = meaning_of_json(model)
@@ -119,6 +123,8 @@ class SentencePieceTokenizer(Tokenizer):
                 "`add_begin_of_text` must be False for a model without a piece that begins a text. "
                 f"Received: {add_begin_of_text}."
             )
+        if begin_tokens is None:
+            begin_tokens = [meaning.begin_of_text] if add_begin_of_text else []
         joining = meaning.joining.extended({number: token for token, number in more_tokens.items()}, size)
         found = as_added_tokens(meaning.special_tokens if special_tokens is None else special_tokens)
         contents = {token.content for token in found}
@@ -126,7 +132,8 @@ class SentencePieceTokenizer(Tokenizer):
             tokens,
             joining.texts,
             [*found, *(token for token in more_tokens if token not in contents)],
-            begin_tokens=[meaning.begin_of_text] if add_begin_of_text else [],
+            begin_tokens=begin_tokens,
+            end_tokens=end_tokens,
         )
         # No dict: TensorFlow would track it.
         self.model = MappingProxyType(dict(model)) if isinstance(model, Mapping) else model
