@@ -57,7 +57,7 @@ def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0) -> list[di
             pieces.append(piece)
             print(piece, end="", flush=True)
         answer = "".join(pieces)
-        num_after = len(writer.tokenizer.encode("".join(pieces[1:])))
+        num_after = len(writer.tokenizer.encode("".join(pieces[1:]), add_special_tokens=False))
         told = f"{num_after / (time.perf_counter() - first):.0f} tokens/s after the first" if num_after else "no more"
         print(f"\n[{told}]\n", flush=True)
         messages.append({"role": "assistant", "content": answer})

@@ -258,8 +258,8 @@ class ServedTextGenerator(tf.Module):
         return {**self._answer(served), **_named(served)}
 
     def tokenize(self, texts):
-        """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,)."""
-        token_ids = self.tokenizer(texts)
+        """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,), as prompts are read."""
+        token_ids = self.tokenizer.tokenize_prompts(texts)
         return {"token_ids": token_ids.to_tensor(-1), "num_tokens": tf.cast(token_ids.row_lengths(), tf.int32)}
 
     def logits(self, token_ids):
@@ -282,7 +282,7 @@ class ServedTextGenerator(tf.Module):
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """The generation after the prompts were read."""
-        token_ids = self.tokenizer(prompts)
+        token_ids = self.tokenizer.tokenize_prompts(prompts)
         with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
             room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
@@ -341,6 +341,9 @@ class ServedTextGenerator(tf.Module):
         checks = [
             tf.debugging.assert_non_negative(max_new_tokens, "`max_new_tokens` must be at least 0."),
             tf.debugging.Assert(longest <= self._limit - max_new_tokens, received),
+            tf.debugging.assert_less(
+                token_ids.values, (size := self._writer.model.vocabulary_size), f"Token ids must be less than {size}."
+            ),
         ]
         if "temperature" in controls:
             checks += [

@@ -74,7 +74,7 @@ class TextSession:
             *_, last = self._run(prompts, options, max_new_tokens)
             return self._writer.with_texts(last, options).texts[0]
         self._remember_all(options)
-        new_ids = self._writer.encode(prompts)
+        new_ids = self._writer.encode(prompts, begins_text=not len(self.token_ids))
         prefix = self._before(min(map(len, new_ids), default=0))
         ids = [self._unread(ids, prefix, options) for ids in new_ids]
         *_, last = self._writer.model.generation_runner.run(ids, options, max_new_tokens, prefix)
@@ -118,7 +118,7 @@ class TextSession:
 
     def _run(self, prompt, options, tokens_per_step):
         """Yields each `Generation`; after the last one the session has gone on."""
-        new_ids = self._writer.encode(prompt)[0]
+        new_ids = self._writer.encode(prompt, begins_text=not len(self.token_ids))[0]
         prefix = self._before(len(new_ids))
         unread = self._unread(new_ids, prefix, options)
         prompt_ids = unread if prefix is None else np.concatenate([prefix.token_ids, unread])
@@ -148,7 +148,7 @@ class TextSession:
         given = options.stop_strings.cut(text(len(written)))
         num_whole = next(n for n in range(len(written), -1, -1) if given.startswith(text(n)))
         rest = given[len(text(num_whole)) :]
-        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest) if rest else [], "int32")])
+        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest, False) if rest else [], "int32")])
 
     def _remember_all(self, options) -> None:
         """Reads what has not been read, so that several prompts can go on from here without reading it each."""

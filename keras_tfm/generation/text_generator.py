@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator
 
 from keras_tfm.arguments import token_ids_of
@@ -18,13 +19,15 @@ class TextGenerator:
 
     Args:
         model: `CausalLM`.
-        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary. If it has an end-of-text
-            token, a text ends there, and an empty prompt starts from it.
+        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary; special tokens at its end may be
+            missing in the model, which is warned of. If it has an end-of-text
+            token, a text ends there. Its `begin_tokens` are put before prompts that do not begin with them, unless a
+            chat template wrote them. An empty prompt starts from these, or else from the end-of-text token.
         sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
         stop_token_ids: ids at which a text ends besides, for example those of `checkpoints.load_stop_token_ids`.
 
     Raises:
-        ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
+        ValueError: if the vocabularies of model and tokenizer differ otherwise, or for an unknown sampler name.
         TypeError: for a model that does not write.
 
     Example:
@@ -42,10 +45,18 @@ class TextGenerator:
                 f"Received: {model!r:.60} of type {type(model).__name__}. Put the embedding and the stack of a model "
                 "of your own into a `CausalLM`."
             )
-        if tokenizer.vocabulary_size != model.vocabulary_size:
+        size = tokenizer.vocabulary_size
+        beyond = [tokenizer.id_to_token(token_id) for token_id in range(model.vocabulary_size, size)]
+        if size < model.vocabulary_size or set(beyond) - set(tokenizer.special_tokens):
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
-                f"{tokenizer.vocabulary_size} tokens and a model of {model.vocabulary_size}."
+                f"{size} tokens and a model of {model.vocabulary_size}."
+            )
+        if beyond:
+            warnings.warn(
+                f"The model has no place for special tokens of the tokenizer: {beyond[:5]}. It never writes them, and "
+                "prompts that hold them are refused.",
+                stacklevel=2,
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -57,20 +68,22 @@ class TextGenerator:
 
     @property
     def start_token_id(self) -> int:
-        """What an empty prompt stands for: the end-of-text token, or token 0."""
+        """What an empty prompt stands for: the begin-of-text token, the end-of-text token, or token 0."""
+        if begin := self.tokenizer.begin_tokens:
+            return self.tokenizer.token_to_id(begin[0])
         end = self.tokenizer.end_of_text_id
         return 0 if end is None else end
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each token of the vocabulary."""
-        return [self.tokenizer.token_bytes(token_id) for token_id in range(self.tokenizer.vocabulary_size)]
+        """The bytes of each token that the model can write."""
+        return [self.tokenizer.token_bytes(token_id) for token_id in range(self.model.vocabulary_size)]
 
     def __call__(self, prompts, max_new_tokens: int = 64, **options):
         """Continues prompts.
 
         Args:
-            prompts: str, or list of str. Special tokens in them are read as such.
+            prompts: str, or list of str. Special tokens in them are read as such: `tokenizer.encode` has a way not to.
             max_new_tokens: int, at most so many new tokens each.
             **options: as in `generate`.
 
@@ -131,7 +144,7 @@ class TextGenerator:
         """A `TextSession` that begins with `text`, for example a system prompt: it is read once."""
         from keras_tfm.generation.session import TextSession  # it is made of this class
 
-        return TextSession(self, self.encode(text_of("text", text))[0])
+        return TextSession(self, self.encode(text)[0] if text_of("text", text) else [])
 
     def options(self, stop_strings=(), negative_prompts=None, stop_token_ids=(), **options) -> GenerationOptions:
         """The options of a call, with what strings among them mean for the tokenizer."""
@@ -144,9 +157,12 @@ class TextGenerator:
             stop_token_ids=(*self.stop_token_ids, *token_ids_of("stop_token_ids", stop_token_ids, least=0)),
         )
 
-    def encode(self, prompts, name: str = "prompts") -> list[list[int]]:
-        """Token ids of each prompt, given in the argument `name`."""
-        return [self.tokenizer.encode(prompt) for prompt in texts_of(name, prompts)]
+    def encode(self, prompts, name: str = "prompts", begins_text: bool = True) -> list[list[int]]:
+        """Token ids of each prompt, given in the argument `name`; `begins_text` if nothing stands before it."""
+        prompts = texts_of(name, prompts)
+        if not begins_text:
+            return self.tokenizer.encode(prompts, add_special_tokens=False)
+        return self.tokenizer.tokenize_prompts(prompts).to_list()
 
     def with_texts(self, generation: Generation, options: GenerationOptions) -> Generation:
         """The generation with its texts."""
