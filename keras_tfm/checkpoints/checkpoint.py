@@ -140,20 +140,19 @@ class Checkpoint(abc.ABC):
     def tokenizer(self):
         """The tokenizer, whose ids equal those of transformers; the same one at each call.
 
-        Special tokens in a text are read as such, but none are added: where a model was trained with a first token,
-        write it ("<|begin_of_text|>Once ..."), as chat templates do. SentencePiece knows no special tokens in a text:
-        see `SentencePieceTokenizer` and its `add_begin_of_text`. A vocabulary that is smaller than the model's is
-        filled up with unused tokens, since models are often padded to a round number.
+        Special tokens in a text are read as such, each by its own rules, whatever file they come from; a call with
+        `allow_special=False` reads them as text. Tokens are put around each text where transformers' tokenizer puts
+        them: the begin of text of Llama, [CLS] and [SEP] of BERT; not with `add_special_tokens=False`, and not around
+        what a chat template wrote. Folders without tokenizer.json are cut as their class of transformers says; where
+        there is one, it says how texts are cut into words, also if transformers' class does not look.
+        Rows of the model that have no token, since models are often padded to a round number, decode to nothing.
 
         Returns:
-            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer` where there is a
-            SentencePiece model and no tokenizer.json of the other two kinds.
+            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer`.
 
         Raises:
             FileNotFoundError: if there are no files of a tokenizer.
-            ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its SentencePiece
-                model.
-            ImportError: for a SentencePiece model without `pip install ".[sentencepiece]"`.
+            ValueError: for a kind of tokenizer, or a class of a folder without tokenizer.json, that is not known here.
         """
         return self._tokenizer
 

@@ -85,6 +85,9 @@ def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = No
         >>> tokenizer = ktfm.checkpoints.load_tokenizer("openai-community/gpt2")
         >>> tokenizer.encode("Hello world")
         [15496, 995]
+        >>> llama = ktfm.checkpoints.load_tokenizer("meta-llama/Llama-3.2-1B-Instruct")
+        >>> llama.encode("Hello") == [llama.token_to_id("<|begin_of_text|>"), *llama.encode("Hello", False)]
+        True
     """
     return open(path_or_repo_id, revision=revision).tokenizer()
 

@@ -38,8 +38,9 @@ def save(
 
     The folder gets config.json, model.safetensors (or shards with an index) and the tokenizer's files. It is written
     beside its place and then renamed. A model from `load` keeps what its config.json said beside the wiring, such as
-    the ids of special tokens, and a tokenizer from `load_tokenizer` the roles of its special tokens. A
-    `SentenceEncoder` is written as a folder of sentence-transformers.
+    the ids of special tokens, and its generation_config.json; a tokenizer from `load_tokenizer` what its folder said of
+    it, such as its class, the roles of its tokens, and the chat templates. A `SentenceEncoder` is written as a folder
+    of sentence-transformers.
 
     Args:
         model: of a wiring that a family of checkpoints has, whether from `load` or from a builder.
@@ -49,7 +50,7 @@ def save(
         architecture: Hugging Face's class, such as "LlamaForCausalLM". Default: the one the model was loaded from, or
             the first that fits. A .keras file does not keep it: name it for RoBERTa, or be given the equal BERT.
         max_shard_bytes: int, the largest file of weights.
-        chat_template: `ChatTemplate`, which is written beside the tokenizer, or None.
+        chat_template: `ChatTemplate`, which is written beside the tokenizer. Default: that of the tokenizer's folder.
         overwrite: bool, whether a folder that exists is replaced. Between the old and the new one, it is not there for
             a moment.
 
@@ -74,10 +75,20 @@ def save(
         unfinished.mkdir()
         if tokenizer is not None:
             tokenizer.save(unfinished)
-            write_tokenizer_config(unfinished, tokenizer, None if chat_template is None else chat_template.source)
+            write_tokenizer_config(unfinished, tokenizer, chat_template, _longest_input(config))
         _write_tensors(list(parts_of(known.tensors, encoder)), unfinished, dtype, max_shard_bytes)
+        if (generation := getattr(encoder, "checkpoint_generation_config", None)) is not None:
+            modules = {**modules, "generation_config.json": dict(generation)}
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)
+
+
+def _longest_input(config: dict[str, Any]) -> int | None:
+    """The most tokens that the model of a config.json reads; None if it does not say."""
+    longest = config.get("max_position_embeddings", config.get("n_positions"))
+    if longest is not None and config["model_type"] == "roberta":  # whose positions begin after that of padding
+        longest -= config.get("pad_token_id", 1) + 1
+    return longest
 
 
 def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Architecture, dict[str, Any]]:
