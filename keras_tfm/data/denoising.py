@@ -90,7 +90,6 @@ def denoising_dataset(
     batch_size: int,
     mask_token_id: int,
     start_token_id: int,
-    begin_token_id: int | None = None,
     mask_rate: float = 0.3,
     mean_span_length: float = 3.0,
     permute_sentences: bool = True,
@@ -102,8 +101,9 @@ def denoising_dataset(
 ) -> tf.data.Dataset:
     """Batches to pretrain a `Seq2SeqLM` as BART was: sentences change places, spans become one mask each.
 
-    The source is the damaged text, the target the whole text as it was; both end with the end of text. Lengths of spans
-    are drawn from a Poisson distribution, where a span of length 0 puts a mask in. No two masks are neighbours.
+    The source is the damaged text, the target the whole text as it was. Both stand between what the tokenizer puts
+    around texts (BART's "<s>" and "</s>"), and end with the end of text in any case. Lengths of spans are drawn from a
+    Poisson distribution, where a span of length 0 puts a mask in. No two masks are neighbours.
 
     The text is tokenized here and now, and its ids stay in memory. All documents, each with its end of text, stand in
     one row, which is cut into windows, so that targets are not padded. The rest is drawn in `tf.data`, anew in each
@@ -117,7 +117,6 @@ def denoising_dataset(
         batch_size: int, B. The last batch of an epoch may have fewer rows.
         mask_token_id: int, the token that stands for a span.
         start_token_id: int, what the decoder reads first: the model's `start_token_id`, of BART the end of text.
-        begin_token_id: int, the first token of source and target: BART's "<s>". Default: none.
         mask_rate: float between 0 and 1, tokens that are hidden.
         mean_span_length: float, at least 1, the mean of the Poisson distribution.
         permute_sentences: bool, put the sentences of each row in random order.
@@ -144,10 +143,8 @@ def denoising_dataset(
     Reference:
         Lewis et al. 2020, "BART", section 2.2, https://arxiv.org/abs/1910.13461
     """
-    sequence_length = as_integer("sequence_length", sequence_length, least=4)
-    damage = TextInfilling(
-        sequence_length, tokenizer, mask_token_id, begin_token_id, mask_rate, mean_span_length, permute_sentences
-    )
+    sequence_length = as_integer("sequence_length", sequence_length, least=1)
+    damage = TextInfilling(sequence_length, tokenizer, mask_token_id, mask_rate, mean_span_length, permute_sentences)
     options = (batch_size, shuffle, seed, dynamic, initial_epoch, repeat)
     return _damaged(texts_or_files, tokenizer, damage, start_token_id, *options)
 
@@ -173,7 +170,14 @@ class SpanCorruption:
 
     documents_end = False
 
-    def __init__(self, sequence_length, end_of_text_id, sentinel_ids, noise_density, mean_span_length):
+    def __init__(
+        self,
+        sequence_length: int,
+        end_of_text_id: int,
+        sentinel_ids: Sequence[int],
+        noise_density: float,
+        mean_span_length: float,
+    ):
         self._density = _rate("noise_density", noise_density)
         self._mean = _mean_length(mean_span_length)
         self._end = end_of_text_id
@@ -237,7 +241,7 @@ class TextInfilling:
     """Puts the sentences of rows in another order and masks in the places of spans, in the graph.
 
     Args:
-        sequence_length, tokenizer, mask_token_id, begin_token_id, mask_rate, mean_span_length, permute_sentences: see
+        sequence_length, tokenizer, mask_token_id, mask_rate, mean_span_length, permute_sentences: see
             `denoising_dataset`.
 
     Attributes:
@@ -256,19 +260,32 @@ class TextInfilling:
     documents_end = True
 
     def __init__(
-        self, sequence_length, tokenizer, mask_token_id, begin_token_id, mask_rate, mean_span_length, permute_sentences
+        self,
+        sequence_length: int,
+        tokenizer: Tokenizer,
+        mask_token_id: int,
+        mask_rate: float,
+        mean_span_length: float,
+        permute_sentences: bool,
     ):
-        self._begin = [] if begin_token_id is None else [as_integer("begin_token_id", begin_token_id, least=0)]
-        self._end = _end_of(tokenizer)
+        end_id = _end_of(tokenizer)
+        is_missing = tokenizer.end_of_text not in tokenizer.end_tokens
+        self._begin = [tokenizer.token_to_id(token) for token in tokenizer.begin_tokens]
+        self._ending = [*map(tokenizer.token_to_id, tokenizer.end_tokens), *([end_id] if is_missing else [])]
         self._mask = as_integer("mask_token_id", mask_token_id, least=0)
         self._mean = _mean_length(mean_span_length)
         self._permute = permute_sentences
-        self.num_tokens = sequence_length - len(self._begin) - 1
+        self.num_tokens = sequence_length - len(self._begin) - len(self._ending)
+        require(
+            self.num_tokens >= 2,
+            "`sequence_length` must be at least 2 more than the tokens that the tokenizer puts around a text",
+            sequence_length=sequence_length,
+        )
         self.num_hidden = min(max(round(self.num_tokens * _rate("mask_rate", mask_rate)), 1), self.num_tokens - 1)
         self.num_kept = self.num_tokens - self.num_hidden
         ends = tuple(end.encode() for end in _SENTENCE_ENDS)
         is_end = [tokenizer.token_bytes(i).rstrip(b" ").endswith(ends) for i in range(tokenizer.vocabulary_size)]
-        is_end[self._end] = True
+        is_end[end_id] = True
         with tf.device("CPU:0"):
             self._ends_sentence = tf.constant(is_end)
 
@@ -276,7 +293,7 @@ class TextInfilling:
         order_key, length_key, place_key = tf.unstack(tf.random.split(key, 3, alg="philox"), num=3)
         shown = self._permuted(token_ids, order_key) if self._permute else token_ids
         source = self._framed(self._with_masks(shown, self._lengths(tf.shape(token_ids)[0], length_key), place_key))
-        width = self.num_tokens + len(self._begin) + 1
+        width = len(self._begin) + self.num_tokens + len(self._ending)
         mask = tf.sequence_mask(source.row_lengths(), width)
         return source.to_tensor(0, shape=[None, width]), mask, self._framed(token_ids)
 
@@ -317,10 +334,10 @@ class TextInfilling:
         return tf.ragged.boolean_mask(values, is_there)
 
     def _framed(self, rows: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
-        """Rows with the first token, if there is one, and the end of text."""
+        """Rows between the tokens that begin and end a text."""
         num_rows = tf.shape(rows)[0] if isinstance(rows, tf.Tensor) else rows.nrows(tf.int32)
-        frame = [tf.fill([num_rows, 1], token_id) for token_id in (*self._begin, self._end)]
-        return tf.concat([*frame[:-1], rows, frame[-1]], axis=1)
+        begin, ending = (tf.tile(tf.constant([ids], tf.int32), [num_rows, 1]) for ids in (self._begin, self._ending))
+        return tf.concat([begin, rows, ending], axis=1)
 
 
 def _damaged(
@@ -340,7 +357,12 @@ def _damaged(
     start_token_id = as_integer("start_token_id", start_token_id, least=0)
     seed = as_integer("seed", seed, least=0)
     initial_epoch = as_integer("initial_epoch", initial_epoch, least=0)
-    tokenize = tokenizer if damage.documents_end else lambda documents: tokenizer(documents)  # that has no end
+
+    def tokenize(documents: list) -> tf.RaggedTensor:
+        rows = tokenizer(documents, add_special_tokens=False)
+        ends = tf.fill([len(documents), int(damage.documents_end)], tf.cast(tokenizer.end_of_text_id, rows.dtype))
+        return tf.concat([rows, ends], axis=1)
+
     token_ids, _ = tokenize_documents(texts_or_files, tokenize)
     num_rows = len(token_ids) // damage.num_tokens
     if not num_rows:

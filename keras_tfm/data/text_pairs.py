@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.arguments import as_integer
+from keras_tfm.arguments import as_integer, require
 from keras_tfm.data.documents import blocks
 from keras_tfm.data.epochs import epochs_of_batches
 from keras_tfm.data.labels import check_equally_many, warn_of_cut
@@ -32,6 +32,7 @@ def text_pair_dataset(
 
     The decoder reads the start token and all tokens of the right target but the last, and is to say the target's tokens
     one after another, the end of text included. A source ends with the end of text as well, if its tokenizer has one.
+    What tokenizers put around texts by themselves stays, as in `TextToText`.
 
     The texts are tokenized here and now, and their ids stay in memory. Each side of a batch is as wide as its longest
     row, rounded up (to 8, 16, ..., 64, 80, ..., 128, 160, ...) so that there are few shapes; with `shuffle` and
@@ -89,9 +90,9 @@ def text_pair_dataset(
             "`target_tokenizer` must have an end of text, or nothing that is written would ever end. "
             f"Received: {target_tokenizer!r} with end_of_text_id=None."
         )
-    source_rows, num_cut = _rows(sources, source_tokenizer, source_length)
+    source_rows, num_cut = _rows(sources, source_tokenizer, "source_length", source_length)
     warn_of_cut(num_cut, num_pairs, source_length, "sources", "source_length")
-    target_rows, num_cut = _rows(targets, target_tokenizer, target_length)
+    target_rows, num_cut = _rows(targets, target_tokenizer, "target_length", target_length)
     warn_of_cut(num_cut, num_pairs, target_length, "targets", "target_length")
     source_lengths, target_lengths = source_rows.row_lengths().numpy(), target_rows.row_lengths().numpy()
     if not source_lengths.all():
@@ -131,19 +132,23 @@ def shifted_right(labels: tf.Tensor, start_token_id: int, mask: tf.Tensor | None
     return token_ids if mask is None else tf.where(mask, token_ids, 0)
 
 
-def _rows(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[tf.RaggedTensor, int]:
-    """Token ids (N, tokens), each row with its end of text, and how many texts were cut."""
-    end, pieces, num_cut = tokenizer.end_of_text_id, [], 0
+def _rows(texts: Sequence[str], tokenizer: Tokenizer, name: str, length: int) -> tuple[tf.RaggedTensor, int]:
+    """Token ids (N, tokens), each row with its end of text, and how many texts were cut; `name`: of the length."""
+    end = tokenizer.end_of_text_id
+    is_missing = end is not None and tokenizer.end_of_text not in tokenizer.end_tokens
+    num_ending = len(tokenizer.end_tokens) + is_missing
+    require(
+        length > num_ending, f"`{name}` must be more than the {num_ending} tokens that end a text", **{name: length}
+    )
+    pieces, num_cut = [], 0
     for block in blocks(iter(texts)):
         rows = tf.cast(tokenizer(block), tf.int32)
-        if end is not None:  # which some tokenizers put there themselves
-            is_missing = ~tf.reduce_any(rows[:, -1:] == end, axis=1)
-            ends = tf.fill([tf.math.count_nonzero(is_missing)], end)
-            rows = tf.concat([rows, tf.RaggedTensor.from_row_lengths(ends, tf.cast(is_missing, tf.int64))], axis=1)
+        if is_missing:
+            rows = tf.concat([rows, tf.fill([len(block), 1], end)], axis=1)
         num_cut += int(tf.math.count_nonzero(rows.row_lengths() > length))
-        pieces.append(
-            rows[:, :length] if end is None else tf.concat([rows[:, :-1][:, : length - 1], rows[:, -1:]], axis=1)
-        )
+        inner = rows[:, :-num_ending] if num_ending else rows
+        ending = rows[:, -num_ending:] if num_ending else rows[:, :0]
+        pieces.append(tf.concat([inner[:, : length - num_ending], ending], axis=1))
     return tf.concat(pieces, axis=0), num_cut
 
 

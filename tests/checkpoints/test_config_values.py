@@ -130,6 +130,29 @@ def test_the_key_is_named(name, config, message):
         read({**json.loads(tiny(name).config.to_json_string()), **config})
 
 
+@pytest.mark.parametrize("name", ["llama2", "qwen2_window", "gpt2"])
+def test_keys_that_change_nothing_in_transformers_change_nothing_here(name):
+    config = json.loads(tiny(name).config.to_json_string())
+    more = {"auto_map": {"AutoModelForCausalLM": "code.Model"}}  # not run, without trust in remote code
+    if name.startswith("qwen2"):
+        more["attention_bias"] = False  # it has these biases all the same
+    architecture = architecture_of(config)
+    without_more, with_more = (read_config(architecture.config, each) for each in (config, {**config, **more}))
+    for arguments in (without_more, with_more):
+        arguments.pop("rotary", None)  # a layer, with a name of its own
+    assert with_more == without_more
+
+
+@pytest.mark.parametrize("key", ["odd", "layer_types", "hidden_act", "rope_parameters", "architectures", "model_type"])
+def test_a_message_is_short_whatever_a_file_holds(key):
+    config = json.loads(tiny("llama2").config.to_json_string())
+    value = ["x" * 30] * 1000
+    config[key] = {"rope_theta": value} if key == "rope_parameters" else value
+    with pytest.raises(ValueError, match="Received: ") as caught:
+        read(config)
+    assert len(str(caught.value)) < 3000
+
+
 def test_keys_that_are_absent_mean_what_transformers_means():
     sizes = {"vocab_size": 29, "num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 8}
     for kind, head_dim, heads in (("llama", 16, 16), ("mistral", 16, 8), ("qwen3", 128, 32)):

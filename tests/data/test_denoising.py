@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import keras_tfm
 from keras_tfm.data import denoising, denoising_dataset, span_corruption_dataset
 from keras_tfm.data.denoising import SpanCorruption, TextInfilling
-from keras_tfm.tokenizers import CharacterTokenizer
+from keras_tfm.tokenizers import CharacterTokenizer, Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SENTINELS = [f"<{i}>" for i in range(40)]
@@ -21,6 +21,19 @@ SENTINELS = [f"<{i}>" for i in range(40)]
 @pytest.fixture(scope="module")
 def tokenizer():
     return CharacterTokenizer(LETTERS + " .!", ["<|endoftext|>", "<mask>", "<s>", *SENTINELS])
+
+
+class Framing(Tokenizer):
+    """One that puts "<s>" before each text and the end of text after it."""
+
+    def __init__(self, inner):
+        tokens = [inner.id_to_token(i) for i in range(inner.vocabulary_size)]
+        frame = {"begin_tokens": ["<s>"], "end_tokens": ["<|endoftext|>"]}
+        super().__init__(tokens, special_tokens=tokens[:43], end_of_text="<|endoftext|>", **frame)
+        self.inner = inner
+
+    def tokenize_rows(self, texts):
+        return self.inner.tokenize_rows(texts)
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +179,12 @@ def permuted(tokens, is_end, scores):
     rate=st.floats(0.02, 0.9),
     mean=st.floats(1, 6),
     permute=st.booleans(),
-    begin=st.sampled_from([None, 2]),
+    framed=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_spans_become_masks_as_in_plain_numpy(tokenizer, sequence_length, rate, mean, permute, begin, seed):
-    damage = TextInfilling(sequence_length, tokenizer, 1, begin, rate, mean, permute)
+def test_spans_become_masks_as_in_plain_numpy(tokenizer, sequence_length, rate, mean, permute, framed, seed):
+    tokenizer = Framing(tokenizer) if framed else tokenizer
+    damage = TextInfilling(sequence_length, tokenizer, 1, rate, mean, permute)
     width, end, mask_id = damage.num_tokens, tokenizer.end_of_text_id, 1
     tokens = np.random.default_rng(seed).choice([*range(60, 72), 0], (3, width))
     source, mask, target = (np.array(x) for x in damage(tf.constant(tokens, tf.int32), key_of(seed)))
@@ -181,7 +195,7 @@ def test_spans_become_masks_as_in_plain_numpy(tokenizer, sequence_length, rate, 
     order_scores = tf.random.stateless_uniform([3, width], order_key, alg="philox").numpy()
     place_scores = tf.random.stateless_uniform([3, damage.num_kept + 1], place_key, alg="philox").numpy()
     is_end = [token in (end, *map(tokenizer.token_to_id, ".!")) for token in range(tokenizer.vocabulary_size)]
-    first = [] if begin is None else [begin]
+    first = [2] if framed else []
     for row in range(3):
         lengths, hidden = [], 0
         for draw in [*draws[row], width]:
@@ -196,7 +210,7 @@ def test_spans_become_masks_as_in_plain_numpy(tokenizer, sequence_length, rate, 
 
 
 def test_rates_and_lengths_are_those_asked_for(tokenizer):
-    damage = TextInfilling(201, tokenizer, 1, None, 0.3, 3.0, False)
+    damage = TextInfilling(201, tokenizer, 1, 0.3, 3.0, False)
     tokens = np.full((400, 200), 50, "int32")
     source, mask, _ = (np.array(x) for x in damage(tf.constant(tokens), key_of(3)))
     masks, kept = ((source == token) & mask for token in (1, 50))
@@ -209,7 +223,7 @@ def test_rates_and_lengths_are_those_asked_for(tokenizer):
 
 
 def test_sentences_are_moved_whole_and_targets_are_the_text(tokenizer, documents):
-    dataset = denoising_dataset(documents, tokenizer, 120, 8, 1, 0, begin_token_id=2, mask_rate=0.001, shuffle=False)
+    dataset = denoising_dataset(documents, Framing(tokenizer), 120, 8, 1, 0, mask_rate=0.001, shuffle=False)
     text = "".join(f"{document}<|endoftext|>" for document in documents)
     targets = []
     for inputs, labels in dataset:
@@ -269,8 +283,11 @@ def test_every_window_is_there_once_in_each_epoch(tokenizer, documents):
         ("masks", {"mask_rate": 1.5}, "`mask_rate` must be between 0 and 1. Received: mask_rate=1.5"),
         ("masks", {"mask_rate": "a"}, "`mask_rate` must be a finite number. Received: mask_rate='a'"),
         ("masks", {"mask_token_id": None}, "`mask_token_id` must be an integer.*mask_token_id=None"),
-        ("masks", {"begin_token_id": -1}, "`begin_token_id` must be an integer of at least 0"),
-        ("masks", {"sequence_length": 3}, "`sequence_length` must be an integer of at least 4"),
+        (
+            "masks",
+            {"sequence_length": 2},
+            "`sequence_length` must be at least 2 more than the tokens that the tokenizer",
+        ),
         ("masks", {"texts_or_files": "abc"}, "There must be 59 tokens or more.*Received: 4 tokens"),
         ("masks", {"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ("masks", {"seed": -1}, "`seed` must be an integer of at least 0"),

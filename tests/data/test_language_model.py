@@ -43,6 +43,16 @@ def test_documents_are_joined_and_cut_with_every_next_id_predicted_once(characte
     assert (packed.num_dropped_tokens, packed.num_padded_tokens) == (1, 0)
 
 
+def test_an_end_that_the_tokenizer_puts_there_is_not_put_there_twice(characters_with_end):
+    class Ending:
+        end_of_text, end_tokens, end_of_text_id = "|", ("|",), ord("|")
+
+        def __call__(self, texts):
+            return characters_with_end([f"{text}|" for text in texts])
+
+    assert pack(["ab", "c"], Ending(), 2).token_ids.tolist() == [*b"ab|c|"]
+
+
 def test_the_last_window_is_padded_without_weight(characters_with_end):
     packed = pack(["abc", "de", "fghijk"], characters_with_end, sequence_length=4, remainder="pad")
     ((token_ids, next_ids, weight),) = packed.dataset(batch_size=8, shuffle=False)
@@ -92,6 +102,9 @@ def test_the_byte_pair_tokenizer_gives_its_ids_with_the_end_of_text():
     tokenizer = BytePairTokenizer.train(texts, vocabulary_size=270)
     packed = pack(texts, tokenizer, 4)
     assert packed.token_ids.tolist() == flat([*tokenizer.encode(text), tokenizer.end_of_text_id] for text in texts)
+    # Tokens around texts are there as well, and the end only once.
+    framed = tokenizer.changed(begin_tokens=["<|endoftext|>"], end_tokens=["<|endoftext|>"])
+    assert pack(texts, framed, 2).token_ids.tolist() == flat(map(framed.encode, texts))
     assert packed.token_ids.dtype == np.int32
 
 

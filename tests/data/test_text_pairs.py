@@ -113,22 +113,26 @@ def test_long_texts_are_cut_before_their_end_with_a_warning(tokenizer):
     assert labels.numpy().tolist() == [[2, 3, END], [END, 0, 0]]
 
 
-class Ending(Tokenizer):
-    """One that ends some texts itself: those that begin with "a"."""
+class Framing(Tokenizer):
+    """One that puts a token before each text and two after it, the end of text first."""
 
     def __init__(self):
-        super().__init__(["<pad>", "</s>", *"abc"], special_tokens=["<pad>", "</s>"], end_of_text="</s>")
+        tokens = ["<pad>", "</s>", *"abc", "<s>", "<en>"]
+        frame = {"begin_tokens": ["<s>"], "end_tokens": ["</s>", "<en>"]}
+        super().__init__(tokens, special_tokens=tokens[:2] + tokens[5:], end_of_text="</s>", **frame)
         self.inner = CharacterTokenizer("abc", ["<pad>", "<|endoftext|>"])
 
     def tokenize_rows(self, texts):
-        return self.inner.tokenize_rows(tf.strings.regex_replace(texts, "^a.*", r"\0<|endoftext|>"))
+        return self.inner.tokenize_rows(texts)
 
 
-def test_an_end_that_the_tokenizer_gives_is_not_given_twice():
-    dataset = text_pair_dataset(["a", "b"], ["ab", "bb"], Ending(), Ending(), 4, 4, 2, START, shuffle=False)
+def test_what_a_tokenizer_puts_around_texts_stays_and_is_not_put_there_twice():
+    with pytest.warns(UserWarning, match="1 of 2 sources do not fit"):
+        dataset = text_pair_dataset(["a", "abc"], ["", "bb"], Framing(), Framing(), 5, 8, 2, START, shuffle=False)
     inputs, labels, _ = next(iter(dataset))
-    assert inputs["encoder_token_ids"].numpy()[:, :3].tolist() == [[2, END, 0], [3, END, 0]]
-    assert labels.numpy().tolist() == [[2, 3, END, 0], [3, 3, END, 0]]
+    assert inputs["encoder_token_ids"].numpy().tolist() == [[5, 2, END, 6, 0], [5, 2, 3, END, 6]]
+    assert inputs["decoder_token_ids"].numpy()[:, :5].tolist() == [[START, 5, END, 0, 0], [START, 5, 3, 3, END]]
+    assert labels.numpy()[:, :5].tolist() == [[5, END, 6, 0, 0], [5, 3, 3, END, 6]]
 
 
 def test_sources_of_a_tokenizer_without_an_end_have_none(tokenizer):
@@ -148,6 +152,10 @@ def test_sources_of_a_tokenizer_without_an_end_have_none(tokenizer):
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ({"start_token_id": -1}, "`start_token_id` must be an integer of at least 0"),
         ({"initial_epoch": -1}, "`initial_epoch` must be an integer of at least 0"),
+        (
+            {"target_tokenizer": Framing(), "target_length": 2},
+            "`target_length` must be more than the 2 tokens that end",
+        ),
         (
             {"target_tokenizer": CharacterTokenizer("ab", [])},
             "`target_tokenizer` must have an end of text.*Received: <CharacterTokenizer.*end_of_text_id=None",

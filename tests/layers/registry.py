@@ -251,6 +251,7 @@ CASES = {
     "parallel_block_shared": Case(
         _parallel(shared_norm=True, dropout=0.1, stochastic_depth=0.2, residual_scale=layers.LayerScale()), {"x": X}
     ),
+    "lora": Case(lambda **kwargs: layers.Lora(8, rank=2, **kwargs), {"x": X}),
     "layer_scale": Case(lambda **kwargs: layers.LayerScale("random_normal", **kwargs), {"x": X}),
     "stack": Case(_stack(), {"x": X}),
     "stack_documents": Case(_stack(), {"x": X, "document_ids": DOCUMENTS}),

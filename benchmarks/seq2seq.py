@@ -1,0 +1,230 @@
+"""Encoder-decoders in tokens per second, greedy and by beams: keras_tfm beside Hugging Face torch and CTranslate2.
+
+Each library holds a T5 of the same shape with random weights and writes exactly `--new-tokens` for the same sources of
+random tokens. Run it with `python benchmarks/seq2seq.py`; README.md beside this file tells the method.
+"""
+
+import argparse
+import itertools
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks import generate, harness
+
+# By the argument names of `build_t5`: version 1.1, gated, with a head of its own.
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": dict(vocabulary_size=512, num_layers=2, num_heads=2, head_dim=32, hidden_dim=64, intermediate_dim=128),
+    "flan_t5_small": dict(
+        vocabulary_size=32_128, num_layers=8, num_heads=6, head_dim=64, hidden_dim=512, intermediate_dim=1024
+    ),
+}
+
+
+def build_torch_t5(shape: str) -> Any:
+    """A random T5 1.1 of Hugging Face transformers, dropout 0, that never stops at an end token."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(harness.CORES)
+    torch.manual_seed(0)
+    sizes = SHAPES[shape]
+    config = transformers.T5Config(
+        vocab_size=sizes["vocabulary_size"],
+        num_layers=sizes["num_layers"],
+        num_decoder_layers=sizes["num_layers"],
+        num_heads=sizes["num_heads"],
+        d_kv=sizes["head_dim"],
+        d_model=sizes["hidden_dim"],
+        d_ff=sizes["intermediate_dim"],
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+    )
+    config.tie_word_embeddings = False  # transformers 5 takes no notice of it in the constructor
+    return transformers.T5ForConditionalGeneration(config)
+
+
+class Writing(generate.Generation):
+    """A contender: subclasses build a model and write for the sources `self.prompt`, (B, S) int32."""
+
+    def __init__(self, case: dict[str, Any]):
+        self.case = case
+        self.new_tokens: int = case["new_tokens"]
+        self.num_beams: int = case["beams"]
+        self.vocabulary_size = SHAPES[case["shape"]]["vocabulary_size"]
+        shape = (case["batch"], case["source_length"])
+        self.prompt = np.random.default_rng(0).integers(2, self.vocabulary_size, size=shape, dtype=np.int32)
+        self.build()
+
+
+class KerasTfm(Writing):
+    def build(self) -> None:
+        import keras_tfm
+
+        self.model = keras_tfm.models.build_t5(**SHAPES[self.case["shape"]], gated=True, tie_weights=False)
+        self.sampler = keras_tfm.samplers.BeamSampler(num_beams=self.num_beams) if self.num_beams > 1 else "greedy"
+
+    def generate(self) -> np.ndarray:
+        result = self.model.generate(self.prompt, max_new_tokens=self.new_tokens, sampler=self.sampler)
+        return np.asarray(result.token_ids)
+
+
+class KerasTfmInt8(KerasTfm):
+    def build(self) -> None:
+        super().build()
+        self.model.quantize_for_generation()
+
+
+class Torch(Writing):
+    def build(self) -> None:
+        import torch
+
+        self.torch = torch
+        self.model = build_torch_t5(self.case["shape"]).eval()
+        self.token_ids = torch.from_numpy(self.prompt.astype(np.int64))
+
+    def generate(self) -> np.ndarray:
+        with self.torch.inference_mode():
+            token_ids = self.model.generate(
+                self.token_ids,
+                attention_mask=self.torch.ones_like(self.token_ids),
+                min_new_tokens=self.new_tokens,  # forbids the end token before
+                max_new_tokens=self.new_tokens,
+                do_sample=False,
+                num_beams=self.num_beams,
+            )
+        return token_ids[:, 1:].numpy()
+
+
+class CTranslate2(Writing):
+    compute_type = "float32"
+
+    def build(self) -> None:
+        import ctranslate2
+
+        folder = Path(self.case["scratch"]) / self.case["shape"]
+        if not folder.exists():
+            # In its own process, so that torch's memory and threads are gone before the runs.
+            import multiprocessing
+
+            process = multiprocessing.get_context("spawn").Process(
+                target=convert_for_ctranslate2, args=(self.case["shape"], str(folder))
+            )
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise RuntimeError(f"The conversion for CTranslate2 ended with status {process.exitcode}.")
+        self.translator = ctranslate2.Translator(
+            str(folder), device="cpu", compute_type=self.compute_type, inter_threads=1, intra_threads=harness.CORES
+        )
+        self.tokens = [[f"t{i}" for i in row] for row in self.prompt]
+
+    def generate(self) -> np.ndarray:
+        results = self.translator.translate_batch(
+            self.tokens,
+            beam_size=self.num_beams,
+            min_decoding_length=self.new_tokens,  # forbids the end token before
+            max_decoding_length=self.new_tokens,
+        )
+        return np.asarray([[int(token[1:]) for token in result.hypotheses[0]] for result in results])
+
+
+class CTranslate2Int8(CTranslate2):
+    compute_type = "int8"
+
+
+def convert_for_ctranslate2(shape: str, folder: str) -> None:
+    """Writes a random T5 as a float32 CTranslate2 model; its tokens are named t0, t1, ..."""
+    import ctranslate2
+    import tokenizers
+    import transformers
+
+    # The converter asks for a tokenizer. A word-level one of the right size needs no files from elsewhere.
+    vocabulary = {f"t{i}": i for i in range(SHAPES[shape]["vocabulary_size"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="t2"))
+    with tempfile.TemporaryDirectory() as source:
+        build_torch_t5(shape).save_pretrained(source)
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="t0", eos_token="t1", unk_token="t2"
+        ).save_pretrained(source)
+        ctranslate2.converters.TransformersConverter(source).convert(folder)
+
+
+CONTENDERS: dict[str, type[Writing]] = {
+    "keras_tfm": KerasTfm,
+    "keras_tfm_int8": KerasTfmInt8,
+    "torch": Torch,
+    "ctranslate2_fp32": CTranslate2,
+    "ctranslate2_int8": CTranslate2Int8,
+}
+
+
+def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, Any]) -> str:
+    """Tokens per second with our ratios, then the seconds of the first call."""
+    speeds, first_calls = [], []
+    for case in cases:
+        results = case["contenders"]
+        head = [f"{case['shape']}, batch {case['batch']}" + (f", beam {case['beams']}" if case["beams"] > 1 else "")]
+        ratios = [
+            harness.ratio(results, "keras_tfm", ["torch"]),
+            harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"]),
+            harness.ratio(results, "keras_tfm_int8", ["ctranslate2_int8"]),
+        ]
+        speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names] + ratios)
+        first_calls.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
+    title = (
+        f"Encoder-decoders, sources of {settings['source_length']} tokens, {settings['new_tokens']} new ones, float32 "
+        f"except int8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
+    )
+    ratios = ["keras_tfm / torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
+    return "\n\n".join(
+        [
+            title,
+            harness.markdown_table(["shape", *names, *ratios], speeds),
+            "Seconds of the first call, with tracing and compiling:",
+            harness.markdown_table(["shape", *names], first_calls),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["flan_t5_small"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--beams", nargs="+", type=int, default=[1, 4], help="beam counts; 1 is greedy")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--source-length", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    harness.add_arguments(parser, "seq2seq")
+    args = parser.parse_args()
+    if args.worker:
+        harness.serve(CONTENDERS[args.worker])
+        return 0
+    lengths = {"source_length": args.source_length, "new_tokens": args.new_tokens}
+    settings = {**lengths, "rounds": args.rounds}
+    report = {"benchmark": "seq2seq", "environment": harness.environment(), "settings": settings, "cases": []}
+    scratch = tempfile.mkdtemp()
+    try:
+        for shape, batch, beams in itertools.product(args.shapes, args.batches, args.beams):
+            harness.say(f"{shape}, batch {batch}, beams {beams}")
+            size = {"shape": shape, "batch": batch, "beams": beams}
+            case = {**size, **lengths, "scratch": scratch}
+            results = harness.race("benchmarks.seq2seq", case, args.contenders, args.rounds)
+            report["cases"].append({**size, "contenders": results})
+    finally:
+        shutil.rmtree(scratch)
+    text = tables(report["cases"], args.contenders, settings)
+    harness.publish("seq2seq", report, text, args.json, args.update_readme)
+    return harness.exit_status(report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
