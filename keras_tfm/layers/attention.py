@@ -270,6 +270,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         method: str = "auto",
         kernel_initializer: InitializerLike = "glorot_uniform",
         output_kernel_initializer: InitializerLike | None = None,
+        query_kernel_initializer: InitializerLike | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -287,6 +288,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
             method,
             kernel_initializer,
             output_kernel_initializer,
+            query_kernel_initializer,
             **kwargs,
         )
         if window is not None:
