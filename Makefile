@@ -58,6 +58,7 @@ test-without-onednn: $(VENV)/.tests
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(VENV)/.tests
 	$(VENV)/bin/ruff check --fix .
@@ -78,7 +79,7 @@ $(VENV)/.tests: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
 
 # The lowest versions that pyproject.toml allows, in an environment of their own. A choice of what may break there: what is
 # asked of Keras, TensorFlow's Unicode, and every floor once; but nothing that compares with torch or transformers.

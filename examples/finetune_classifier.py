@@ -17,6 +17,7 @@ import time
 
 import keras
 import numpy as np
+from command_line import positive
 from minilm import load_minilm
 
 import keras_tfm as ktfm
@@ -113,7 +114,7 @@ def plot_confusion(matrix, labels, title, path):
 
 def main(steps=300, datasets=tuple(FLOORS), starts=("random", "minilm"), output="runs/finetune_classifier"):
     """Runs everything; metrics, confusion matrices and SavedModels are left in the folder `output`."""
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     report = {}
@@ -148,7 +149,7 @@ def main(steps=300, datasets=tuple(FLOORS), starts=("random", "minilm"), output=
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each run (default: 300)")
+    parser.add_argument("--steps", type=positive, default=300, help="optimizer steps of each run (default: 300)")
     parser.add_argument("--datasets", nargs="+", default=list(FLOORS), choices=FLOORS)
     parser.add_argument("--starts", nargs="+", default=["random", "minilm"], choices=["random", "minilm"])
     parser.add_argument("--output", default="runs/finetune_classifier", help="where results go")

@@ -15,6 +15,7 @@ import shutil
 
 import keras
 import numpy as np
+from command_line import positive
 from minilm import load_minilm
 
 import keras_tfm as ktfm
@@ -117,7 +118,7 @@ def main(steps=150, output="runs/ner"):
         print(text)
         for entity in finder(text):
             print(f"  {entity.label:7} {entity.text}  ({entity.start}-{entity.end}, {entity.probability:.2f})")
-    served = pathlib.Path(output) / "serving" / "1"
+    served = pathlib.Path(output).expanduser() / "serving" / "1"
     shutil.rmtree(served, ignore_errors=True)
     finder.export(served)
     print(f"A SavedModel that takes texts is in {served}.")
@@ -126,6 +127,6 @@ def main(steps=150, output="runs/ner"):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150, help="optimizer steps (default: 150)")
+    parser.add_argument("--steps", type=positive, default=150, help="optimizer steps (default: 150)")
     parser.add_argument("--output", default="runs/ner", help="where the SavedModel goes (default: runs/ner)")
     main(**vars(parser.parse_args()))

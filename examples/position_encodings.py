@@ -14,6 +14,7 @@ import time
 
 import keras
 import numpy as np
+from command_line import positive
 from keras import ops
 
 import keras_tfm as ktfm
@@ -94,7 +95,7 @@ def draw(results, path):
 
 def main(steps=300, output="runs/position_encodings"):
     """Trains, reads, prints and draws; results are left in the folder `output`."""
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     text = CORPUS.read_text(encoding="utf-8")
     border = len(text) * 19 // 20
@@ -121,6 +122,6 @@ def main(steps=300, output="runs/position_encodings"):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps for each scheme (default: 300)")
+    parser.add_argument("--steps", type=positive, default=300, help="optimizer steps for each scheme (default: 300)")
     parser.add_argument("--output", default="runs/position_encodings", help="where the picture goes")
     main(**vars(parser.parse_args()))

@@ -11,6 +11,7 @@ import time
 
 import keras
 import numpy as np
+from command_line import positive
 
 import keras_tfm as ktfm
 from keras_tfm.training import WarmupLinearDecay
@@ -45,7 +46,7 @@ def main(steps=1500, characters=1_500_000, output="runs/pretrain_bert"):
     """Runs everything; returns the validation metrics. The model and its tokenizer are left in the folder `output`."""
     if characters < FEWEST_CHARACTERS:
         raise SystemExit(f"--characters must be at least {FEWEST_CHARACTERS:,}. Received: {characters:,}.")
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     text = CORPUS.read_text(encoding="utf-8")[:characters]
@@ -99,7 +100,7 @@ def main(steps=1500, characters=1_500_000, output="runs/pretrain_bert"):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps (default: 1500)")
-    parser.add_argument("--characters", type=int, default=1_500_000, help="how much of the text is read")
+    parser.add_argument("--steps", type=positive, default=1500, help="optimizer steps (default: 1500)")
+    parser.add_argument("--characters", type=positive, default=1_500_000, help="how much of the text is read")
     parser.add_argument("--output", default="runs/pretrain_bert", help="where results go (default: runs/pretrain_bert)")
     main(**vars(parser.parse_args()))

@@ -15,6 +15,7 @@ import random
 import shutil
 
 import keras
+from command_line import positive
 from minilm import load_minilm
 
 import keras_tfm as ktfm
@@ -108,7 +109,7 @@ def main(steps=400, output="runs/question_answering"):
     print("On the test: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
     for question, context, right, answer in list(zip(*test[:3], found, strict=True))[:3]:
         print(f"  {context}\n    {question}  {answer or 'no answer'}  (right: {right or 'no answer'})")
-    served = pathlib.Path(output) / "serving" / "1"
+    served = pathlib.Path(output).expanduser() / "serving" / "1"
     shutil.rmtree(served, ignore_errors=True)
     ask.export(served)
     print(f"A SavedModel that takes questions and contexts is in {served}.")
@@ -117,6 +118,6 @@ def main(steps=400, output="runs/question_answering"):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps (default: 400)")
+    parser.add_argument("--steps", type=positive, default=400, help="optimizer steps (default: 400)")
     parser.add_argument("--output", default="runs/question_answering", help="where the SavedModel goes")
     main(**vars(parser.parse_args()))

@@ -14,6 +14,7 @@ import pathlib
 
 os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
 
+from command_line import positive
 from semantic_search import build_index
 
 from keras_tfm import checkpoints
@@ -52,7 +53,7 @@ def main(steps=None, questions=QUESTIONS, folder="runs/semantic_search", max_new
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", nargs="*", default=QUESTIONS)
-    parser.add_argument("--steps", type=int, help="batches of 64 glosses to index (default: all)")
+    parser.add_argument("--steps", type=positive, help="batches of 64 glosses to index (default: all)")
     parser.add_argument("--folder", default="runs/semantic_search", help="where the vectors are kept")
-    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--max-new-tokens", type=positive, default=48)
     main(**vars(parser.parse_args()))

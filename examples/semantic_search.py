@@ -11,6 +11,7 @@ import pathlib
 import time
 
 import numpy as np
+from command_line import positive
 from minilm import load_minilm
 
 import keras_tfm as ktfm
@@ -38,7 +39,7 @@ class GlossIndex:
     def __init__(self, words, glosses, topics, embed, folder=None):
         faiss = required("faiss", "search", "Indices of neighbours")
         self.words, self.glosses, self.topics, self.embed = words, glosses, topics, embed
-        file = None if folder is None else pathlib.Path(folder) / f"vectors_{len(glosses)}.npy"
+        file = None if folder is None else pathlib.Path(folder).expanduser() / f"vectors_{len(glosses)}.npy"
         if file is not None and file.exists():
             self.vectors = np.load(file)
         else:
@@ -95,6 +96,6 @@ def main(steps=None, queries=QUERIES, folder="runs/semantic_search"):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("queries", nargs="*", default=QUERIES)
-    parser.add_argument("--steps", type=int, help=f"batches of {BATCH_SIZE} glosses to index (default: all)")
+    parser.add_argument("--steps", type=positive, help=f"batches of {BATCH_SIZE} glosses to index (default: all)")
     parser.add_argument("--folder", default="runs/semantic_search", help="where the vectors are kept")
     main(**vars(parser.parse_args()))

@@ -20,6 +20,7 @@ os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or TensorFlow complains of what it reads there
 
 import keras
+from command_line import positive
 from n_gram_baselines import bigram_loss, unigram_loss
 
 import keras_tfm as ktfm
@@ -97,7 +98,7 @@ def main(steps=1000, size="nano", corpus=HERE / "data" / "shakespeare.txt", resu
     """Runs everything; results are left in the folder `output`."""
     if size not in SIZES:
         raise SystemExit(f"--size must be one of {', '.join(SIZES)}. Received: {size}.")
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     for old in () if resume else ("checkpoint.keras", "losses.csv", "tokenizer.json", "vocab.json", "merges.txt"):
         (output / old).unlink(missing_ok=True)
@@ -150,7 +151,7 @@ def main(steps=1000, size="nano", corpus=HERE / "data" / "shakespeare.txt", resu
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps (default: 1000)")
+    parser.add_argument("--steps", type=positive, default=1000, help="optimizer steps (default: 1000)")
     parser.add_argument("--size", default="nano", help=f"one of {', '.join(SIZES)} (default: nano)")
     parser.add_argument("--corpus", default=HERE / "data" / "shakespeare.txt", help="a UTF-8 text file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")

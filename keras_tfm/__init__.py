@@ -5,6 +5,7 @@ from keras_tfm import compile_cache
 compile_cache.hush()
 
 from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads its log level
+    adapters,
     checkpoints,
     data,
     export,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 compile_cache.start()
 
 __all__ = [
+    "adapters",
     "checkpoints",
     "data",
     "export",

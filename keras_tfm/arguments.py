@@ -5,8 +5,10 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+from keras_tfm.types import Tensor
 
-def require(holds, statement: str, **received) -> None:
+
+def require(holds: Any, statement: str, **received: Any) -> None:
     """Raises a ValueError that says what must hold and what was received, unless it holds."""
     if not holds:
         listed = ", ".join(f"{name}={value!r}" for name, value in received.items())
@@ -26,7 +28,7 @@ def as_integer(name: str, value: Any, least: int | None = None, note: str = "") 
         ValueError: if it is no integer, or too small.
     """
     try:
-        number = None if _is_bool(value) else operator.index(value)
+        number: Any = None if _is_bool(value) else operator.index(value)
     except TypeError:
         number = None
     rule = "" if least is None else f" of at least {least}"
@@ -35,7 +37,7 @@ def as_integer(name: str, value: Any, least: int | None = None, note: str = "") 
     return number
 
 
-def number_of(name: str, value) -> float:
+def number_of(name: str, value: Any) -> float:
     """The value as a finite float; raises a ValueError that names the argument."""
     try:
         number = float(value)
@@ -45,7 +47,7 @@ def number_of(name: str, value) -> float:
     return number
 
 
-def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
+def token_ids_of(name: str, token_ids: Any, least: int = 1) -> tuple[int, ...]:
     """The ids as a tuple of at least so many integers >= 0; raises a ValueError for anything else, one id alone too."""
     is_several = isinstance(token_ids, Iterable) and not isinstance(token_ids, str | bytes)
     require(is_several, f"`{name}` must hold ids, as in (5, 7)", **{name: token_ids})
@@ -59,7 +61,7 @@ def token_ids_of(name: str, token_ids, least: int = 1) -> tuple[int, ...]:
     return numbers
 
 
-def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
+def sequences_of(name: str, sequences: Any) -> tuple[tuple[int, ...], ...]:
     """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
     is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)
     sequences = tuple(sequences) if is_several else sequences
@@ -68,7 +70,7 @@ def sequences_of(name: str, sequences) -> tuple[tuple[int, ...], ...]:
     return tuple(token_ids_of(name, sequence) for sequence in sequences)
 
 
-def refuse_ragged(x, name: str) -> None:
+def refuse_ragged(x: Tensor, name: str) -> None:
     """Raises for TensorFlow's ragged tensors, which layers would take for rows of one length."""
     if hasattr(x, "row_splits"):
         raise TypeError(
@@ -77,20 +79,20 @@ def refuse_ragged(x, name: str) -> None:
         )
 
 
-def check_rank(x, rank: int, name: str, letters: str) -> None:
+def check_rank(x: Tensor, rank: int, name: str, letters: str) -> None:
     """Raises unless `x` is dense with `rank` axes; `letters` names them, for example "(B, T, D)"."""
     refuse_ragged(x, name)
     if len(x.shape) != rank:
         raise ValueError(f"`{name}` must have shape {letters}. Received: shape={tuple(x.shape)}.")
 
 
-def check_positive(**numbers) -> None:
+def check_positive(**numbers: Any) -> None:
     """Raises unless every named number is an integer of at least 1."""
     for name, number in numbers.items():
         as_integer(name, number, 1)
 
 
-def check_rate(**rates) -> None:
+def check_rate(**rates: float) -> None:
     """Raises unless every named rate lies in [0, 1)."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:

@@ -73,6 +73,36 @@ def remove_weight(layer: keras.layers.Layer, name: str) -> None:
     setattr(layer, f"_{name}", None)
 
 
+def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights that a layer has itself, without those of its parts.
+
+    Why: a layer that has adapters freezes its own weights and not theirs; `Layer.variables` has both.
+    Uses `Layer._trainable_variables` and `Layer._non_trainable_variables`. If it breaks: take `Layer.variables` without
+    the variables of the layers in `Layer._layers`.
+
+    Args:
+        layer: a built layer.
+
+    Returns:
+        list of variables.
+    """
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def remove_layer(owner: keras.layers.Layer, part: keras.layers.Layer) -> None:
+    """Takes a part out of a built layer, so that its weights are no longer among the layer's.
+
+    Why: an adapter that is removed must not be trained or saved any more; Keras forgets no part of a layer.
+    Uses `Layer._tracker.untrack`. If it breaks: take the part out of the list `owner._layers`.
+
+    Args:
+        owner: a built layer.
+        part: one of its parts.
+    """
+    with unlocked(owner):
+        owner._tracker.untrack(part)
+
+
 @contextlib.contextmanager
 def unlocked(layer: keras.layers.Layer) -> Iterator[None]:
     """In this scope a layer that is built can be given weights.
@@ -249,7 +279,7 @@ def parsed_regex(pattern: str, flags: int = 0) -> tuple[list, int]:
         >>> parsed_regex("a|b")[0]
         [('IN', [('LITERAL', 97), ('LITERAL', 98)])]
     """
-    from re import _constants, _parser
+    from re import _constants, _parser  # type: ignore[attr-defined]
 
     def plain(value):
         if isinstance(value, _parser.SubPattern):

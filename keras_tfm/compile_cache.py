@@ -18,6 +18,8 @@ import threading
 import zlib
 from pathlib import Path
 
+from keras_tfm.files import local_path
+
 _VARIABLE = "KERAS_TFM_COMPILE_CACHE"
 _OFF, _ON = ("", "0"), "1"
 _MOST_BYTES = 256 * 2**20  # of one processor's entries, all of which are read at each start: a tenth of a second
@@ -80,7 +82,7 @@ def _off(reason: str, level: int) -> None:
 def _store() -> Path:
     """The folder that the environment variable names, or one of the user's caches."""
     if (named := os.environ[_VARIABLE]) != _ON:
-        return Path(named).expanduser().absolute()
+        return local_path(named).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / _NAME
 
 

@@ -9,12 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # not on Windows, where what a killed process leaves behind stays
     fcntl = None
 
 _LARGEST_JSON = 64 * 2**20  # bytes; the index of a model of 1,000 billion weights has some 10 MB, as large tokenizers
+
+
+def local_path(path: str | os.PathLike) -> pathlib.Path:
+    """A path that a caller gave; "~" is the home folder, as in a shell, which leaves a quoted one to the program."""
+    return pathlib.Path(path).expanduser()
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -66,7 +72,7 @@ def written_whole(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
         >>> with written_whole("my-model/config.json", overwrite=True) as unfinished:
         ...     unfinished.write_text("{}")
     """
-    path = pathlib.Path(path).expanduser()
+    path = local_path(path)
     if not overwrite:
         check_is_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +93,7 @@ def written_whole(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
 
 def check_is_free(path: str | os.PathLike) -> pathlib.Path:
     """The path; raises FileExistsError if there is something."""
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.exists() or path.is_symlink():
         raise FileExistsError(f"`path` must not exist yet. Received: {path}. Delete it or choose another.")
     return path

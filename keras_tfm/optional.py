@@ -1,7 +1,9 @@
-"""Packages that only a part of the library needs, imported where they are used; what to install if they are missing."""
+"""What only a part of the library needs: packages, imported where they are used, and TensorFlow as Keras' backend."""
 
 import importlib
 from types import ModuleType
+
+from keras import backend
 
 
 def required(package: str, extra: str, what: str) -> ModuleType:
@@ -28,3 +30,12 @@ def required(package: str, extra: str, what: str) -> ModuleType:
             f"{what} need the package {package.partition('.')[0]}. Received: {error}. "
             f'Run this in the folder of the source of keras_tfm: pip install ".[{extra}]"'
         ) from error
+
+
+def require_tensorflow(what: str) -> None:
+    """Raises a RuntimeError on other backends, for `what` is made of TensorFlow's graphs."""
+    if backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"{what} must run on the backend TensorFlow. Received: {backend.backend()}. Save the model, and load it in "
+            "a process with KERAS_BACKEND=tensorflow in its environment."
+        )

@@ -41,10 +41,10 @@ class Structure:
         self._met: list = []  # kept, so that no id is given to another object
         self.description = self._of(layer)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Structure) and self.description == other.description
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.description)
 
     def containers(self) -> list:

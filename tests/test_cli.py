@@ -94,6 +94,22 @@ def test_generate_and_export_write_the_same(folder, tmp_path, capsys):
     assert served(prompts=tf.constant(["ROMEO:"]))["text"].numpy()[0].decode() == text.removesuffix("\n")
 
 
+def test_export_passes_its_limits_on(monkeypatch):
+    exported = {}
+
+    class Opened:
+        def text_generator(self, sampler):
+            return self
+
+        def export(self, path, **options):
+            exported.update(options)
+
+    monkeypatch.setattr(keras_tfm_cli, "_opened", lambda options: Opened())
+    assert run("export", "org/name", "no", "--max-total-tokens", 99, "--max-prompts", 3, "--seed", 5) == 0
+    limits = {"max_new_tokens": 64, "max_total_tokens": 99, "max_prompts": 3, "seed": 5, "jit_compile": False}
+    assert exported == limits
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -115,6 +131,7 @@ REFUSED = [
     (("export", "org/name", "HERE/gpt"), "OUTPUT must not exist yet. Received: HERE/gpt. Remove it"),
     (("convert", "org/name", "x.keras", "--dtype", "float16"), "--dtype must not be given for a .keras file"),
     (("generate", "org/name", "Hi", "--top-k", "5"), "must come with a --temperature above 0"),
+    (("export", "name", "no", "--max-total-tokens", "64"), "must be greater than --max-new-tokens"),
     (("export", "name", "no", "--top-p", "0.5"), "must come with a --temperature above 0"),
 ]
 

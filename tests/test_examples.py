@@ -1,10 +1,12 @@
 """The examples run from end to end at a small size."""
 
+import argparse
 import importlib
 import importlib.util
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,16 @@ def test_baselines_are_right_on_a_text_worked_out_by_hand():
     assert unigram_loss(train, validation, 2) == pytest.approx(-(math.log(5 / 9) + math.log(4 / 9)) / 2)
     # count(0 1) = 3, count(0 as first) = 3, k = 10: (3 + 10 * 4/9) / (3 + 10).
     assert bigram_loss(train, validation, 2) == pytest.approx(-math.log((3 + 10 * 4 / 9) / 13))
+
+
+def test_numbers_of_steps_below_one_are_refused_before_any_work():
+    positive = imported("command_line").positive
+    assert positive("3") == 3
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be at least 1\. Received: 0\."):
+        positive("0")
+    for example in EXAMPLES.glob("*.py"):
+        types = re.findall(r'"--(?:steps|characters|max-new-tokens)", type=(\w+)', example.read_text(encoding="utf-8"))
+        assert set(types) <= {"positive"}, example.name
 
 
 @pytest.mark.slow
@@ -174,6 +186,31 @@ def test_rag_gives_what_is_found_to_a_writer_that_answers_with_it(tmp_path, caps
         assert answer.strip()
         assert f"\n{question}\n- " in printed
         assert f"=> {answer}" in printed
+
+
+def test_the_tokenizer_study_counts_right_on_a_text_worked_out_by_hand():
+    study = imported("tokenizer_study")
+    tokenizer = study.trained("bytes", "la gata " * 9, 256)
+    row = study.measured("bytes", tokenizer, "la gata\n日本")
+    assert row[:6] == ("bytes", 257, pytest.approx(13 / 3), 1.0, 0.0, 257 * 512)  # 13 bytes in 3 words
+    assert study.cut(tokenizer, "9.1\né") == r"9|.|1|\n|\xc3|\xa9"
+    assert study.trained("BPE", "la gata", 256) is None
+
+
+@pytest.mark.slow
+def test_the_tokenizer_study_compares_all_kinds_and_draws(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sentencepiece", reason="needs keras-tfm[sentencepiece]")
+    arguments = ["study", "--sizes", "300", "--characters", "20000", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    imported("tokenizer_study").main()
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: lines.index("How texts are cut by the largest tokenizers of the last table:")]
+    rows = [line.split() for line in table if line.startswith(("bytes", "BPE", "WordPiece", "Unigram"))]
+    assert [row[0] for row in rows] == ["bytes", "BPE", "WordPiece", "Unigram"] * 2
+    assert all(float(bytes_row[2]) > float(row[2]) for bytes_row, row in zip(rows[::4], rows[1::4], strict=True))
+    assert any("9.11" in line for line in lines)
+    for name in ("fertility", "weights"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Nothing half stands under a final name, whatever ends the writing, and nothing is left behind."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from keras_tfm import checkpoints, files
 from keras_tfm.files import written_whole
 from keras_tfm.models import SentenceEncoder, SentencePairRanker, build_bert, build_gpt
+from keras_tfm.tokenizers import CharacterTokenizer, WordPieceTokenizer
 
 SMALL = {"vocabulary_size": 9, "max_sequence_length": 8, "num_layers": 1, "num_heads": 1, "hidden_dim": 4}
 # The file alone, since it needs nothing of the package.
@@ -170,3 +172,23 @@ def test_a_model_that_is_saved_by_keras_replaces_the_last_one_in_one_step(make, 
     again = keras.models.load_model(path)
     for ours, theirs in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_quoted_home_folder_is_found_by_whatever_takes_a_path(tmp_path, monkeypatch, tiny_tokenizer):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    characters = CharacterTokenizer("abc")
+    pieces = WordPieceTokenizer({"[UNK]": 0, "a": 1})
+    for name, tokenizer in {"bytes": tiny_tokenizer, "characters": characters, "pieces": pieces}.items():
+        tokenizer.save(f"~/{name}")
+        assert type(tokenizer).from_file(f"~/{name}").vocabulary == tokenizer.vocabulary
+    (tmp_path / "home" / "text.txt").write_text("abcd")
+    assert CharacterTokenizer.train(pathlib.Path("~/text.txt")).encode("abcd")
+    build_gpt(**SMALL).save("~/model.keras")
+    for folder in ("~/bytes", "~/model.keras"):
+        with pytest.raises(FileExistsError, match="must not exist yet"):
+            files.check_is_free(folder)
+    assert names(tmp_path / "home") == ["bytes", "characters", "model.keras", "pieces", "text.txt"]
+    assert names(tmp_path / "elsewhere") == []

@@ -67,11 +67,11 @@ def model_types() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(families.__path__))
 
 
-def architectures_of(model_type: str) -> tuple[Architecture, ...]:
+def architectures_of(model_type: str | None) -> tuple[Architecture, ...]:
     """The architectures of a family; raises ValueError if there is no map of that name."""
     if model_type not in model_types():
         raise ValueError(
-            f"`model_type` of the config must be one of {model_types()}. Received: {model_type!r}. "
+            f"`model_type` of the config must be one of {model_types()}. Received: {model_type!r:.200}. "
             "docs/how_to_add.md says how to add a family."
         )
     return importlib.import_module(f"keras_tfm.checkpoints.families.{model_type}").ARCHITECTURES
@@ -90,12 +90,12 @@ def architecture_of(config: Mapping[str, Any], name: str | None = None) -> Archi
     known = architectures_of(config.get("model_type"))
     names = [name] if name is not None else (config.get("architectures") or [known[0].name])
     if not isinstance(names, list):
-        raise ValueError(f"`architectures` of the config must be a list of names. Received: {names!r}.")
+        raise ValueError(f"`architectures` of the config must be a list of names. Received: {names!r:.200}.")
     for architecture in known:
         if names[0] in (architecture.name, *architecture.aliases):
             return architecture
     what = "`architectures` of the config must begin with" if name is None else "`architecture` must be"
     raise ValueError(
         f"{what} one of {[name for one in known for name in (one.name, *one.aliases)]} for a checkpoint of type "
-        f"{config['model_type']!r}. Received: {names!r}."
+        f"{config['model_type']!r}. Received: {names!r:.200}."
     )

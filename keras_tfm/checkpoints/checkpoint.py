@@ -22,6 +22,10 @@ from keras_tfm.pipelines import (
     TextClassification,
     TextRegression,
 )
+from keras_tfm.pipelines.text_pipeline import TextPipeline
+from keras_tfm.samplers import Sampler
+from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.types import DTypeLike
 
 _PIPELINES = (TextClassification, TextRegression, EntityRecognition, QuestionAnswering, SentenceEmbedding)
 
@@ -81,7 +85,7 @@ class Checkpoint(abc.ABC):
         """What `model` returns, given the filled model of the wiring; by default itself."""
         return model
 
-    def read_tokenizer(self):
+    def read_tokenizer(self) -> Tokenizer:
         """The tokenizer; ValueError if there is none."""
         raise ValueError(f"The checkpoint must have a tokenizer. Received: {self.path} without one.")
 
@@ -104,7 +108,7 @@ class Checkpoint(abc.ABC):
         """What `summary` tells first and last."""
         return {"architecture": self.wiring()[0].name}, {}
 
-    def model(self, dtype=None, architecture: str | None = None, **options: Any) -> keras.Model:
+    def model(self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any) -> keras.Model:
         """Makes the model, filled; a new one at each call.
 
         Each variable is made straight from the file: at most 1.3 times the memory of the weights is needed. Nothing in
@@ -146,27 +150,25 @@ class Checkpoint(abc.ABC):
             older=known.older,
             stand_ins=known.stand_ins,
         )
-        model.checkpoint_architecture = known.name
-        model.checkpoint_notes = self.notes()
+        model.checkpoint = {"architecture": known.name, "notes": self.notes()}
         return self.finish(model, architecture)
 
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer, whose ids equal those of transformers; the same one at each call.
 
-        Special tokens in a text are read as such, but none are added: where a model was trained with a first token,
-        write it ("<|begin_of_text|>Once ..."), as chat templates do. SentencePiece knows no special tokens in a text:
-        see `SentencePieceTokenizer` and its `add_begin_of_text`. A vocabulary that is smaller than the model's is
-        filled up with unused tokens, since models are often padded to a round number.
+        Special tokens in a text are read as such, each by its own rules, whatever file they come from; a call with
+        `allow_special=False` reads them as text. Tokens are put around each text where transformers' tokenizer puts
+        them: the begin of text of Llama, [CLS] and [SEP] of BERT; not with `add_special_tokens=False`, and not around
+        what a chat template wrote. Folders without tokenizer.json are cut as their class of transformers says; where
+        there is one, it says how texts are cut into words, also if transformers' class does not look.
+        Rows of the model that have no token, since models are often padded to a round number, decode to nothing.
 
         Returns:
-            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer` where there is a
-            SentencePiece model and no tokenizer.json of the other two kinds.
+            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer`.
 
         Raises:
             FileNotFoundError: if there are no files of a tokenizer.
-            ValueError: for a kind of tokenizer that is not implemented here, such as Unigram without its SentencePiece
-                model.
-            ImportError: for a SentencePiece model without `pip install ".[sentencepiece]"`.
+            ValueError: for a kind of tokenizer, or a class of a folder without tokenizer.json, that is not known here.
         """
         return self._tokenizer
 
@@ -191,7 +193,9 @@ class Checkpoint(abc.ABC):
             raise ValueError(f"`eos_token_id` must be a token id or a list of them. Received: {ids} in {self.path}.")
         return tuple(dict.fromkeys(ids))
 
-    def text_generator(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+    def text_generator(
+        self, sampler: str | Sampler = "greedy", dtype: DTypeLike | None = None, **options: Any
+    ) -> TextGenerator:
         """The model, its tokenizer and its stop tokens as one object that writes text.
 
         Args:
@@ -258,7 +262,7 @@ class Checkpoint(abc.ABC):
         is_seq2seq = self.wiring()[1].get("num_decoder_layers") is not None
         return (self.text_to_text if is_seq2seq else self.text_generator)(sampler, dtype=dtype, **options)
 
-    def pipeline(self, dtype=None, architecture: str | None = None, **options: Any):
+    def pipeline(self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any) -> TextPipeline:
         """The encoder, its head and its tokenizer as one object that takes texts.
 
         Args:

@@ -127,6 +127,7 @@ _NOTHING = dict.fromkeys(("add_cross_attention", "is_decoder", "is_encoder_decod
 _REQUIRED = object()
 LARGEST = sys.float_info.max  # JSON has integers that no float holds
 MOST_LAYERS = 10_000
+_LONGEST_MESSAGE, _END = 1000, 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,16 +203,16 @@ class Choice:
     default: Any = _REQUIRED
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         name = value_at(config, self.key, self.default)
         if not isinstance(name, str) or name not in self.values:
             raise ValueError(f"`{self.key}` of the config must be one of {sorted(self.values)}. Received: {name!r}.")
         return {self.argument: self.values[name]}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         names = [name for name, value in self.values.items() if value is arguments[self.argument]]
         if not names:
             raise ValueError(
@@ -236,10 +237,10 @@ class Only:
     also: tuple = ()
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         if value_at(config, self.key, self.value) not in (self.value, *self.also):
             raise ValueError(
                 f"`{self.key}` of the config must be {self.value!r}; nothing else is supported here. "
@@ -247,7 +248,7 @@ class Only:
             )
         return {}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {self.key: self.value}
 
 
@@ -264,10 +265,10 @@ class Always:
     value: Any
     keys: tuple[str, ...] = dataclasses.field(default=(), init=False)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {self.argument: self.value}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if arguments[self.argument] != self.value:
             raise ValueError(
                 f"`{self.argument}` must be {self.value!r} in this family. Received: {arguments[self.argument]!r}."
@@ -281,10 +282,10 @@ class Harmless:
 
     keys: tuple[str, ...]
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
@@ -294,7 +295,7 @@ class Labels:
 
     keys: tuple[str, ...] = ("id2label", "label2id", "num_labels", "problem_type")
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         if config.get("problem_type") not in (None, "single_label_classification"):
             raise ValueError(
                 "`problem_type` of the config must be 'single_label_classification'. "
@@ -309,7 +310,7 @@ class Labels:
             )
         return {"class_names": labels}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         labels = arguments["class_names"]
         return {
             "id2label": {str(i): label for i, label in enumerate(labels)},
@@ -343,13 +344,24 @@ def read_config(config_map: Iterable, config: Mapping[str, Any], ignore: Iterabl
         except ValueError as error:
             wrong.append(str(error))
     if wrong:
-        raise ValueError("\n".join(wrong))
+        raise ValueError("\n".join(map(_shortened, wrong)))
     return arguments
 
 
+def _shortened(message: str) -> str:
+    """Without the middle, if a value of the file fills it: the rule stands before it, and advice behind it."""
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ... {message[-_END:]}"
+
+
 def _says_something(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a key that no object claims could change the model: null never does, nor layers that are all alike."""
+    """Whether a key that no object claims could change the model.
+
+    null never does, nor layers that are all alike, nor the names of code in the repository, which is not run here:
+    transformers takes its own class as well, unless it is told to trust that code.
+    """
     value = config[key]
+    if key == "auto_map":
+        return False
     if key == "layer_types" and isinstance(value, list):
         return set(map(str, value)) != {"full_attention"}
     return value is not None and not (key in _NOTHING and value is _NOTHING[key])

@@ -1,5 +1,6 @@
 """Models whose variables are made straight from a checkpoint, strictly."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -59,18 +60,20 @@ def fill(
     parts = {_name_in(shapes, part.name, prefix, older or {}): part for part in parts_of(tensors, model)}
     extra = [name for name in shapes if name not in parts and not skips(tensors, name, prefix)]
     source.check_types(name for name in parts if name in shapes)
-    for name in [name for name in extra if name in (copies or {})]:
+    copies, differing = copies or {}, []
+    for name in [name for name in extra if name in copies]:
         original = _name_in(shapes, copies[name], prefix, older or {})
-        if original in shapes and _equal(source, name, original):
+        if original in shapes:
             extra.remove(name)
+            differing += [] if _equal(source, name, original) else [f"{name} and {original}"]
     held = {name: name if name in shapes else (stand_ins or {}).get(name, name) for name in parts}
-    _check(model, parts, held, shapes, extra, source.place)
+    _check(model, parts, held, shapes, extra, differing, source.place)
 
     values: dict[int, Callable[[], Any]] = {}
     for name, part in parts.items():
         tensor = _Filling(source, held[name], part)
         for variable in part.variables:
-            values[id(variable)] = lambda tensor=tensor, variable=variable: tensor.value_of(variable)
+            values[id(variable)] = functools.partial(tensor.value_of, variable)
     for variable in model.variables:
         compat.initialize(variable, values.pop(id(variable), None))  # seeds of dropout have their own initializer
 
@@ -108,8 +111,7 @@ class _Filling:
 
 def _aligned(shape, dtype: str) -> np.ndarray:
     """Memory for an array that TensorFlow can take over."""
-    dtype = np.dtype(dtype)
-    num_bytes = num_elements(shape) * dtype.itemsize
+    num_bytes = num_elements(shape) * np.dtype(dtype).itemsize
     memory = np.empty(num_bytes + _ALIGNMENT, "uint8")
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + num_bytes].view(dtype).reshape(shape)
@@ -120,7 +122,15 @@ def _tensor(array: np.ndarray):
     return compat.tensor_over(array) if keras.backend.backend() == "tensorflow" else array
 
 
-def _check(model, parts: dict[str, Part], held: dict[str, str], shapes: dict, extra: list[str], place: str) -> None:
+def _check(
+    model,
+    parts: dict[str, Part],
+    held: dict[str, str],
+    shapes: dict,
+    extra: list[str],
+    differing: list[str],
+    place: str,
+) -> None:
     missing = [f"{name} {part.shape}" for name, part in parts.items() if held[name] not in shapes]
     filled = {id(variable) for part in parts.values() for variable in part.variables}
     unfilled = [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights if id(weight) not in filled]
@@ -134,6 +144,7 @@ def _check(model, parts: dict[str, Part], held: dict[str, str], shapes: dict, ex
         (f"{len(extra)} tensors were not used", [f"{name} {shapes[name]}" for name in extra]),
         (f"{len(unfilled)} variables of the model got no value", unfilled),
         (f"{len(wrong)} tensors have another shape", wrong),
+        ('Tensors differ that are one in the config; with "tie_word_embeddings": false in it they are two', differing),
     ]
     told = [f"{title}: {_some(names)}." for title, names in complaints if names]
     if told:

@@ -1,7 +1,8 @@
 """Folders of Hugging Face: config.json, safetensors, and the files of a tokenizer; here or in a repository."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -14,8 +15,11 @@ from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.checkpoints.reader import SETTINGS, WEIGHTS, SafetensorsFiles, Source, download
 from keras_tfm.checkpoints.sentence_transformers import MODULES, SentenceSettings, read_settings, without_pooler
 from keras_tfm.checkpoints.tensors import parts_of
-from keras_tfm.checkpoints.tokenizer import roles_in, tokenizer_in, with_roles
+from keras_tfm.checkpoints.tokenizer import tokenizer_in
+from keras_tfm.checkpoints.tokenizer_settings import TokenizerSettings
 from keras_tfm.files import read_json_object
+
+_MORE_TEMPLATES = "additional_chat_templates"
 
 
 class FolderCheckpoint(Checkpoint):
@@ -32,7 +36,10 @@ class FolderCheckpoint(Checkpoint):
         if (config := self.json("config.json")) is None:
             if self._is_sentence_encoder(None):
                 read_settings(self.path, self.json)  # says so if the encoder is elsewhere
-            raise FileNotFoundError(f"The folder must hold config.json. Received: {self.path}, without it.")
+            told = f"The folder must hold config.json. Received: {self.path}, without it."
+            if (self.path / "adapter_config.json").is_file():
+                told += " It is an adapter: load its base model, then `keras_tfm.adapters.load(model, path)`."
+            raise FileNotFoundError(told)
         return config
 
     @functools.cached_property
@@ -59,28 +66,23 @@ class FolderCheckpoint(Checkpoint):
 
     def finish(self, model: keras.Model, architecture: str | None) -> keras.Model:
         """The model; with pooling and more, if it is a folder of sentence-transformers."""
+        if (generation := self.json("generation_config.json")) is not None:
+            model.checkpoint = {**model.checkpoint, "generation_config": generation}
         return self._sentences.encoder(model) if self._is_sentence_encoder(architecture) else model
 
     def read_tokenizer(self):
         """See `Checkpoint.tokenizer`."""
         size = (self.json("config.json") or {}).get("vocab_size")
-        tokenizer = tokenizer_in(self.path, self.json("tokenizer.json"), size, self._roles.get("eos_token"))
+        document = self.json("tokenizer.json")
         self._json.pop("tokenizer.json")  # large, and of no more use
-        return with_roles(tokenizer, self._roles)
+        tokenizer = tokenizer_in(self.path, document, size, self._settings)
+        tokenizer.checkpoint_chat_templates = self._chat_templates()
+        return tokenizer
 
     def read_chat_template(self) -> ChatTemplate:
-        """chat_template.jinja, or `chat_template` of tokenizer_config.json."""
-        if (self.path / "chat_template.jinja").is_file():
-            source = (self.path / "chat_template.jinja").read_text(encoding="utf-8")
-        else:
-            source = (self.json("tokenizer_config.json") or {}).get("chat_template")
-        if isinstance(source, list):  # several, by name
-            named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
-            source = named.get("default", next(iter(named.values()), None))
-        if not isinstance(source, str):
-            return super().read_chat_template()
-        nothing = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "")
-        return ChatTemplate(source, {**nothing, **self._roles})
+        """chat_template.jinja and additional_chat_templates, or `chat_template` of tokenizer_config.json."""
+        templates = self._chat_templates()
+        return super().read_chat_template() if templates is None else ChatTemplate(templates, self._settings.roles)
 
     def read_stop_token_ids(self) -> Any:
         """`eos_token_id` of generation_config.json, or else of config.json."""
@@ -112,8 +114,18 @@ class FolderCheckpoint(Checkpoint):
         return {}
 
     @functools.cached_property
-    def _roles(self) -> dict[str, str]:
-        return roles_in(self.json("special_tokens_map.json") or {}, self.json("tokenizer_config.json") or {})
+    def _settings(self) -> TokenizerSettings:
+        return TokenizerSettings(self.json)
+
+    def _chat_templates(self) -> Mapping[str, str] | str | None:
+        """The files with templates, or else those of tokenizer_config.json; None if there are none."""
+        files = {file.stem: file for file in sorted((self.path / _MORE_TEMPLATES).glob("*.jinja"))}
+        if (file := self.path / "chat_template.jinja").is_file():
+            files = {"default": file, **files}
+        if not files:
+            return self._settings.chat_templates
+        sources = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        return sources["default"] if [*sources] == ["default"] else MappingProxyType(sources)
 
     @functools.cached_property
     def _sentences(self) -> SentenceSettings:

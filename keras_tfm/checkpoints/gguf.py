@@ -1,9 +1,11 @@
 """GGUF files, as llama.cpp keeps models: llama-architecture, dequantized to float32."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.chat_template import ChatTemplate
@@ -15,6 +17,7 @@ from keras_tfm.checkpoints.gguf_tokenizer import chat_template_of, tokenizer_of
 from keras_tfm.checkpoints.reader import Source
 from keras_tfm.checkpoints.tensors import Transposed
 from keras_tfm.layers import LongRopeScaling, RotaryEmbedding
+from keras_tfm.tokenizers import Tokenizer
 
 _DIVISORS = "rope_freqs.weight"
 _HARMLESS = ("context_length", "vocab_size", "rope.dimension_count", "attention.key_length", "attention.value_length")
@@ -31,14 +34,14 @@ class HalvesOfHeads(Transposed):
 
     heads: str
 
-    def unit(self, get):
+    def unit(self, get: Callable[[str], Any]) -> int:
         return self.shape(get)[0] // get(self.heads)
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         by_pair = tensor.reshape(-1, self.unit(get) // 2, 2, tensor.shape[1])  # (N, H/2, 2, D)
         return [by_pair.swapaxes(1, 2).reshape(tensor.shape).T]
 
-    def join(self, values, get):
+    def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
         by_half = values[0].T.reshape(get(self.heads), 2, -1, values[0].shape[0])
         return by_half.swapaxes(1, 2).reshape(values[0].T.shape)
 
@@ -120,7 +123,7 @@ class GgufCheckpoint(Checkpoint):
         notes["max_position_embeddings"] = self.config.get("llama.context_length")
         return {name: value for name, value in notes.items() if value is not None}
 
-    def read_tokenizer(self):
+    def read_tokenizer(self) -> Tokenizer:
         """See `Checkpoint.tokenizer`."""
         return tokenizer_of(self.config)
 
@@ -139,7 +142,7 @@ class GgufCheckpoint(Checkpoint):
         return {"architecture": f"GGUF, {kind}", "name": name}, {}
 
 
-def arguments_of(file: GgufFile, ignore=()) -> dict[str, Any]:
+def arguments_of(file: GgufFile, ignore: Iterable[str] = ()) -> dict[str, Any]:
     """The arguments of `build_llama` that the file's header gives."""
     if (kind := file.header.get("general.architecture")) != "llama":
         raise ValueError(f"A GGUF file must be of the llama architecture. Received: {kind!r} in {file.place}.")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_tfm.checkpoints.chat_template import ChatTemplate
-from keras_tfm.checkpoints.tokenizer import with_roles
+from keras_tfm.checkpoints.tokenizer import with_notes
 from keras_tfm.tokenizers import AddedToken, BytePairTokenizer, SentencePieceTokenizer
 from keras_tfm.tokenizers.sentence_piece_proto import BYTE_PAIR, ModelProto, Piece
 
@@ -12,15 +12,20 @@ _WORDS = {"gpt-2": "gpt2", "llama-bpe": "llama3", "llama3": "llama3", "qwen2": "
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # types of tokens; llama.cpp has the numbers of SentencePiece
 _ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep", "mask": "mask"}
 _PREFIX = "tokenizer.ggml"
+_SIDES = {"begin": "bos", "end": "eos"}
 
 
 def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTokenizer:
     """The tokenizer that the header of a .gguf file holds."""
     kind, words = header.get(f"{_PREFIX}.model"), header.get(f"{_PREFIX}.pre")
     tokens, roles = _tokens(header), _roles(header)
+    around = _tokens_around(header, roles)
     if kind == "llama":
         # llama.cpp puts the space before a text after control tokens, too.
-        return with_roles(SentencePieceTokenizer(_sentence_piece(header, tokens), space_after_special=True), roles)
+        tokenizer = SentencePieceTokenizer(_sentence_piece(header, tokens), space_after_special=True, **around)
+        flags = {f"add_{role}_token": bool(around[f"{side}_tokens"]) for side, role in _SIDES.items()}
+        settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, **flags}
+        return with_notes(tokenizer, roles, settings, _chat_templates(header))
     if kind != "gpt2" or words not in _WORDS:
         raise ValueError(
             f"The tokenizer of a GGUF file must be SentencePiece ('llama'), or byte-level BPE ('gpt2') cut as one of "
@@ -41,18 +46,35 @@ def tokenizer_of(header: dict[str, Any]) -> BytePairTokenizer | SentencePieceTok
         special_tokens,
         end_of_text=end_of_text if end_of_text in [token.content for token in special_tokens] else None,
         drops_bytes=True,
+        **around,
         words=_WORDS[words],
         whole_words=_WORDS[words] == "llama3",
     )
-    return with_roles(tokenizer, roles)
+    return with_notes(tokenizer, roles, chat_templates=_chat_templates(header))
 
 
 def chat_template_of(header: dict[str, Any]) -> ChatTemplate | None:
     """The chat template that the header of a .gguf file holds; None if there is none."""
-    source = header.get("tokenizer.chat_template")
-    if not isinstance(source, str):
-        return None
-    return ChatTemplate(source, {"bos_token": "", "eos_token": "", **_roles(header)})
+    templates = _chat_templates(header)
+    return None if templates is None else ChatTemplate(templates, _roles(header))
+
+
+def _chat_templates(header: dict[str, Any]) -> dict[str, str] | None:
+    """Name -> source of the chat templates; None if there are none."""
+    names = header.get("tokenizer.chat_templates")
+    keys = {name: f"tokenizer.chat_template.{name}" for name in (names if isinstance(names, list) else ())}
+    sources = {name: header.get(key) for name, key in {"default": "tokenizer.chat_template", **keys}.items()}
+    return {name: source for name, source in sources.items() if isinstance(source, str)} or None
+
+
+def _tokens_around(header: dict[str, Any], roles: dict[str, str]) -> dict[str, list[str]]:
+    """The tokens before and after each text; a SentencePiece vocabulary has one before, unless the file denies it."""
+    around = {}
+    for side, role in _SIDES.items():
+        default = role == "bos" and header.get(f"{_PREFIX}.model") == "llama"
+        adds = bool(header.get(f"{_PREFIX}.add_{role}_token", default)) and f"{role}_token" in roles
+        around[f"{side}_tokens"] = [roles[f"{role}_token"]] if adds else []
+    return around
 
 
 def _tokens(header: dict[str, Any]) -> list[str]:

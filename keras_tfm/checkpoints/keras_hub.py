@@ -13,6 +13,7 @@ from keras_tfm.layers import Llama3Scaling, RotaryEmbedding
 from keras_tfm.models import build_bert, build_gpt, build_llama
 from keras_tfm.ops import gelu_tanh
 from keras_tfm.ops.tensors import known_value
+from keras_tfm.types import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +29,16 @@ class PerHead(Same):
     heads: str
     come_in: bool = False
 
-    def shape(self, get):
+    def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         shape, num_heads = tuple(get(self.path).shape), get(self.heads)
         if self.come_in:
             return (num_heads, shape[0] // num_heads, *shape[1:])
         return (*shape[:-1], num_heads, shape[-1] // num_heads)
 
-    def unit(self, get):
+    def unit(self, get: Callable[[str], Any]) -> int:
         return self.shape(get)[0]
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         return [tensor.reshape(get(self.path).shape)]
 
 
@@ -140,7 +141,7 @@ def _llama(backbone) -> keras.Model:
     )
 
 
-def _sizes(backbone, *names: str) -> dict[str, int]:
+def _sizes(backbone, *names: str) -> dict[str, Any]:
     shared = ("vocabulary_size", "num_layers", "hidden_dim", "intermediate_dim")
     return {name: getattr(backbone, name) for name in (*shared, *names)}
 
@@ -171,7 +172,7 @@ class _Weights:
         return known_value(self._weights[name])[start:stop]
 
 
-def from_keras_hub(backbone, dtype=None) -> keras.Model:
+def from_keras_hub(backbone: Any, dtype: DTypeLike | None = None) -> keras.Model:
     """Turns a backbone of KerasHub into a model of this library, with a copy of its weights.
 
     `CausalLM` then gives the logits that KerasHub's own task model gives, and generates, streams and exports; `save`

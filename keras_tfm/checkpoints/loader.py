@@ -12,6 +12,9 @@ from keras_tfm.checkpoints.checkpoint import Checkpoint
 from keras_tfm.checkpoints.folder import FolderCheckpoint, HubCheckpoint
 from keras_tfm.checkpoints.gguf import GgufCheckpoint
 from keras_tfm.checkpoints.reader import refuse_file
+from keras_tfm.files import local_path
+from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.types import DTypeLike
 
 # Ends of file names -> the class that opens such a file. Everything else is a folder.
 FORMATS: dict[str, type[Checkpoint]] = {".gguf": GgufCheckpoint}
@@ -50,7 +53,7 @@ def open(path_or_repo_id: str | os.PathLike, ignore: Iterable[str] = (), revisio
 
 def load(
     path_or_repo_id: str | os.PathLike,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     ignore: Iterable[str] = (),
     revision: str | None = None,
     architecture: str | None = None,
@@ -75,7 +78,7 @@ def load(
     return open(path_or_repo_id, ignore, revision).model(dtype, architecture, **options)
 
 
-def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None):
+def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint; see `Checkpoint.tokenizer`.
 
     Args:
@@ -85,6 +88,9 @@ def load_tokenizer(path_or_repo_id: str | os.PathLike, revision: str | None = No
         >>> tokenizer = ktfm.checkpoints.load_tokenizer("openai-community/gpt2")
         >>> tokenizer.encode("Hello world")
         [15496, 995]
+        >>> llama = ktfm.checkpoints.load_tokenizer("meta-llama/Llama-3.2-1B-Instruct")
+        >>> llama.encode("Hello") == [llama.token_to_id("<|begin_of_text|>"), *llama.encode("Hello", False)]
+        True
     """
     return open(path_or_repo_id, revision=revision).tokenizer()
 
@@ -129,7 +135,7 @@ def _existing(path_or_repo_id: str | os.PathLike) -> Path | None:
     Raises:
         FileNotFoundError: if it is neither.
     """
-    path = Path(path_or_repo_id).expanduser()
+    path = local_path(path_or_repo_id)
     if path.exists():
         return path
     name = str(path_or_repo_id)

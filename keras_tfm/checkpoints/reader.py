@@ -106,8 +106,8 @@ class SafetensorsFiles:
             if self._dtypes[name] not in _DTYPES:
                 raise ValueError(
                     f"Weights must be {', '.join(_DTYPES)} (float32, float16, bfloat16). Received: {name!r} in "
-                    f"{self._files[name].name} of type {self._dtypes[name]}. Quantized checkpoints must be dequantized "
-                    "first."
+                    f"{self._files[name].name} of type {self._dtypes[name]}. Convert it to float32; quantized "
+                    "checkpoints must be dequantized."
                 )
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:

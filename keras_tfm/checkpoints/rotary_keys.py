@@ -1,6 +1,8 @@
 """The rotary embedding in a config, in the dialects of transformers 4 and 5."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from keras_tfm.checkpoints.config_keys import LARGEST, value_at
 from keras_tfm.layers import (
@@ -71,10 +73,10 @@ class Rotary:
     head_dim: int | None = None
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.theta_key, self.part_key, "rope_scaling", "rope_parameters", "max_position_embeddings")
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         older, newer = config.get("rope_scaling") or {}, config.get("rope_parameters") or {}
         for name, parameters in {"rope_scaling": older, "rope_parameters": newer}.items():
             if not isinstance(parameters, dict):
@@ -109,14 +111,14 @@ class Rotary:
             )
         }
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         rotary = arguments["rotary"]
         if not isinstance(rotary, RotaryEmbedding) or rotary.interleaved:
             raise ValueError(
                 "`rotary` must be a RotaryEmbedding that is not interleaved: this family of checkpoints has no other "
                 f"positions. Received: rotary={'interleaved' if rotary is not None else None}."
             )
-        parameters = {"rope_type": "default"}
+        parameters: dict[str, Any] = {"rope_type": "default"}
         for name, (kind, numbers) in _SCALINGS.items():
             if type(rotary.scaling) is kind:
                 parameters = {"rope_type": name, **{key: getattr(rotary.scaling, field) for key, field in numbers}}

@@ -61,9 +61,7 @@ class SentenceSettings:
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
         )
-        model.checkpoint_architecture = encoder.checkpoint_architecture
-        model.checkpoint_notes = encoder.checkpoint_notes
-        model.checkpoint_similarity = self.similarity
+        model.checkpoint = {**encoder.checkpoint, "similarity": self.similarity}
         return model
 
 
@@ -187,7 +185,7 @@ def modules_of(model: SentenceEncoder) -> dict[str, Any]:
     # In the older dialect, which all versions read.
     pooling = {key: mode in modes for key, mode in _OLDER_MODES.items()}
     texts = {"prompts": model.prompts, "default_prompt_name": model.default_prompt_name}
-    if (similarity := getattr(model, "checkpoint_similarity", None)) is not None:
+    if (similarity := model.checkpoint.get("similarity")) is not None:
         texts[_SIMILARITY] = similarity
     length = model.sequence_length or model.encoder.max_sequence_length
     return {

@@ -67,9 +67,9 @@ def _as_it_is(context, value: Any) -> Any:
 class Generation(Extension):
     """`{% generation %}`: marks an answer for training, and writes it."""
 
-    tags = frozenset({"generation"})
+    tags: Any = frozenset({"generation"})
 
-    def parse(self, parser):
+    def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_answer"), [], [], body).set_lineno(line)

@@ -7,7 +7,7 @@ the list before it. Methods are given `get`, which looks a path up in the model 
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -49,13 +49,13 @@ class Transposed(Same):
 
     axis: ClassVar[int] = -1
 
-    def shape(self, get):
+    def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         return tuple(get(self.path).shape)[::-1]
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         return [tensor.T]
 
-    def join(self, values, get):
+    def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
         return values[0].T
 
 
@@ -75,10 +75,10 @@ class OneRow(Same):
 class OneMore(Same):
     """The variable is one more than the tensor: Gemma's norms multiply by 1 + weight."""
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         return [tensor.astype("float32") + 1]
 
-    def join(self, values, get):
+    def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
         return values[0].astype("float32") - 1
 
 
@@ -93,19 +93,19 @@ class Fused:
     paths: tuple[str, ...]
     axis: ClassVar[int] = 0
 
-    def unit(self, get):
+    def unit(self, get: Callable[[str], Any]) -> int:
         *inputs, outputs = self.shape(get)
         return 1 if inputs else outputs
 
-    def shape(self, get):
+    def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         shapes = [tuple(get(path).shape) for path in self.paths]
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         ends = np.cumsum([get(path).shape[-1] for path in self.paths])
         return np.split(tensor, ends[:-1], axis=-1)
 
-    def join(self, values, get):
+    def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
         return np.concatenate(values, axis=-1)
 
 
@@ -123,21 +123,21 @@ class FusedByHead:
     axis: ClassVar[int] = -1
 
     @property
-    def paths(self):
+    def paths(self) -> tuple[str, ...]:
         return tuple(f"{self.attention}.{name}_dense.{self.part}" for name in _QUERY_KEY_VALUE)
 
-    def unit(self, get):
+    def unit(self, get: Callable[[str], Any]) -> int:
         return self.shape(get)[0] // get(f"{self.attention}.num_heads")
 
-    def shape(self, get):
+    def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         *inputs, outputs = get(self.paths[0]).shape
         return (3 * outputs, *inputs)
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         by_head = tensor.reshape(-1, 3, self.unit(get) // 3, *tensor.shape[1:])  # (N, 3, H, D)
         return [by_head[:, j].reshape(-1, *tensor.shape[1:]).T for j in range(3)]
 
-    def join(self, values, get):
+    def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
         num_heads = get(f"{self.attention}.num_heads")
         by_head = np.stack([value.T.reshape(num_heads, -1, *value.shape[:-1]) for value in values], axis=1)
         return by_head.reshape(-1, *by_head.shape[3:])
@@ -159,7 +159,7 @@ class Part(NamedTuple):
         return self.rule.shape(self.get)
 
 
-def parts_of(tensors: Mapping[str, Any], model) -> Iterator[Part]:
+def parts_of(tensors: Mapping[str, Any], model: Any) -> Iterator[Part]:
     """The tensors that a checkpoint of this model has: the map with `{i}` run through, without what the model lacks.
 
     A path that meets None on its way (no bias, no norm, a tied head) names nothing; its tensor is not expected either.
@@ -182,7 +182,7 @@ def skips(tensors: Mapping[str, Any], name: str, prefix: str = "") -> bool:
     return any(re.fullmatch(pattern, given) for pattern in patterns for given in (name, prefix + name))
 
 
-def look_up(thing, path: str):
+def look_up(thing: Any, path: str) -> Any:
     """The attribute or list item at the end of a path; None as soon as anything on its way is None."""
     for step in path.split("."):
         if thing is None:
@@ -191,7 +191,7 @@ def look_up(thing, path: str):
     return thing
 
 
-def num_elements(shape) -> int:
+def num_elements(shape: Iterable[int]) -> int:
     """How many numbers a tensor of this shape holds."""
     return math.prod(shape)
 

@@ -26,11 +26,11 @@ class Windows:
     lists_layers: bool = True
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         switch = ("use_sliding_window", "max_window_layers") if self.switch else ()
         return ("sliding_window", *switch, *(("layer_types",) if self.lists_layers else ()))
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         num_layers, window = value_at(config, "num_hidden_layers"), config.get("sliding_window", self.window)
         if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
             raise ValueError(f"`sliding_window` of the config must be null or at least 1. Received: {window!r}.")
@@ -59,7 +59,7 @@ class Windows:
             )
         return {"windows": _shortest(window if kind == _LOCAL else None for kind in kinds)}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         num_layers, windows = arguments["num_layers"], arguments["windows"]
         windows = [windows[i % len(windows)] for i in range(num_layers)]
         sizes = {window for window in windows if window is not None}
@@ -73,7 +73,7 @@ class Windows:
         return config
 
 
-def windows_of(model) -> tuple:
+def windows_of(model: Any) -> tuple:
     """What `Windows` reads for this model: the window of each block, or one for all."""
     return _shortest(block.self_attention.window for block in model.stack.blocks)
 

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-# What changes training, names or precision only.
+# What changes training, names or precision only, or is seen to elsewhere.
 _IMMATERIAL = {
+    "adapters",  # `save` wants them to be in the kernels
     "autocast",
     "build_config",
+    "checkpoint",
     "dropout",
     "dtype",
     "method",
     "name",
+    "parts_adapted",
     "parts_trainable",
     "remat",
     "stochastic_depth",

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_tfm import compat
 from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
+from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.config_keys import read_config, write_config
 from keras_tfm.checkpoints.filling import build_empty
 from keras_tfm.checkpoints.sentence_transformers import modules_of, without_pooler
@@ -20,6 +22,7 @@ from keras_tfm.files import check_is_free, written_whole
 from keras_tfm.models import SentenceEncoder
 from keras_tfm.ops.tensors import known_value
 from keras_tfm.optional import required
+from keras_tfm.tokenizers import Tokenizer
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -27,19 +30,20 @@ _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def save(
     model: keras.Model,
     path: str | os.PathLike,
-    tokenizer=None,
+    tokenizer: Tokenizer | None = None,
     dtype: str = "float32",
     architecture: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
-    chat_template=None,
+    chat_template: ChatTemplate | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a folder that `transformers.AutoModel...from_pretrained` loads, with equal logits.
 
     The folder gets config.json, model.safetensors (or shards with an index) and the tokenizer's files. It is written
     beside its place and then renamed. A model from `load` keeps what its config.json said beside the wiring, such as
-    the ids of special tokens, and a tokenizer from `load_tokenizer` the roles of its special tokens. A
-    `SentenceEncoder` is written as a folder of sentence-transformers.
+    the ids of special tokens, and its generation_config.json; a tokenizer from `load_tokenizer` what its folder said of
+    it, such as its class, the roles of its tokens, and the chat templates. A `SentenceEncoder` is written as a folder
+    of sentence-transformers.
 
     Args:
         model: of a wiring that a family of checkpoints has, whether from `load` or from a builder.
@@ -47,9 +51,9 @@ def save(
         tokenizer: with a method `save(folder)`, such as `BytePairTokenizer`, or None.
         dtype: of the tensors: "float32", "bfloat16" or "float16".
         architecture: Hugging Face's class, such as "LlamaForCausalLM". Default: the one the model was loaded from, or
-            the first that fits. A .keras file does not keep it: name it for RoBERTa, or be given the equal BERT.
+            the first that fits: name it for a RoBERTa from `build_bert`, or be given the equal BERT.
         max_shard_bytes: int, the largest file of weights.
-        chat_template: `ChatTemplate`, which is written beside the tokenizer, or None.
+        chat_template: `ChatTemplate`, which is written beside the tokenizer. Default: that of the tokenizer's folder.
         overwrite: bool, whether a folder that exists is replaced. Between the old and the new one, it is not there for
             a moment.
 
@@ -61,23 +65,43 @@ def save(
         >>> ktfm.checkpoints.save(model, "my-gpt2", tokenizer)
         >>> transformers.AutoModelForCausalLM.from_pretrained("my-gpt2")
     """
-    path = Path(path).expanduser()
     if not overwrite:
         check_is_free(path)
     if dtype not in _DTYPES:
         raise ValueError(f"`dtype` must be one of {sorted(_DTYPES)}. Received: dtype={dtype!r}.")
-    name = architecture or getattr(model, "checkpoint_architecture", None)
+    _refuse_adapters(model)
+    noted = getattr(model, "checkpoint", {})
+    name = architecture or noted.get("architecture")
     encoder, modules = (model.encoder, modules_of(model)) if isinstance(model, SentenceEncoder) else (model, {})
     known, config = architecture_for(encoder, name)
-    config = {**getattr(model, "checkpoint_notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
+    config = {**noted.get("notes", {}), **config, "dtype": dtype, "torch_dtype": dtype}
     with written_whole(path, overwrite) as unfinished:
         unfinished.mkdir()
         if tokenizer is not None:
             tokenizer.save(unfinished)
-            write_tokenizer_config(unfinished, tokenizer, None if chat_template is None else chat_template.source)
+            write_tokenizer_config(unfinished, tokenizer, chat_template, _longest_input(config))
         _write_tensors(list(parts_of(known.tensors_of(encoder), encoder)), unfinished, dtype, max_shard_bytes)
+        if (generation := noted.get("generation_config")) is not None:
+            modules = {**modules, "generation_config.json": dict(generation)}
         for name, content in {"config.json": config, **modules}.items():
             _write_json(unfinished / name, content)
+
+
+def _refuse_adapters(model: keras.Model) -> None:
+    for layer in compat.all_layers(model):
+        if active := [adapter.name for adapter in getattr(layer, "adapters", ()) if adapter.is_active]:
+            raise ValueError(
+                f"A model must be without adapters that are not in its kernels. Received: {active} in {layer.path}. "
+                "`keras_tfm.adapters.merge(model)` puts them there; `keras_tfm.adapters.save` writes them alone."
+            )
+
+
+def _longest_input(config: dict[str, Any]) -> int | None:
+    """The most tokens that the model of a config.json reads; None if it does not say."""
+    longest = config.get("max_position_embeddings", config.get("n_positions"))
+    if longest is not None and config["model_type"] == "roberta":  # whose positions begin after that of padding
+        longest -= config.get("pad_token_id", 1) + 1
+    return longest
 
 
 def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Architecture, dict[str, Any]]:
@@ -136,7 +160,8 @@ def _write_tensors(parts: list[Part], folder: Path, dtype: str, max_shard_bytes:
 
 def _shards(parts: list[Part], item_size: int, max_shard_bytes: int) -> Iterator[list[Part]]:
     """Consecutive tensors of at most so many bytes together, or a single one."""
-    shard, size = [], 0
+    shard: list[Part] = []
+    size = 0
     for part in parts:
         num_bytes = num_elements(part.shape) * item_size
         if shard and size + num_bytes > max_shard_bytes:

@@ -74,9 +74,10 @@ def answer_span_dataset(
         nonlocal num_shown, num_cut
         for start in range(0, num_questions, BLOCK):
             block = slice(start, start + BLOCK)
-            num_cut += np.count_nonzero(
+            num_long = np.count_nonzero(
                 tokenizer(list(questions[block]), add_special_tokens=False).row_lengths() > packer.question_room
             )
+            num_cut += int(num_long)
             inputs, rows, starts, ends = packer.windows(list(questions[block]), list(contexts[block]), stride)
             first, last, is_whole = _places(starts.numpy(), ends.numpy(), spans[block][rows.numpy()])
             num_shown += len(np.unique(rows.numpy()[is_whole]))

@@ -82,7 +82,7 @@ def blocks(documents: Iterator[str | bytes]) -> Iterator[list[str | bytes]]:
 
 
 def _token_ids(documents: list[str | bytes], tokenizer: Callable[[list], tf.RaggedTensor]) -> np.ndarray:
-    """int32 (T,): the documents' tokens, each document's followed by the end of text."""
+    """int32 (T,): the documents' tokens, each document's followed by the end of text, which some tokenizers add."""
     rows = tokenizer(documents)
     if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):
         raise TypeError(
@@ -90,8 +90,8 @@ def _token_ids(documents: list[str | bytes], tokenizer: Callable[[list], tf.Ragg
             f"Received: {type(rows).__name__} of shape {getattr(rows, 'shape', None)}."
         )
     end_of_text_id = getattr(tokenizer, "end_of_text_id", None)
-    has_end = getattr(tokenizer, "end_of_text", None) in getattr(tokenizer, "end_tokens", ())
-    if end_of_text_id is not None and not has_end:
+    adds_end = getattr(tokenizer, "end_tokens", ())[-1:] == (getattr(tokenizer, "end_of_text", None),)
+    if end_of_text_id is not None and not adds_end:
         rows = tf.concat([rows, tf.fill([len(documents), 1], tf.cast(end_of_text_id, rows.dtype))], axis=1)
     return rows.values.numpy().astype(np.int32, copy=False)
 

@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class PackedTexts(NamedTuple):
     inputs: dict[str, np.ndarray]
     places: list[tuple[int, int, int]]
 
-    def unpack(self, states) -> list[np.ndarray]:
+    def unpack(self, states: Any) -> list[np.ndarray]:
         """What belongs to each text, (tokens, ...) each, of what the encoder gave for all places, (R, L, ...)."""
         states = np.asarray(states)
         return [states[row, start:end] for row, start, end in self.places]
@@ -93,7 +93,7 @@ def _numbers_of_rows(lengths: list[int]) -> list[int]:
 
 def _balanced(lengths: list[int], num_rows: int) -> list[list[int]]:
     """The numbers of the texts in each row: the longest first, each into the row that is shortest so far."""
-    rows = [(0, number, []) for number in range(num_rows)]
+    rows: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(num_rows)]
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         filled, number, members = rows[0]
         heapq.heapreplace(rows, (filled + lengths[i], number, [*members, i]))

@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+from keras_tfm.files import local_path
 from keras_tfm.optional import required
 
-tfds = required("tensorflow_datasets", "datasets", "Text corpora")
+tfds: Any = required("tensorflow_datasets", "datasets", "Text corpora")
 
 
 class TextCorpus(tfds.core.GeneratorBasedBuilder):
@@ -51,7 +53,7 @@ class TextCorpus(tfds.core.GeneratorBasedBuilder):
                 "`validation_fraction` must be between 0 and 1, both left out. "
                 f"Received: validation_fraction={validation_fraction!r}."
             )
-        self._paths = [Path(file).absolute() for file in paths]
+        self._paths = [local_path(file).absolute() for file in paths]
         self._validation_fraction = float(validation_fraction)
         name = re.sub(r"\W+", "_", self._paths[0].stem)[:40]
         kwargs.setdefault("config", tfds.core.BuilderConfig(name=f"{name}-{self._fingerprint()}"))
@@ -67,11 +69,11 @@ class TextCorpus(tfds.core.GeneratorBasedBuilder):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()[:12]
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def _info(self) -> Any:
         features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
         return tfds.core.DatasetInfo(builder=self, description="Text files.", features=features)
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
         parts = [cut_text(_read(file), self._validation_fraction, str(file)) for file in self._paths]
         train, validation = zip(*parts, strict=True)

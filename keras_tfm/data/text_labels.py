@@ -75,7 +75,7 @@ def text_label_dataset(
             block = slice(start, start + BLOCK)
             parts = [list(part[block]) for part in (texts, pairs) if part is not None]
             lengths = sum(tokenizer(part, add_special_tokens=False).row_lengths().numpy() + 1 for part in parts) + 1
-            num_cut += np.count_nonzero(lengths > sequence_length)
+            num_cut += int(np.count_nonzero(lengths > sequence_length))
             yield packer(*parts), {}, {"label": targets[block]}
 
     rows = TokenRows.from_blocks(blocks(), tokenizer.pad_token_id, sequence_length)

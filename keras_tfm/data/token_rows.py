@@ -1,7 +1,7 @@
 """Rows of tokens of different lengths, in batches with little padding."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -92,7 +92,7 @@ class TokenRows:
         return rows.to_tensor(padding, shape=tf.stack([tf.constant(-1, tf.int64), width]))
 
 
-def _joined(blocks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _joined(blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([np.asarray(block[key]) for block in blocks]) for key in blocks[0]}
 
 

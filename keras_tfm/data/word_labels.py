@@ -81,7 +81,7 @@ def word_label_dataset(
             lengths = [len(row) for row in words[block]]
             # A row is cut if it is full and does not show its last word; words without tokens are not looked for.
             is_full = tf.reduce_all(inputs["padding_mask"], axis=1).numpy()
-            num_cut += np.count_nonzero(is_full & (tf.reduce_max(word_ids, axis=1).numpy() + 1 < lengths))
+            num_cut += int(np.count_nonzero(is_full & (tf.reduce_max(word_ids, axis=1).numpy() + 1 < lengths)))
             yield inputs, {"label": block_labels, "weight": weights}, {}
 
     rows = TokenRows.from_blocks(blocks(), tokenizer.pad_token_id, sequence_length)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -15,11 +15,13 @@ from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.options import MOST_NEW_TOKENS, GenerationOptions
 from keras_tfm.generation.prompts import texts_of
-from keras_tfm.generation.runner import int32_seed
+from keras_tfm.generation.runner import check_ids_of, int32_seed
+from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.constraints import ForceLastToken
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
 from keras_tfm.samplers.state import REASONS
+from keras_tfm.types import PathLike
 
 # What a caller may set: signature argument -> (processor, its field).
 _CONTROLS = {"temperature": (Temperature, "temperature"), "top_k": (TopK, "k"), "top_p": (TopP, "p")}
@@ -34,16 +36,17 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def export_text_generator(
-    writer,
-    path,
+    writer: TextGenerator,
+    path: PathLike,
     max_new_tokens: int = 64,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
     num_return_sequences: int = 1,
-    stop_strings=(),
+    stop_strings: str | Iterable[str] = (),
     max_total_tokens: int | None = None,
+    max_prompts: int | None = None,
     jit_compile: bool = False,
     warmup: str | Sequence[str | Sequence[str]] = (),
 ) -> None:
@@ -65,8 +68,8 @@ def export_text_generator(
             encoder-decoder -> logits float32 (B, T, V).
 
     Bytes of a text that are no UTF-8 are read as U+FFFD. A request is refused before anything is allocated for it
-    (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`. How
-    many prompts one request may hold is not limited here, but by the size of a request that the server allows.
+    (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`, or
+    if there are more prompts, texts or rows than `max_prompts`.
 
     The writer's sampler is exported with all its processors; its temperature, top-k and top-p, where they stand among
     them or else at the end, take the caller's values. The same seed gives the text that the writer gives in Python.
@@ -88,6 +91,8 @@ def export_text_generator(
             an encoder-decoder, of each by itself.
             Default: the model's learned positions, else `max_position_embeddings` of the checkpoint that it was loaded
             from, else 4,096. A checkpoint's number may be large: the keys and values of a row take memory for so many.
+        max_prompts: int, the most prompts of any request, each of which takes memory for keys and values. Default: as
+            many as fit into the largest request that the server allows.
         jit_compile: bool, whether XLA compiles the generation.
         warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
             it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
@@ -98,7 +103,7 @@ def export_text_generator(
         FileExistsError: if `path` exists.
         ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token, a draft model of
             another vocabulary, numbers out of their range, and requests of `serving_default` or `warmup` that
-            `max_total_tokens` would refuse.
+            `max_total_tokens` or `max_prompts` would refuse.
 
     Example:
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
@@ -112,6 +117,7 @@ def export_text_generator(
         num_return_sequences=num_return_sequences,
         stop_strings=stop_strings,
     )
+    check_ids_of(options, writer.model.vocabulary_size)
     limit = total_tokens_of(writer.model, max_total_tokens)
     longest = max([1, *(len(ids) for batch in batches for ids in writer.encode(batch, "warmup"))])
     if options.max_new_tokens > writer.model.most_new_tokens(longest, limit):
@@ -120,17 +126,21 @@ def export_text_generator(
             f"`max_total_tokens`={limit}. Received: a prompt of {longest} tokens and "
             f"max_new_tokens={options.max_new_tokens}."
         )
+    if max_prompts is not None:
+        max_prompts = as_integer("max_prompts", max_prompts, 1)
+        most = max(map(len, batches), default=0)
+        require(most <= max_prompts, f"The requests of `warmup` must have at most {max_prompts} prompts", prompts=most)
     defaults = {
         "max_new_tokens": options.max_new_tokens,
         "seed": int32_seed(as_integer("seed", seed, -(2**31))),
         **controls,
     }
-    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit)
+    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit, max_prompts)
     requests = [predict_request("serving_default", prompts=batch) for batch in batches]
     write_saved_model(module, module.signatures(), path, requests)
 
 
-def total_tokens_of(model, max_total_tokens: int | None = None) -> int:
+def total_tokens_of(model: Any, max_total_tokens: int | None = None) -> int:
     """The most tokens of a prompt and its new tokens, given or by default.
 
     Args:
@@ -148,9 +158,10 @@ def total_tokens_of(model, max_total_tokens: int | None = None) -> int:
         return limit
     if positions is not None:
         return positions
-    noted = getattr(model, "checkpoint_notes", {}).get("max_position_embeddings")
-    is_length = isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS
-    return noted if is_length else DEFAULT_TOTAL_TOKENS
+    noted = model.checkpoint.get("notes", {}).get("max_position_embeddings")
+    if isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS:
+        return noted
+    return DEFAULT_TOTAL_TOKENS
 
 
 class _Served(NamedTuple):
@@ -175,16 +186,17 @@ class ServedTextGenerator(tf.Module):
         options: `GenerationOptions` with the sampler, the texts for each prompt and the stops.
         defaults: values of "max_new_tokens", "seed" and the sampler's controls for `serving_default`.
         jit_compile: bool, whether XLA compiles the generation.
-        max_total_tokens: int, as in `export_text_generator`.
+        max_total_tokens, max_prompts: int, as in `export_text_generator`.
     """
 
     def __init__(
         self,
-        writer,
+        writer: TextGenerator,
         options: GenerationOptions,
         defaults: dict,
         jit_compile: bool = False,
         max_total_tokens: int | None = None,
+        max_prompts: int | None = None,
     ):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
@@ -195,6 +207,7 @@ class ServedTextGenerator(tf.Module):
         self._options = options
         self._defaults = defaults
         self._limit = total_tokens_of(writer.model, max_total_tokens)
+        self._most_prompts = tf.int32.max if max_prompts is None else min(max_prompts, tf.int32.max)
         self._shape = loop.Shape(options.num_return_sequences)
         self._compiled = CompiledGeneration(
             writer.model,
@@ -232,20 +245,24 @@ class ServedTextGenerator(tf.Module):
             traced["decode_step"] = _trace(self.decode_step, num_tokens=num_tokens, **states)
         return traced
 
-    def generate_with_defaults(self, prompts):
+    def generate_with_defaults(self, prompts: tf.Tensor) -> dict[str, tf.Tensor]:
         """prompts string (B,) -> what `generate` gives."""
         return self.generate(prompts, **{name: tf.constant(value) for name, value in self._defaults.items()})
 
-    def generate(self, prompts, max_new_tokens, seed, **controls):
+    def generate(
+        self, prompts: tf.Tensor, max_new_tokens: tf.Tensor, seed: tf.Tensor, **controls: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """prompts string (B,) and settings () -> text, num_tokens, finish_reason, scores, (R,) each."""
         return self._answer(self._extend(self._begin(prompts, max_new_tokens, seed, controls), max_new_tokens))
 
-    def prefill(self, prompts, max_new_tokens, seed, **controls):
+    def prefill(
+        self, prompts: tf.Tensor, max_new_tokens: tf.Tensor, seed: tf.Tensor, **controls: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """As `generate`, after the first token, with the state of the generation."""
         served = self._extend(self._begin(prompts, max_new_tokens, seed, controls), tf.minimum(1, max_new_tokens))
         return {**self._answer(served), **_named(served)}
 
-    def decode_step(self, num_tokens, **states):
+    def decode_step(self, num_tokens: tf.Tensor, **states: tf.Tensor) -> dict[str, tf.Tensor]:
         """Goes on by `num_tokens` for each row that has not finished."""
         message = f"This model goes on with a state of `state_format` {STATE_FORMAT}, as its own `prefill` gives it."
         with tf.control_dependencies([tf.debugging.assert_equal(states.pop("state_format"), STATE_FORMAT, message)]):
@@ -262,9 +279,9 @@ class ServedTextGenerator(tf.Module):
         served = self._extend(served, tf.minimum(until, tf.minimum(served.settings.max_new_tokens, room)))
         return {**self._answer(served), **_named(served)}
 
-    def tokenize(self, texts):
-        """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,)."""
-        token_ids = self._writer.prompt_rows(texts)
+    def tokenize(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """texts string (B,) -> token_ids int32 (B, T) padded with -1, num_tokens int32 (B,), as prompts are read."""
+        token_ids = self._writer.prompt_rows(self._few("texts", texts))
         return {"token_ids": token_ids.to_tensor(-1), "num_tokens": tf.cast(token_ids.row_lengths(), tf.int32)}
 
     @property
@@ -273,7 +290,7 @@ class ServedTextGenerator(tf.Module):
         model = self._writer.model
         return dict(zip(model.required_inputs, (model.prompt_vocabulary_size, model.vocabulary_size), strict=False))
 
-    def logits(self, **inputs):
+    def logits(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Token ids int32 (B, T), by the names of the model's inputs -> logits float32 (B, T, V)."""
         checks = []
         for name, token_ids in inputs.items():
@@ -291,12 +308,12 @@ class ServedTextGenerator(tf.Module):
                 tf.debugging.assert_less(token_ids, size, message),
             ]
         with tf.control_dependencies(checks):
-            inputs = {name: tf.identity(token_ids) for name, token_ids in inputs.items()}
+            inputs = {name: self._few(name, tf.identity(token_ids)) for name, token_ids in inputs.items()}
             return {"logits": tf.cast(self._writer.model.read_logits(**inputs), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """The generation after the prompts were read."""
-        token_ids = self._writer.prompt_rows(prompts)
+        token_ids = self._writer.prompt_rows(self._few("prompts", prompts))
         with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
             room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
@@ -342,6 +359,12 @@ class ServedTextGenerator(tf.Module):
                 safe = tf.strings.regex_replace(safe, ends, "")
         return tf.where(finish == 0, safe, text)
 
+    def _few(self, name, rows):
+        """The rows (B, ...) of a request, once it is known that they are not too many."""
+        message = f"`{name}` must have at most `max_prompts`={self._most_prompts} rows."
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(rows)[0], self._most_prompts, message)]):
+            return tf.identity(rows)
+
     def _checks(self, token_ids, max_new_tokens, controls):
         lengths = tf.maximum(tf.cast(token_ids.row_lengths(), tf.int32), 1)  # an empty prompt starts from a token
         longest = tf.reduce_max(tf.concat([lengths, [1]], 0))
@@ -356,6 +379,11 @@ class ServedTextGenerator(tf.Module):
         ]
         checks = [
             tf.debugging.assert_non_negative(max_new_tokens, "`max_new_tokens` must be at least 0."),
+            tf.debugging.assert_less(
+                token_ids.values,
+                (size := self._writer.model.prompt_vocabulary_size),
+                f"Token ids must be less than {size}.",
+            ),
             *([_has_tokens(token_ids)] if self._writer.model.reads_sources else []),
             tf.debugging.Assert(max_new_tokens <= self._writer.model.most_new_tokens(longest, self._limit), received),
         ]
@@ -392,7 +420,7 @@ def _unnamed(like, named):
 def _leaves(structure, name):
     """The pairs (name, leaf) of nested tuples, lists and dicts, in the order in which they are flattened."""
     if isinstance(structure, dict):
-        parts = sorted(structure.items())
+        parts: Any = sorted(structure.items())
     elif isinstance(structure, (tuple, list)):
         fields = getattr(structure, "_fields", range(len(structure)))
         parts = zip(fields, structure, strict=True)
@@ -401,7 +429,7 @@ def _leaves(structure, name):
     return [leaf for key, part in parts for leaf in _leaves(part, f"{name}_{key}")]
 
 
-def batches_of(warmup) -> list[list[str]]:
+def batches_of(warmup: str | Sequence[str | Sequence[str]]) -> list[list[str]]:
     """Lists of prompts, of what may be single ones."""
     entries = [warmup] if isinstance(warmup, str) else warmup
     try:
@@ -445,7 +473,11 @@ def _open_sampler(sampler, values):
                 f"Received: {given} for {type(sampler).__name__}. Give the sampler's own processors their values."
             )
         return sampler, {}
-    neutral = {"temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0, "top_k": 0, "top_p": 1.0}
+    neutral: dict[str, Any] = {
+        "temperature": 0.0 if isinstance(sampler, GreedySampler) else 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
     processors = list(sampler.processors)
     for name, (kind, field) in _CONTROLS.items():
         places = [i for i, processor in enumerate(processors) if isinstance(processor, kind)]

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from keras_tfm import compat
 from keras_tfm.files import check_is_free, written_whole
+from keras_tfm.pipelines.text_pipeline import TextPipeline
+from keras_tfm.types import PathLike
 
 # Where TensorFlow Serving looks for them, inside of the SavedModel.
 WARMUP_FILE = ("assets.extra", "tf_serving_warmup_requests")
@@ -20,7 +23,7 @@ _MODEL_SPEC = {"name": 1, "signature_name": 3}
 _MAP_ENTRY = {"key": 1, "value": 2}
 
 
-def export_pipeline(pipeline, path) -> None:
+def export_pipeline(pipeline: TextPipeline, path: PathLike) -> None:
     """Writes a SavedModel whose signatures take strings; it loads in a process that imports only tensorflow.
 
     The signatures, with their inputs and outputs, are those that the class of the pipeline names.
@@ -61,7 +64,7 @@ def write_saved_model(
             write_warmup_requests(warmup_requests, str(unfinished))
 
 
-def predict_request(signature_name: str, **inputs) -> bytes:
+def predict_request(signature_name: str, **inputs: Any) -> bytes:
     """One request as a `PredictionLog`, as a warm-up file holds it.
 
     Args:

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,8 +11,10 @@ from keras import tree
 from keras_tfm.generation import loop
 from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers, with_numbers
+from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
+from keras_tfm.types import DTypeLike, Tensor
 
 SMALLEST_BUCKET = 16
 _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank in range(3))
@@ -35,11 +38,18 @@ class CompiledGeneration:
         jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
 
     Raises:
-        ValueError: if the sampler cannot write with this model.
+        ValueError: if the sampler cannot generate with this model.
     """
 
     def __init__(
-        self, model, sampler, shape, is_guided=False, has_prefix=False, has_stop_strings=False, jit_compile=True
+        self,
+        model: Any,
+        sampler: Sampler,
+        shape: loop.Shape,
+        is_guided: bool = False,
+        has_prefix: bool = False,
+        has_stop_strings: bool = False,
+        jit_compile: bool = True,
     ):
         sampler.check_model(model)
         mask = tf.TensorSpec([None, None], tf.bool)
@@ -67,14 +77,14 @@ class CompiledGeneration:
         self.lock = threading.Lock()  # held while that is done
 
     @functools.cached_property
-    def extend(self):
+    def extend(self) -> Any:
         def extend(state, room, until, settings, numbers):
             return loop.extend(self._model, with_numbers(self._sampler, numbers), state, room, until, settings)
 
         return _trace(extend, self._state, _INTEGERS, _INTEGER, *self._specs, jit_compile=self._jit_compile)
 
     @functools.cached_property
-    def answer(self):
+    def answer(self) -> Any:
         def answer(state, room, settings, numbers):
             return loop.answer(with_numbers(self._sampler, numbers), state, room, settings, self._shape)
 
@@ -85,7 +95,7 @@ class CompiledGeneration:
         return tree.map_structure(_open, self.begin.structured_outputs)
 
 
-def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> dict:
+def pad_prompts(token_ids: tf.RaggedTensor, start_token_id: int | Tensor, least_length: int = 1) -> dict:
     """A ragged batch of prompts as `loop.Prompts` takes it: padded on the right to buckets of batch size and length.
 
     Args:
@@ -110,7 +120,7 @@ def pad_prompts(token_ids: tf.RaggedTensor, start_token_id, least_length=1) -> d
     }
 
 
-def stop_rules(options) -> StopRules:
+def stop_rules(options: Any) -> StopRules:
     """The stop rules of `GenerationOptions`, padded to buckets."""
     strings = () if options.stop_strings is None else tree.map_structure(tf.constant, options.stop_strings.tables)
     longest = max([1, *map(len, options.stop_sequences)])
@@ -122,18 +132,18 @@ def stop_rules(options) -> StopRules:
     return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
 
 
-def room_for(max_new_tokens):
+def room_for(max_new_tokens: int | Tensor) -> Tensor:
     """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only."""
     return tf.zeros([bucket(max_new_tokens, SMALLEST_BUCKET)], tf.int32)
 
 
-def bucket(size, smallest: int):
+def bucket(size: int | Tensor, smallest: int) -> Tensor:
     """The next power of two, at least `smallest`: int32 () tensor to int32 () tensor."""
     powers = tf.constant([2**exponent for exponent in range(31)], tf.int32)
     return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]
 
 
-def state_spec(model, dtype=None):
+def state_spec(model: Any, dtype: DTypeLike | None = None) -> Any:
     """Specs of the model's `DecodingState`: the axes that change with batch size and length are left open."""
 
     def spec(small, large):

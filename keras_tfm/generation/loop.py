@@ -16,8 +16,9 @@ from keras import ops, tree
 from keras_tfm.ops.decoding_state import merge_heads, split_heads
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import size, take_rows
-from keras_tfm.samplers.sampler import StatefulProcessor
+from keras_tfm.samplers.sampler import Sampler, StatefulProcessor
 from keras_tfm.samplers.state import Context, GenerationState, LogProbs
+from keras_tfm.types import Tensor
 
 
 class Prompts(NamedTuple):
@@ -62,7 +63,9 @@ class Shape(NamedTuple):
     alternatives: int | None = None
 
 
-def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Shape) -> GenerationState:
+def begin(
+    model: Any, sampler: Sampler, prompts: Prompts, room: Tensor, settings: Settings, shape: Shape
+) -> GenerationState:
     """Prefill: reads the prompts and lets the sampler append the first token of each row, if it can choose it yet.
 
     Args:
@@ -112,7 +115,9 @@ def begin(model, sampler, prompts: Prompts, room, settings: Settings, shape: Sha
     return _advance(model, sampler, state, last_real(hidden, mask), context, settings)
 
 
-def extend(model, sampler, state: GenerationState, room, until, settings: Settings) -> GenerationState:
+def extend(
+    model: Any, sampler: Sampler, state: GenerationState, room: Tensor, until: Tensor, settings: Settings
+) -> GenerationState:
     """Decodes until each row has `until` new tokens (int32 (), at most the length of `room`) or has finished."""
     columns, _ = sampler.room(size(state.num_tokens, 0), size(room, 0))
     context, begun = _context(state, columns, settings), state
@@ -134,7 +139,9 @@ def extend(model, sampler, state: GenerationState, room, until, settings: Settin
     return split_heads(ops.while_loop(is_unfinished, body, (merge_heads(state),))[0], like=begun)
 
 
-def answer(sampler, state: GenerationState, room, settings: Settings, shape: Shape):
+def answer(
+    sampler: Sampler, state: GenerationState, room: Tensor, settings: Settings, shape: Shape
+) -> tuple[GenerationState, Tensor]:
     """(state, scores) of the rows to return, `shape.num_return_sequences` for each prompt, with new tokens only."""
     columns, _ = sampler.room(size(state.num_tokens, 0), size(room, 0))
     context = _context(state, columns, settings)

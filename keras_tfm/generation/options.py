@@ -1,12 +1,12 @@
-"""What a generation is asked for, and what it gives."""
+"""The options of a generation, and its result."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from keras_tfm.arguments import as_integer, number_of, require, sequences_of, token_ids_of
 from keras_tfm.samplers.registry import get_sampler
-from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.stop_strings import StopStrings
 
 MOST_NEW_TOKENS = 2**30  # the greatest bucket of sizes
@@ -14,14 +14,14 @@ MOST_NEW_TOKENS = 2**30  # the greatest bucket of sizes
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What was written: R = prompts x `num_return_sequences` rows, those of one prompt side by side.
+    """What was generated: R = prompts x `num_return_sequences` rows, those of one prompt side by side.
 
     Attributes:
         token_ids: int32 (R, max_new_tokens), the new tokens, -1 after a row's end.
         num_tokens: int32 (R,), new tokens of each row.
         finish_reasons: for each row why it ended: "stop_token", "stop_sequence", "stop_string", "length"
             (`max_new_tokens`), "complete" (nothing more fits a grammar), "time" (`max_seconds`), "impossible" (the
-            processors left no token); "" while it is being written.
+            processors left no token); "" while it is being generated.
         scores: float32 (R,), of samplers that rate whole texts (beam search), else zeros.
         log_probs: float32 (R, max_new_tokens), the natural logarithm of the model's own probability of each token,
             before any processor; 0 after a row's end. None unless `log_probs=True`.
@@ -68,7 +68,7 @@ class GenerationOptions:
     """
 
     max_new_tokens: int = 64
-    sampler: str | Sampler = "greedy"
+    sampler: Any = "greedy"  # str or Sampler; a Sampler from `__post_init__` on
     seed: int | None = None
     num_return_sequences: int = 1
     stop_token_ids: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class GenerationOptions:
     cache_dtype: str | None = None
     max_seconds: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 0), ("num_return_sequences", 1), ("alternatives", 0)):
             self._set(name, as_integer(name, getattr(self, name), least))
         require(

@@ -28,14 +28,14 @@ class Pace:
     def __init__(self, last: int, tokens_per_piece: int | None, seconds: float | None):
         self.last = last
         self.is_timed = tokens_per_piece is None
-        self.size = 1 if self.is_timed else tokens_per_piece
+        self.size = 1 if tokens_per_piece is None else tokens_per_piece
         self.shown = last if self.size >= last else 1
         self.until = self.num_tokens = 0
         self.begun = time.monotonic()
         self.deadline = None if seconds is None else self.begun + seconds
 
     def next(self) -> int:
-        """How many new tokens the loop goes on to."""
+        """Up to how many new tokens the loop decodes now."""
         ahead = self.last if self.deadline is None else self.until + _TOKENS_BETWEEN_CLOCK_READINGS
         until = min(self.shown, ahead)
         self.num_tokens, self.until, self.begun = until - self.until, until, time.monotonic()
@@ -46,7 +46,7 @@ class Pace:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def is_piece(self) -> bool:
-        """Whether a reader sees what has been written by now; to be asked once, before the reader takes its time."""
+        """Whether a piece is due; to be asked once, before the reader takes its time."""
         if self.until < self.shown:
             return False
         if self.is_timed:

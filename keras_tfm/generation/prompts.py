@@ -1,4 +1,4 @@
-"""What callers give to write from: texts and token ids in any container, or an error that names the argument."""
+"""Prompts as callers give them: texts and token ids in any container, or an error that names the argument."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -78,7 +78,7 @@ def prompts_of(token_ids: Any, vocabulary_size: int, name: str = "token_ids", le
     return tf.RaggedTensor.from_row_lengths(flat, np.array([len(row) for row in rows], "int64"))
 
 
-def check_fits(model, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
+def check_fits(model: Any, prompts: tf.RaggedTensor, max_new_tokens: int, num_remembered: int = 0) -> None:
     """Raises unless the longest prompt and its new tokens fit the model's positions."""
     limit, longest = model.max_sequence_length, max([1, *prompts.row_lengths().numpy()]) + num_remembered
     if limit is not None and max_new_tokens > model.most_new_tokens(longest, limit):

@@ -20,9 +20,12 @@ from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, b
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
-from keras_tfm.samplers.numbers import models_in, split_numbers
+from keras_tfm.optional import require_tensorflow
+from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
+from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
+from keras_tfm.types import Tensor
 
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
@@ -42,7 +45,7 @@ class Prefix(NamedTuple):
     version: int
 
     @classmethod
-    def of(cls, token_ids, state, version: int) -> "Prefix | None":
+    def of(cls, token_ids: Tensor, state: Any, version: int) -> "Prefix | None":
         """The part of these tokens that a state has read; None if it is empty, or if the state cannot rewind to it."""
         num_read = int(state.num_tokens[0])
         num_kept = min(num_read, len(token_ids))
@@ -63,9 +66,13 @@ class GenerationRunner:
 
     Args:
         model: `CausalLM`.
+
+    Raises:
+        RuntimeError: on another backend than TensorFlow.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
+        require_tensorflow("`generate`")
         self._model = model
         self._compiled: collections.OrderedDict = collections.OrderedDict()
         self._snapshot = Snapshot(model)
@@ -80,19 +87,23 @@ class GenerationRunner:
                 self._compiled.clear()
             return self._version
 
-    def steps(self, token_ids, options: GenerationOptions, tokens_per_piece: int | None) -> Iterator[Generation]:
+    def steps(
+        self, token_ids: Tensor, options: GenerationOptions, tokens_per_piece: int | None
+    ) -> Iterator[Generation]:
         """See `CausalLM.generate_steps`."""
         for progress in self.run(token_ids, options, tokens_per_piece):
             yield progress.generation
 
-    def run(self, token_ids, options: GenerationOptions, tokens_per_piece, prefix: Prefix | None = None):
+    def run(
+        self, token_ids: Tensor, options: GenerationOptions, tokens_per_piece: int | None, prefix: Prefix | None = None
+    ) -> Iterator[Progress]:
         """Yields `Progress` after the first token and as often as `Pace` says.
 
         Args:
             token_ids: prompts in any form that `prompts_of` takes.
             options: of the generation.
             tokens_per_piece: int, or None: as `Pace` takes them.
-            prefix: what the prompts go on from, all of them; it is not modified.
+            prefix: what all prompts continue, already in the KV caches; it is not modified.
         """
         tokens_per_piece = (
             tokens_between_looks("tokens_per_piece", tokens_per_piece) if options.max_new_tokens else None
@@ -134,7 +145,9 @@ class GenerationRunner:
                 final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
                 yield Progress(generation_of(final, scores, num_rows, options), state.decoding)
 
-    def compiled(self, sampler, shape, options, has_prefix) -> CompiledGeneration:
+    def compiled(
+        self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
+    ) -> CompiledGeneration:
         """The compiled loop for this structure of sampler and options, retraced if the model has changed."""
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
@@ -165,7 +178,7 @@ class GenerationRunner:
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
             state = self._begin_beside_tracing(compiled, arguments)
-            # Until 0 tokens are there nothing is written: so the rest is compiled here as well, and times no text.
+            # Until 0 tokens nothing is decoded: this only compiles the rest, so that it delays no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.shapes.add(shapes)
@@ -238,6 +251,12 @@ def check_ids_of(options: GenerationOptions, vocabulary_size: int) -> None:
         f"`alternatives` must be at most the {vocabulary_size} tokens of the vocabulary",
         alternatives=options.alternatives,
     )
+    greatest = greatest_id(options.sampler)
+    require(
+        greatest < vocabulary_size,
+        f"The processors of `sampler` must name ids less than the {vocabulary_size} tokens of the vocabulary",
+        greatest=greatest,
+    )
 
 
 def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
@@ -255,7 +274,7 @@ def int32_seed(seed: int) -> np.int32:
     return np.uint32(seed % 2**32).view(np.int32)
 
 
-def generation_of(state, scores, num_rows, options) -> Generation:
+def generation_of(state: Any, scores: Tensor, num_rows: Tensor, options: Any) -> Generation:
     """The real rows of an answer as arrays."""
     finish = state.finish.numpy()[:num_rows]
     if (finish == INVALID).any():

@@ -1,12 +1,17 @@
 """A text that continues between calls: its KV caches are kept, and each call prefills only what is new."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_tfm.generation.pace import tokens_between_looks
 from keras_tfm.generation.prompts import text_of
 from keras_tfm.generation.runner import Prefix
+from keras_tfm.types import Tensor
+
+if TYPE_CHECKING:
+    from keras_tfm.generation.text_generator import TextGenerator  # which makes sessions
 
 
 class TextSession:
@@ -31,7 +36,13 @@ class TextSession:
         >>> chat(["User: Sing!\\nYou:", "User: Cry!\\nYou:"])  # two ways to go on
     """
 
-    def __init__(self, writer, token_ids=(), prefix: Prefix | None = None, cache_dtype: str | None = None):
+    def __init__(
+        self,
+        writer: "TextGenerator",
+        token_ids: Tensor = (),
+        prefix: Prefix | None = None,
+        cache_dtype: str | None = None,
+    ):
         self._writer = writer
         self._newest_prefix = prefix
         self._cache_dtype = cache_dtype
@@ -39,7 +50,7 @@ class TextSession:
 
     @property
     def text(self) -> str:
-        """All that was read and written so far."""
+        """All tokens so far, read and generated."""
         return self._writer.tokenizer.decode(self.token_ids)
 
     @property
@@ -56,10 +67,10 @@ class TextSession:
         return prefix if is_valid else None
 
     def fork(self) -> "TextSession":
-        """A session that goes on from here by itself; nothing is read again."""
+        """A copy of the session that continues on its own; nothing is prefilled again."""
         return TextSession(self._writer, self.token_ids, self._newest_prefix, self._cache_dtype)
 
-    def __call__(self, prompts, max_new_tokens: int = 64, **options):
+    def __call__(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> str | list[str]:
         """Continues with a prompt, or with several from the same place.
 
         Args:
@@ -69,25 +80,28 @@ class TextSession:
         Returns:
             str for a str, list of str for a list.
         """
-        options = self._options(max_new_tokens, options)
+        checked = self._options(max_new_tokens, options)
         if isinstance(prompts, str):
-            *_, last = self._run(prompts, options, max_new_tokens)
-            return self._writer.with_texts(last, options).texts[0]
-        self._remember_all(options)
-        new_ids = self._writer.encode(prompts)
+            *_, last = self._run(prompts, checked, max_new_tokens)
+            return self._texts(last, checked)[0]
+        self._remember_all(checked)
+        new_ids = self._writer.encode(prompts, begins_text=not len(self.token_ids))
         prefix = self._before(min(map(len, new_ids), default=0))
-        ids = [self._unread(ids, prefix, options) for ids in new_ids]
-        *_, last = self._writer.model.generation_runner.run(ids, options, max_new_tokens, prefix)
-        return list(self._writer.with_texts(last.generation, options).texts)
+        ids = [self._unread(ids, prefix, checked) for ids in new_ids]
+        *_, last = self._writer.model.generation_runner.run(ids, checked, max_new_tokens, prefix)
+        return self._texts(last.generation, checked)
 
     def stream(
-        self, prompt: str, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options
+        self, prompt: str, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options: Any
     ) -> Iterator[str]:
-        """`__call__` for a str, yielding text as it is written. If it is closed early, the session stays as it was."""
-        options = self._options(max_new_tokens, options)
+        """`__call__` for a str, yielding text as it comes. If it is closed early, the session stays as it was."""
+        checked = self._options(max_new_tokens, options)
         tokens_per_piece = tokens_between_looks("tokens_per_piece", tokens_per_piece)
-        for _, piece in self._writer.pieces(self._run(text_of("prompt", prompt), options, tokens_per_piece), options):
+        for _, piece in self._writer.pieces(self._run(text_of("prompt", prompt), checked, tokens_per_piece), checked):
             yield piece
+
+    def _texts(self, generation, options) -> list[str]:
+        return list(self._writer.with_texts(generation, options).texts or ())
 
     def _options(self, max_new_tokens, options):
         if options.get("cache_dtype") is None:
@@ -111,14 +125,14 @@ class TextSession:
         return prefix
 
     def _unread(self, new_ids, prefix, options):
-        """The ids that the model has to read next."""
+        """The ids that have to be prefilled."""
         num_read = 0 if prefix is None else len(prefix.token_ids)
         ids = np.concatenate([self.token_ids[num_read:], np.asarray(new_ids, "int32")])
         return ids if len(ids) else np.array([options.start_token_id], "int32")
 
     def _run(self, prompt, options, tokens_per_piece):
         """Yields each `Generation`; after the last one the session has moved on."""
-        new_ids = self._writer.encode(prompt)[0]
+        new_ids = self._writer.encode(prompt, begins_text=not len(self.token_ids))[0]
         prefix = self._before(len(new_ids))
         unread = self._unread(new_ids, prefix, options)
         prompt_ids = unread if prefix is None else np.concatenate([prefix.token_ids, unread])
@@ -148,10 +162,10 @@ class TextSession:
         given = options.stop_strings.cut(text(len(written)))
         num_whole = next(n for n in range(len(written), -1, -1) if given.startswith(text(n)))
         rest = given[len(text(num_whole)) :]
-        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest) if rest else [], "int32")])
+        return np.concatenate([written[:num_whole], np.asarray(tokenizer.encode(rest, False) if rest else [], "int32")])
 
     def _remember_all(self, options) -> None:
-        """Reads what has not been read, so that several prompts can go on from here without reading it each."""
+        """Prefills what has not been read, so that several prompts can continue from here without reading it each."""
         model, prefix = self._writer.model, self._prefix
         unread = self.token_ids if prefix is None else self.token_ids[len(prefix.token_ids) :]
         if not len(unread):

@@ -3,29 +3,38 @@
 import codecs
 import dataclasses
 import functools
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from keras_tfm.arguments import token_ids_of
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import tokens_between_looks
 from keras_tfm.generation.prompts import text_of, texts_of
 from keras_tfm.samplers.registry import get_sampler
+from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.stop_strings import StopStrings
+from keras_tfm.types import PathLike, Tensor
+
+if TYPE_CHECKING:
+    from keras_tfm.generation.session import TextSession
 
 
 class TextGenerator:
-    """Writes text with a causal language model: at once, piece by piece, as a chat, or from a SavedModel.
+    """Generates text with a causal language model: at once, piece by piece, as a chat, or from a SavedModel.
 
     Args:
         model: `CausalLM`.
-        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary. If it has an end-of-text
-            token, a text ends there, and an empty prompt starts from it.
+        tokenizer: a `Tokenizer`, such as `BytePairTokenizer`, of the same vocabulary; special tokens at its end may be
+            missing in the model, which is warned of. If it has an end-of-text
+            token, a text ends there. Its `begin_tokens` are put before prompts that do not begin with them, unless a
+            chat template wrote them. An empty prompt starts from these, or else from the end-of-text token.
         sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
         stop_token_ids: ids at which a text ends besides, for example those of `checkpoints.load_stop_token_ids`.
 
     Raises:
-        ValueError: if the vocabularies of model and tokenizer differ, or for an unknown sampler name.
-        TypeError: for a model that does not write.
+        ValueError: if the vocabularies of model and tokenizer differ otherwise, or for an unknown sampler name.
+        TypeError: for a model that does not generate.
 
     Example:
         >>> writer = TextGenerator(model, tokenizer, sampler=RandomSampler([Temperature(0.8), TopP(0.95)], seed=7))
@@ -42,17 +51,27 @@ class TextGenerator:
     )
     drops_first_space = False
 
-    def __init__(self, model, tokenizer, sampler="greedy", stop_token_ids=()):
+    def __init__(
+        self, model: Any, tokenizer: Any, sampler: str | Sampler = "greedy", stop_token_ids: Iterable[int] = ()
+    ):
         is_writer = "generation_runner" in dir(model)  # `hasattr` would make one
         if not is_writer or model.reads_sources != self._reads_sources:
             raise TypeError(
                 f"`model` must be {self._model_needed[0]}. Received: {model!r:.60} of type {type(model).__name__}. "
                 f"{self._model_needed[1]}"
             )
-        if tokenizer.vocabulary_size != model.vocabulary_size:
+        size = tokenizer.vocabulary_size
+        beyond = [tokenizer.id_to_token(token_id) for token_id in range(model.vocabulary_size, size)]
+        if size < model.vocabulary_size or set(beyond) - set(tokenizer.special_tokens):
             raise ValueError(
                 "The tokenizer must have the vocabulary that the model was built with. Received: a tokenizer of "
-                f"{tokenizer.vocabulary_size} tokens and a model of {model.vocabulary_size}."
+                f"{size} tokens and a model of {model.vocabulary_size}."
+            )
+        if beyond:
+            warnings.warn(
+                f"The model has no place for special tokens of the tokenizer: {beyond[:5]}. It never writes them, and "
+                "prompts that hold them are refused.",
+                stacklevel=2,
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -64,14 +83,16 @@ class TextGenerator:
 
     @property
     def start_token_id(self) -> int:
-        """What an empty prompt stands for: the end-of-text token, or token 0."""
+        """What an empty prompt stands for: the begin-of-text token, the end-of-text token, or token 0."""
+        if begin := self.tokenizer.begin_tokens:
+            return self.tokenizer.token_to_id(begin[0])
         end = self.tokenizer.end_of_text_id
         return 0 if end is None else end
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each token of the vocabulary."""
-        return [self.bytes_of(token_id) for token_id in range(self.tokenizer.vocabulary_size)]
+        """The bytes of each token that the model can write."""
+        return [self.bytes_of(token_id) for token_id in range(self.model.vocabulary_size)]
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes of text that a token which is written stands for."""
@@ -82,19 +103,19 @@ class TextGenerator:
         """All tokenizers, which a SavedModel must hold."""
         return [self.tokenizer]
 
-    def prompt_rows(self, prompts):
+    def prompt_rows(self, prompts: Tensor) -> Tensor:
         """string (B,) -> token ids of prompts, RaggedTensor of integers (B, tokens); in the graph."""
-        return self.tokenizer(prompts)
+        return self.tokenizer.tokenize_prompts(prompts)
 
-    def text_rows(self, token_ids):
+    def text_rows(self, token_ids: Tensor) -> Tensor:
         """RaggedTensor of integers (R, tokens) -> string (R,), what has been written; in the graph."""
         return self.tokenizer.detokenize(token_ids)
 
-    def __call__(self, prompts, max_new_tokens: int = 64, **options):
+    def __call__(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> str | list:
         """Continues prompts.
 
         Args:
-            prompts: str, or list of str. Special tokens in them are read as such.
+            prompts: str, or list of str. Special tokens in them are read as such: `tokenizer.encode` has a way not to.
             max_new_tokens: int, at most so many new tokens each.
             **options: as in `generate`.
 
@@ -106,13 +127,13 @@ class TextGenerator:
             ValueError: if a prompt with its new tokens does not fit the model, or for a number out of its range.
             TypeError: for prompts that are no str. Both before any work.
         """
-        texts = self.generate(prompts, max_new_tokens, **options).texts
+        texts: Any = self.generate(prompts, max_new_tokens, **options).texts
         width = options.get("num_return_sequences", 1)
         if width > 1:
             texts = [list(texts[i : i + width]) for i in range(0, len(texts), width)]
         return texts[0] if isinstance(prompts, str) else list(texts)
 
-    def generate(self, prompts, max_new_tokens: int = 64, **options) -> Generation:
+    def generate(self, prompts: str | Iterable[str], max_new_tokens: int = 64, **options: Any) -> Generation:
         """Continues prompts and tells all about it: texts, token ids, why each ended, log-probabilities, scores.
 
         Args:
@@ -127,12 +148,18 @@ class TextGenerator:
         Returns:
             `Generation` with `texts`.
         """
-        options = self.options(max_new_tokens=max_new_tokens, **options)
-        *_, last = self._steps(self.encode(prompts), options, options.max_new_tokens)
-        return self.with_texts(last, options)
+        checked = self.options(max_new_tokens=max_new_tokens, **options)
+        *_, last = self._steps(self.encode(prompts), checked, checked.max_new_tokens)
+        return self.with_texts(last, checked)
 
-    def stream(self, prompts, max_new_tokens: int = 64, tokens_per_piece: int | None = None, **options) -> Iterator:
-        """Continues prompts, yielding text as it is written; together the pieces are what `__call__` returns.
+    def stream(
+        self,
+        prompts: str | Iterable[str],
+        max_new_tokens: int = 64,
+        tokens_per_piece: int | None = None,
+        **options: Any,
+    ) -> Iterator:
+        """Continues prompts, yielding text as it is generated; together the pieces are what `__call__` returns.
 
         Args:
             prompts: str, or list of str.
@@ -145,20 +172,26 @@ class TextGenerator:
             and what may become a stop string waits until it does not. For a list the pairs (row, str). Closing the
             iterator ends the work.
         """
-        options = self.options(max_new_tokens=max_new_tokens, **options)
+        checked = self.options(max_new_tokens=max_new_tokens, **options)
         tokens_per_piece = tokens_between_looks("tokens_per_piece", tokens_per_piece)
-        steps = self._steps(self.encode(prompts), options, tokens_per_piece)
-        for row, piece in self.pieces(steps, options):
-            yield piece if isinstance(prompts, str) and options.num_return_sequences == 1 else (row, piece)
+        steps = self._steps(self.encode(prompts), checked, tokens_per_piece)
+        for row, piece in self.pieces(steps, checked):
+            yield piece if isinstance(prompts, str) and checked.num_return_sequences == 1 else (row, piece)
 
-    def session(self, text: str = ""):
+    def session(self, text: str = "") -> "TextSession":
         """A `TextSession` that begins with `text`, for example a system prompt: it is read once."""
         from keras_tfm.generation.session import TextSession  # it is made of this class
 
-        return TextSession(self, self.encode(text_of("text", text))[0])
+        return TextSession(self, self.encode(text)[0] if text_of("text", text) else [])
 
-    def options(self, stop_strings=(), negative_prompts=None, stop_token_ids=(), **options) -> GenerationOptions:
-        """The options of a call, with what strings among them mean for the tokenizer."""
+    def options(
+        self,
+        stop_strings: str | Iterable[str] = (),
+        negative_prompts: str | Iterable[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        **options: Any,
+    ) -> GenerationOptions:
+        """The `GenerationOptions` of a call, strings among them tokenized."""
         if strings := () if stop_strings is None else tuple(texts_of("stop_strings", stop_strings)):
             options["stop_strings"] = self.stop_strings(strings)
         if negative_prompts is not None:
@@ -168,9 +201,12 @@ class TextGenerator:
             stop_token_ids=(*self.stop_token_ids, *token_ids_of("stop_token_ids", stop_token_ids, least=0)),
         )
 
-    def encode(self, prompts, name: str = "prompts") -> list[list[int]]:
-        """Token ids of each prompt, given in the argument `name`."""
-        return [self.tokenizer.encode(prompt) for prompt in texts_of(name, prompts)]
+    def encode(self, prompts: str | Iterable[str], name: str = "prompts", begins_text: bool = True) -> list[list[int]]:
+        """Token ids of each prompt, given in the argument `name`; `begins_text` if nothing stands before it."""
+        prompts = texts_of(name, prompts)
+        if not begins_text:
+            return self.tokenizer.encode(prompts, add_special_tokens=False)
+        return self.tokenizer.tokenize_prompts(prompts).to_list()
 
     def with_texts(self, generation: Generation, options: GenerationOptions) -> Generation:
         """The generation with its texts."""
@@ -184,8 +220,8 @@ class TextGenerator:
             texts = [options.stop_strings.cut(text) for text in texts]
         return dataclasses.replace(generation, texts=tuple(texts))
 
-    def pieces(self, steps, options: GenerationOptions) -> Iterator[tuple[int, str]]:
-        """The pairs (row, piece of text) of a generation under way."""
+    def pieces(self, steps: Iterable[Generation], options: GenerationOptions) -> Iterator[tuple[int, str]]:
+        """The pairs (row, piece of text) of a stream of generations."""
         rows = None
         for generation in steps:
             rows = rows or [_RowText(self, options) for _ in generation.num_tokens]
@@ -194,15 +230,15 @@ class TextGenerator:
                 if piece := row.read(ids, has_ended=bool(generation.finish_reasons[i])):
                     yield i, piece
 
-    def export(self, path, **defaults) -> None:
+    def export(self, path: PathLike, **defaults: Any) -> None:
         """Writes a SavedModel that TensorFlow alone can serve, text in, text out; see `keras_tfm.export`.
 
         Args:
             path: a folder that does not exist yet; servers expect `.../1`.
             **defaults: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` for callers that give prompts alone;
-                `num_return_sequences`, `stop_strings` and `max_total_tokens`, the limit of a prompt and its new tokens,
-                for all; `jit_compile` for servers that let XLA compile, and `warmup`, prompts that a server reads
-                before it takes requests.
+                `num_return_sequences`, `stop_strings`, `max_total_tokens`, the limit of a prompt and its new tokens,
+                and `max_prompts` for all; `jit_compile` for servers that let XLA compile, and `warmup`, prompts that a
+                server reads before it takes requests.
         """
         from keras_tfm.export.saved_model import export_text_generator  # it imports this package
 
@@ -216,9 +252,9 @@ class TextGenerator:
 
 
 class _RowText:
-    """One row's text as it comes: whole characters that no stop can take back."""
+    """The streamed text of one row: whole characters that no stop string can take back."""
 
-    def __init__(self, writer, options):
+    def __init__(self, writer: "TextGenerator", options: Any):
         self._bytes_of = writer.bytes_of
         self._drops_space = writer.drops_first_space  # of the first bytes, none of which have come yet
         self._stop_strings = options.stop_strings
@@ -228,7 +264,7 @@ class _RowText:
         self._text = ""
         self._num_given = 0
 
-    def read(self, token_ids, has_ended: bool) -> str:
+    def read(self, token_ids: Tensor, has_ended: bool) -> str:
         """The text that has become certain, given all tokens so far."""
         certain = len(token_ids) if has_ended else max(len(token_ids) - self._num_held, self._num_read)
         new_bytes = b"".join(self._bytes_of(int(i)) for i in token_ids[self._num_read : certain])

@@ -5,6 +5,7 @@ from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, Int8Array, KVCache, RollingKVCache
 from keras_tfm.layers.embeddings import PositionEmbedding, SinusoidalEmbedding, TokenEmbedding, TokenPositions
 from keras_tfm.layers.feed_forward import FeedForward, GatedFeedForward
+from keras_tfm.layers.lora import Lora
 from keras_tfm.layers.masked_lm_head import MaskedLMHead
 from keras_tfm.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_tfm.layers.position_bias import AlibiBias, RelativePositionBias
@@ -38,6 +39,7 @@ __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "LongRopeScaling",
+    "Lora",
     "MaskedLMHead",
     "MeanPooling",
     "MultiHeadCrossAttention",

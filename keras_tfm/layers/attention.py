@@ -1,5 +1,7 @@
 """Multi-head attention: over the sequence itself, and over a context."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,6 +12,7 @@ from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, s
 from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import check_method
 from keras_tfm.ops.tensors import batch_size, size
+from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
 
 
 class _MultiHeadAttention(Composite):
@@ -24,15 +27,15 @@ class _MultiHeadAttention(Composite):
         logit_cap: float | None = None,
         use_bias: bool = True,
         output_use_bias: bool | None = None,
-        query_key_norm=None,
-        sink=None,
-        output_gate=None,
+        query_key_norm: LayerLike | None = None,
+        sink: LayerLike | None = None,
+        output_gate: LayerLike | None = None,
         dropout: float = 0.0,
         method: str = "auto",
-        kernel_initializer="glorot_uniform",
-        output_kernel_initializer=None,
-        query_kernel_initializer=None,
-        **kwargs,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        output_kernel_initializer: InitializerLike | None = None,
+        query_kernel_initializer: InitializerLike | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         num_key_value_heads = num_heads if num_key_value_heads is None else num_key_value_heads
@@ -49,7 +52,7 @@ class _MultiHeadAttention(Composite):
                 f"Received: num_heads={num_heads}, num_key_value_heads={num_key_value_heads}."
             )
         self.num_heads = num_heads
-        self.head_dim = head_dim
+        self.head_dim: Any = head_dim  # an int at the latest when the layer is built
         self.num_key_value_heads = num_key_value_heads
         self.scale = scale
         self.logit_cap = logit_cap
@@ -156,10 +159,10 @@ class _MultiHeadAttention(Composite):
             y = self.output_gate(y, x=x)
         return self.output_dense(y), scores
 
-    def compute_output_shape(self, x_shape, context_shape=None):
+    def compute_output_shape(self, x_shape: Shape, context_shape: Shape | None = None) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -253,21 +256,21 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         num_heads: int,
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
-        rotary=None,
+        rotary: LayerLike | None = None,
         causal: bool = False,
         window: int | None = None,
         scale: float | None = None,
         logit_cap: float | None = None,
         use_bias: bool = True,
         output_use_bias: bool | None = None,
-        query_key_norm=None,
-        sink=None,
-        output_gate=None,
+        query_key_norm: LayerLike | None = None,
+        sink: LayerLike | None = None,
+        output_gate: LayerLike | None = None,
         dropout: float = 0.0,
         method: str = "auto",
-        kernel_initializer="glorot_uniform",
-        output_kernel_initializer=None,
-        **kwargs,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        output_kernel_initializer: InitializerLike | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             num_heads,
@@ -292,33 +295,36 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         self.causal = causal
         self.window = window
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         self._build_projections(x_shape, x_shape)
 
-    def init_cache(self, batch_size, max_sequence_length, dtype: str | None = None) -> KVCache | RollingKVCache:
+    def init_cache(
+        self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
+    ) -> KVCache | RollingKVCache:
         """An empty cache for this layer; the layer must be built. With a window its size has the window's bound.
 
         Args:
             batch_size, max_sequence_length: int, or int32 () where traced.
             dtype: "int8" for a quarter of the memory and rounded keys and values. Default: the compute dtype.
         """
-        sizes = (batch_size, max_sequence_length, self.num_key_value_heads, self.head_dim, dtype or self.compute_dtype)
+        num_heads, head_dim = self.num_key_value_heads, self.head_dim
+        dtype = dtype or self.compute_dtype
         if self.causal and self.window is not None:
-            return RollingKVCache.empty(*sizes, window=self.window)
-        return KVCache.empty(*sizes)
+            return RollingKVCache.empty(batch_size, max_sequence_length, num_heads, head_dim, dtype, self.window)
+        return KVCache.empty(batch_size, max_sequence_length, num_heads, head_dim, dtype)
 
     def call(
         self,
-        x,
-        mask=None,
-        positions=None,
-        attention_mask=None,
-        attention_bias=None,
-        document_ids=None,
-        cache=None,
-        return_attention_scores=False,
-        training=None,
-    ):
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_bias: Any = None,
+        document_ids: Tensor | None = None,
+        cache: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         _check_documents(document_ids, cache)
         if positions is None:
             positions = _positions_of(x, mask, cache, document_ids)  # (B, T), -1 = padding
@@ -338,7 +344,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
             outputs = (*outputs, scores)
         return outputs if len(outputs) > 1 else y
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "rotary": serialize(self.rotary),
@@ -381,10 +387,10 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3, https://arxiv.org/abs/1706.03762
     """
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         self._build_projections(x_shape, context_shape or x_shape)
 
-    def remember(self, context, context_mask=None, dtype: str | None = None) -> ContextCache:
+    def remember(self, context: Tensor, context_mask: Tensor | None = None, dtype: str | None = None) -> ContextCache:
         """Projects the context to keys and values; the layer must be built.
 
         Args:
@@ -396,7 +402,15 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         positions = _positions_of(context, context_mask, name="context_mask")
         return ContextCache.of(*self._keys_and_values(context), positions, dtype)
 
-    def call(self, x, context=None, context_mask=None, cache=None, return_attention_scores=False, training=None):
+    def call(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         check_rank(x, 3, "x", "(B, T, D)")
         if (context is None) == (cache is None):
             raise ValueError(

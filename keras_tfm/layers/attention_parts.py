@@ -1,11 +1,14 @@
 """Parts that attention takes as objects: a sink for attention, a gate on its output."""
 
+from typing import Any
+
 import keras
 
 from keras_tfm.arguments import check_positive
 from keras_tfm.layers.composite import Composite, clone, serialize
 from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import softmax_with_sink
+from keras_tfm.types import ActivationLike, Config, InitializerLike, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -34,22 +37,22 @@ class AttentionSink(keras.layers.Layer):
         https://arxiv.org/abs/2309.17453; OpenAI 2025, gpt-oss model card, https://arxiv.org/abs/2508.10925
     """
 
-    def __init__(self, num_heads: int, initializer="zeros", **kwargs):
+    def __init__(self, num_heads: int, initializer: InitializerLike = "zeros", **kwargs: Any):
         super().__init__(**kwargs)
         check_positive(num_heads=num_heads)
         self.num_heads = num_heads
         self.initializer = keras.initializers.get(initializer)
 
-    def build(self, scores_shape=None):
+    def build(self, scores_shape: Shape | None = None) -> None:
         self.scores = self.add_weight(shape=(self.num_heads,), initializer=clone(self.initializer), name="scores")
 
-    def call(self, scores):
+    def call(self, scores: Tensor) -> Tensor:
         return softmax_with_sink(scores, self.scores)
 
-    def compute_output_shape(self, scores_shape):
+    def compute_output_shape(self, scores_shape: Shape) -> Shape:
         return scores_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "num_heads": self.num_heads, "initializer": serialize(self.initializer)}
 
 
@@ -77,13 +80,19 @@ class OutputGate(Composite):
         Qiu et al. 2025, "Gated Attention for Large Language Models", https://arxiv.org/abs/2505.06708
     """
 
-    def __init__(self, activation="sigmoid", use_bias: bool = False, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self,
+        activation: ActivationLike = "sigmoid",
+        use_bias: bool = False,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, attended_shape, x_shape):
+    def build(self, attended_shape: Shape, x_shape: Shape) -> None:
         self.dense = Projection(
             attended_shape[-1],
             activation=self.activation,
@@ -94,13 +103,13 @@ class OutputGate(Composite):
         )
         self.dense.build(x_shape)
 
-    def call(self, attended, x):
+    def call(self, attended: Tensor, x: Tensor) -> Tensor:
         return attended * self.dense(x)
 
-    def compute_output_shape(self, attended_shape, x_shape=None):
+    def compute_output_shape(self, attended_shape: Shape, x_shape: Shape | None = None) -> Shape:
         return attended_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "activation": keras.activations.serialize(self.activation),

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_tfm.ops.tensors import batch_size, known_value, next_power_of_two, size, slice_update, take_rows
+from keras_tfm.types import DTypeLike, Tensor
 
 # The most tokens of one prefill step: `CausalLM` reads longer prompts in pieces of this size (chunked prefill). A
 # `RollingKVCache` has so many slots beside its window, since the first query of a piece still needs all of its window.
@@ -19,14 +20,14 @@ class Int8Array(NamedTuple):
     scale: Any
 
     @classmethod
-    def of(cls, x) -> "Int8Array":
+    def of(cls, x: Tensor) -> "Int8Array":
         """Rounds each vector to 255 steps between its greatest magnitude and minus that."""
         x = ops.cast(x, "float32")
         scale = ops.max(ops.abs(x), axis=-1, keepdims=True) / 127.0
         values = ops.round(x / ops.where(scale > 0, scale, 1.0))
         return cls(ops.cast(values, "int8"), scale)
 
-    def to(self, dtype):
+    def to(self, dtype: DTypeLike) -> Tensor:
         """The numbers again, as far as 8 bits hold them."""
         return ops.cast(ops.cast(self.values, "float32") * self.scale, dtype)
 
@@ -48,11 +49,25 @@ class KVCache(NamedTuple):
     positions: Any
     index: Any
 
-    is_shared = False
-    can_forget = True
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves all sequences of a prompt."""
+        return False
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether `keep` takes tokens back."""
+        return True
 
     @classmethod
-    def empty(cls, batch_size, max_sequence_length, num_heads: int, head_dim: int, dtype) -> "KVCache":
+    def empty(
+        cls,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike,
+    ) -> "KVCache":
         """A cache of `max_sequence_length` free slots.
 
         The dtype must be the layer's compute dtype, or each step casts the cache; "int8" takes a quarter of float32's
@@ -73,11 +88,11 @@ class KVCache(NamedTuple):
         )
 
     @classmethod
-    def of(cls, key, value, positions) -> "KVCache":
+    def of(cls, key: Tensor, value: Tensor, positions: Tensor) -> "KVCache":
         """The cache of a forward pass without one: exactly these keys and values, no free slots."""
         return cls(key, value, positions, index=size(key, 2))
 
-    def append(self, key, value, positions) -> "KVCache":
+    def append(self, key: Tensor, value: Tensor, positions: Tensor) -> "KVCache":
         """A new cache with T more tokens, which must fit: the generation loop checks lengths before it starts.
 
         Args:
@@ -100,7 +115,7 @@ class KVCache(NamedTuple):
         num_slots = size(self.positions, 1)
 
         def write(slots, new):
-            # Batch and heads as one axis, as attention reads them: see `ops/grouped_products.py`.
+            # Batch and heads as one axis, as attention reads them: see `query_key_products`.
             merged = ops.reshape(slots, (-1, num_slots, slots.shape[3]))  # (B * K, S, H)
             new = ops.reshape(new, (-1, num_new, new.shape[3]))  # (B * K, T, H)
             written = slice_update(merged, (0, self.index, 0), new)
@@ -113,11 +128,11 @@ class KVCache(NamedTuple):
             index=self.index + num_new,
         )
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> tuple[Tensor, Tensor]:
         """The pair (keys, values), (B, K, S, H) each, as attention takes them."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
-    def keep(self, num_tokens) -> "KVCache":
+    def keep(self, num_tokens: Tensor) -> "KVCache":
         """Rewinds each row to its first `num_tokens`, int32 (B,). Slots after the last that any row keeps are free."""
         positions = _kept(self.positions, num_tokens)
         slots = ops.arange(1, size(positions, 1) + 1, dtype="int32")
@@ -128,7 +143,7 @@ class KVCache(NamedTuple):
         capacity = self.positions.shape[1]
         return _moved(self, next_power_of_two(max(int(self.index) + num_slots, capacity)))
 
-    def take(self, rows) -> "KVCache":
+    def take(self, rows: Tensor) -> "KVCache":
         """The caches of these rows, int32 (R,)."""
         return take_rows(self, rows)
 
@@ -145,20 +160,33 @@ class RollingKVCache(NamedTuple):
     index: Any
     window: Any
 
-    is_shared = False
-    can_forget = True
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves all sequences of a prompt."""
+        return False
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether `keep` takes tokens back."""
+        return True
 
     @classmethod
     def empty(
-        cls, batch_size, max_sequence_length, num_heads: int, head_dim: int, dtype, window: int
+        cls,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike,
+        window: int,
     ) -> "RollingKVCache":
         """A cache of as many slots as the window needs for any number of tokens, `max_sequence_length` at most."""
         num_slots = ops.minimum(max_sequence_length, window + LONGEST_APPEND)
         num_slots = num_slots if known_value(num_slots) is None else int(num_slots)
-        slots = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
-        return cls(*slots, window=ops.full((), window, dtype="int32"))
+        key, value, positions, index = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
+        return cls(key, value, positions, index, window=ops.full((), window, dtype="int32"))
 
-    def append(self, key, value, positions) -> "RollingKVCache":
+    def append(self, key: Tensor, value: Tensor, positions: Tensor) -> "RollingKVCache":
         """A new cache with T more tokens, in the place of the oldest.
 
         Args:
@@ -203,11 +231,11 @@ class RollingKVCache(NamedTuple):
                 "append fewer tokens at once."
             )
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> tuple[Tensor, Tensor]:
         """The pair (keys, values), (B, K, S, H) each, as attention takes them; their order does not matter."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 
-    def keep(self, num_tokens) -> "RollingKVCache":
+    def keep(self, num_tokens: Tensor) -> "RollingKVCache":
         """As `KVCache.keep`; what the forgotten tokens took the place of had left the window before them."""
         positions = _kept(self.positions, num_tokens)
         num_slots = size(positions, 1)
@@ -222,7 +250,7 @@ class RollingKVCache(NamedTuple):
             return self
         return _moved(self, min(next_power_of_two(max(int(self.index) + num_slots, capacity)), enough))
 
-    def take(self, rows) -> "RollingKVCache":
+    def take(self, rows: Tensor) -> "RollingKVCache":
         """The caches of these rows, int32 (R,)."""
         return take_rows(self, rows)
 
@@ -237,17 +265,24 @@ class ContextCache(NamedTuple):
     value: Any
     positions: Any
 
-    is_shared = True
-    can_forget = True
+    @property
+    def is_shared(self) -> bool:
+        """Whether one row serves all sequences of a prompt."""
+        return True
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether `keep` takes tokens back."""
+        return True
 
     @classmethod
-    def of(cls, key, value, positions, dtype: str | None = None) -> "ContextCache":
+    def of(cls, key: Tensor, value: Tensor, positions: Tensor, dtype: str | None = None) -> "ContextCache":
         """The memory of these keys and values; "int8" takes a quarter of float32's memory and rounds."""
         if dtype == "int8":
             key, value = Int8Array.of(key), Int8Array.of(value)
         return cls(key, value, positions)
 
-    def keep(self, num_tokens) -> "ContextCache":
+    def keep(self, num_tokens: Tensor) -> "ContextCache":
         """Itself: generated tokens are not in it."""
         return self
 
@@ -255,11 +290,11 @@ class ContextCache(NamedTuple):
         """Itself."""
         return self
 
-    def take(self, rows) -> "ContextCache":
+    def take(self, rows: Tensor) -> "ContextCache":
         """The contexts of these prompts, int32 (R,)."""
         return take_rows(self, rows)
 
-    def read(self, dtype):
+    def read(self, dtype: DTypeLike) -> tuple[Tensor, Tensor]:
         """The pair (keys, values)."""
         return _as_numbers(self.key, dtype), _as_numbers(self.value, dtype)
 

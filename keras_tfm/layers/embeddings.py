@@ -1,5 +1,7 @@
 """From token ids to vectors and back to logits: tokens, where they stand, and which segment they belong to."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,6 +10,7 @@ from keras_tfm.arguments import check_positive, check_rank, check_rate
 from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, revive, serialize
 from keras_tfm.layers.weights import TokenTable
 from keras_tfm.ops.tensors import known_value, look_up
+from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -31,7 +34,13 @@ class TokenPositions(keras.layers.Layer):
         [[-1, 0, 1]]
     """
 
-    def call(self, token_ids, padding_mask=None, document_ids=None, num_tokens=None):
+    def call(
+        self,
+        token_ids: Tensor,
+        padding_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        num_tokens: Tensor | None = None,
+    ) -> Tensor:
         check_rank(token_ids, 2, "token_ids", "(B, T)")
         if padding_mask is None:
             mask = ops.ones_like(token_ids, dtype="bool")
@@ -39,10 +48,10 @@ class TokenPositions(keras.layers.Layer):
             mask = tfm_ops.padding_mask(padding_mask, token_ids.shape, "padding_mask")
         return tfm_ops.next_positions(mask, num_tokens, document_ids)
 
-    def compute_output_shape(self, token_ids_shape):
+    def compute_output_shape(self, token_ids_shape: Shape) -> Shape:
         return token_ids_shape
 
-    def compute_output_spec(self, token_ids, **arguments):
+    def compute_output_spec(self, token_ids: Tensor, **arguments: Any) -> Any:
         return keras.Operation.compute_output_spec(self, token_ids, **arguments)  # integers, and other errors
 
 
@@ -73,14 +82,20 @@ class PositionEmbedding(keras.layers.Layer):
         https://arxiv.org/abs/1705.03122
     """
 
-    def __init__(self, max_sequence_length: int, hidden_dim: int, embeddings_initializer="uniform", **kwargs):
+    def __init__(
+        self,
+        max_sequence_length: int,
+        hidden_dim: int,
+        embeddings_initializer: InitializerLike = "uniform",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         check_positive(max_sequence_length=max_sequence_length, hidden_dim=hidden_dim)
         self.max_sequence_length = max_sequence_length
         self.hidden_dim = hidden_dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
-    def build(self, positions_shape):
+    def build(self, positions_shape: Shape) -> None:
         self.embeddings = self.add_weight(
             shape=(self.max_sequence_length, self.hidden_dim),
             initializer=clone(self.embeddings_initializer),
@@ -88,7 +103,7 @@ class PositionEmbedding(keras.layers.Layer):
             autocast=False,  # gradients of a position that many rows have are summed in float32
         )
 
-    def call(self, positions):
+    def call(self, positions: Tensor) -> Tensor:
         check_rank(positions, 2, "positions", "(B, T)")
         length = positions.shape[1]
         if length is not None and length > self.max_sequence_length:
@@ -98,10 +113,10 @@ class PositionEmbedding(keras.layers.Layer):
             )
         return look_up(self.embeddings, ops.maximum(positions, 0), self.compute_dtype)
 
-    def compute_output_shape(self, positions_shape):
+    def compute_output_shape(self, positions_shape: Shape) -> Shape:
         return (*positions_shape, self.hidden_dim)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "max_sequence_length": self.max_sequence_length,
@@ -137,7 +152,7 @@ class SinusoidalEmbedding(keras.layers.Layer):
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5, https://arxiv.org/abs/1706.03762
     """
 
-    def __init__(self, hidden_dim: int, max_wavelength: float = 10_000.0, interleaved: bool = True, **kwargs):
+    def __init__(self, hidden_dim: int, max_wavelength: float = 10_000.0, interleaved: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         check_positive(hidden_dim=hidden_dim)
         if hidden_dim % 2:
@@ -146,15 +161,15 @@ class SinusoidalEmbedding(keras.layers.Layer):
         self.max_wavelength = max_wavelength
         self.interleaved = interleaved
 
-    def call(self, positions):
+    def call(self, positions: Tensor) -> Tensor:
         check_rank(positions, 2, "positions", "(B, T)")
         encoding = tfm_ops.sinusoidal_encoding(positions, self.hidden_dim, self.max_wavelength, self.interleaved)
         return ops.cast(encoding, self.compute_dtype)
 
-    def compute_output_shape(self, positions_shape):
+    def compute_output_shape(self, positions_shape: Shape) -> Shape:
         return (*positions_shape, self.hidden_dim)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "hidden_dim": self.hidden_dim,
@@ -214,17 +229,17 @@ class TokenEmbedding(Composite):
         self,
         vocabulary_size: int,
         hidden_dim: int,
-        position=None,
+        position: LayerLike | None = None,
         scale: float = 1.0,
         num_segments: int = 0,
-        norm=None,
+        norm: LayerLike | None = None,
         logit_cap: float | None = None,
         dropout: float = 0.0,
-        embeddings_initializer="uniform",
+        embeddings_initializer: InitializerLike = "uniform",
         logit_scale: float = 1.0,
         logit_bias: bool = False,
-        table=None,
-        **kwargs,
+        table: LayerLike | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_positive(vocabulary_size=vocabulary_size, hidden_dim=hidden_dim)
@@ -268,7 +283,9 @@ class TokenEmbedding(Composite):
                 f"hidden_dim={self.hidden_dim}."
             )
 
-    def build(self, inputs_shape, positions_shape=None, segment_ids_shape=None):
+    def build(
+        self, inputs_shape: Shape, positions_shape: Shape | None = None, segment_ids_shape: Shape | None = None
+    ) -> None:
         for table in (self.embedding, self.position, self.segment):
             if table is not None:
                 build_part(table, inputs_shape)
@@ -278,7 +295,14 @@ class TokenEmbedding(Composite):
         if self.logit_bias:
             self.bias = self.add_weight(shape=(self.vocabulary_size,), initializer="zeros", name="logit_bias")
 
-    def call(self, inputs, positions=None, segment_ids=None, reverse=False, training=None):
+    def call(
+        self,
+        inputs: Tensor,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        reverse: bool = False,
+        training: bool | None = None,
+    ) -> Tensor:
         if reverse:
             return self._logits(inputs)
         check_rank(inputs, 2, "token_ids", "(B, T)")
@@ -312,16 +336,23 @@ class TokenEmbedding(Composite):
         _check_range(segment_ids, self.num_segments, "Segment ids", "Make the model with more `num_segments`.")
         return segment_ids
 
-    def compute_output_spec(self, inputs, positions=None, segment_ids=None, reverse=False, training=None):
+    def compute_output_spec(
+        self,
+        inputs: Tensor,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        reverse: bool = False,
+        training: bool | None = None,
+    ) -> Any:
         # Said, not traced: JAX and torch trace with a made-up length, which may exceed the learned positions.
         width = self.vocabulary_size if reverse else self.hidden_dim
         return keras.KerasTensor((*inputs.shape[:2], width), dtype=self.compute_dtype)
 
-    def compute_output_shape(self, inputs_shape):
+    def compute_output_shape(self, inputs_shape: Shape) -> Shape:
         # Ids (B, T) to vectors; states (B, T, D) to logits.
         return (*inputs_shape[:2], self.vocabulary_size if len(inputs_shape) == 3 else self.hidden_dim)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
@@ -339,7 +370,7 @@ class TokenEmbedding(Composite):
         }
 
 
-def check_token_ids(token_ids, vocabulary_size: int) -> None:
+def check_token_ids(token_ids: Tensor, vocabulary_size: int) -> None:
     """Raises for ids outside [0, vocabulary_size), wherever their values are known (outside of traced code)."""
     advice = (
         "Use the tokenizer that the model was trained with; padding takes any id of the vocabulary and a False in "

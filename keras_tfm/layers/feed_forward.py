@@ -1,10 +1,13 @@
 """The position-wise half of a transformer block."""
 
+from typing import Any
+
 import keras
 
 from keras_tfm.arguments import check_positive
 from keras_tfm.layers.composite import Composite, clone, serialize
 from keras_tfm.layers.weights import Projection
+from keras_tfm.types import ActivationLike, Config, InitializerLike, Shape, Tensor
 
 
 class _FeedForward(Composite):
@@ -13,11 +16,11 @@ class _FeedForward(Composite):
     def __init__(
         self,
         intermediate_dim: int,
-        activation="relu",
+        activation: ActivationLike = "relu",
         use_bias: bool = True,
-        kernel_initializer="glorot_uniform",
-        output_kernel_initializer=None,
-        **kwargs,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        output_kernel_initializer: InitializerLike | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_positive(intermediate_dim=intermediate_dim)
@@ -39,15 +42,15 @@ class _FeedForward(Composite):
         dense.build(input_shape)
         return dense
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         wide = (*x_shape[:-1], self.intermediate_dim)
         self.intermediate_dense = self._dense("intermediate", self.intermediate_dim, x_shape, self.kernel_initializer)
         self.output_dense = self._dense("output", x_shape[-1], wide, self.output_kernel_initializer)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "intermediate_dim": self.intermediate_dim,
@@ -83,7 +86,7 @@ class FeedForward(_FeedForward):
         Vaswani et al. 2017, "Attention Is All You Need", section 3.3, https://arxiv.org/abs/1706.03762
     """
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return self.output_dense(self.activation(self.intermediate_dense(x)))
 
 
@@ -115,19 +118,19 @@ class GatedFeedForward(_FeedForward):
     def __init__(
         self,
         intermediate_dim: int,
-        activation="silu",
+        activation: ActivationLike = "silu",
         use_bias: bool = False,
-        kernel_initializer="glorot_uniform",
-        output_kernel_initializer=None,
-        **kwargs,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        output_kernel_initializer: InitializerLike | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             intermediate_dim, activation, use_bias, kernel_initializer, output_kernel_initializer, **kwargs
         )
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         super().build(x_shape)
         self.gate_dense = self._dense("gate", self.intermediate_dim, x_shape, self.kernel_initializer)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return self.output_dense(self.activation(self.gate_dense(x)) * self.intermediate_dense(x))

@@ -1,11 +1,14 @@
 """From hidden states to logits over tokens, as in BERT."""
 
+from typing import Any
+
 import keras
 
 from keras_tfm.arguments import check_rank
 from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize
 from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.tensors import gather_positions
+from keras_tfm.types import ActivationLike, Config, InitializerLike, LayerLike, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -13,7 +16,7 @@ class MaskedLMHead(Composite):
     """norm(activation(x W + b)), projected with the token embedding's own table, plus a bias for each token.
 
     Args:
-        token_embedding: `TokenEmbedding`, which goes on to belong to its model; only its table is used.
+        token_embedding: `TokenEmbedding`, which stays part of its model; only its table is used.
         activation: name or function.
         norm: a norm layer. Default: `keras.layers.LayerNormalization(epsilon=1e-12)`.
         kernel_initializer: for W.
@@ -37,7 +40,14 @@ class MaskedLMHead(Composite):
         Devlin et al. 2018, "BERT", appendix A.2, https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, token_embedding, activation="gelu", norm=None, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self,
+        token_embedding: LayerLike,
+        activation: ActivationLike = "gelu",
+        norm: LayerLike | None = None,
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.token_embedding = as_layer(token_embedding, "token_embedding", "TokenEmbedding(30522, 768)")
         self.activation = keras.activations.get(activation)
@@ -45,7 +55,7 @@ class MaskedLMHead(Composite):
         self.norm = as_layer(default if norm is None else norm, "norm", "keras.layers.LayerNormalization()")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, x_shape, mask_positions_shape=None):
+    def build(self, x_shape: Shape, mask_positions_shape: Shape | None = None) -> None:
         build_part(self.token_embedding, x_shape[:2])
         self.dense = Projection(
             x_shape[-1],
@@ -57,7 +67,7 @@ class MaskedLMHead(Composite):
         build_part(self.norm, x_shape)
         self.bias = self.add_weight(shape=(self.token_embedding.vocabulary_size,), initializer="zeros", name="bias")
 
-    def call(self, x, mask_positions=None):
+    def call(self, x: Tensor, mask_positions: Tensor | None = None) -> Tensor:
         check_rank(x, 3, "x", "(B, T, D)")
         if mask_positions is not None:
             check_rank(mask_positions, 2, "mask_positions", "(B, M)")
@@ -65,10 +75,10 @@ class MaskedLMHead(Composite):
         x = self.norm(self.activation(self.dense(x)))
         return self.token_embedding(x, reverse=True) + keras.ops.cast(self.bias, self.compute_dtype)
 
-    def compute_output_shape(self, x_shape, mask_positions_shape=None):
+    def compute_output_shape(self, x_shape: Shape, mask_positions_shape: Shape | None = None) -> Shape:
         return (*(mask_positions_shape or x_shape[:2]), self.token_embedding.vocabulary_size)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "token_embedding": serialize(self.token_embedding),

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_tfm.arguments import check_rank
 from keras_tfm.ops.tensors import gather_positions
+from keras_tfm.types import Shape, Tensor
 
 
 class _Pooling(keras.layers.Layer):
@@ -17,10 +18,10 @@ class _Pooling(keras.layers.Layer):
         mask = ops.ones_like(x[..., 0], dtype="bool") if mask is None else ops.cast(mask, "bool")
         return ops.where(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, -1)
 
-    def compute_mask(self, x, previous=None):
+    def compute_mask(self, x: Tensor, previous: Tensor | None = None) -> None:
         return None
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
         return (x_shape[0], x_shape[2])
 
 
@@ -44,7 +45,7 @@ class FirstTokenPooling(_Pooling):
         Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
     """
 
-    def call(self, x, positions=None, mask=None):
+    def call(self, x: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         positions = self._positions(x, positions, mask)
         first = ops.argmax(ops.cast(ops.equal(positions, 0), "int32"), axis=1)
         return gather_positions(x, ops.cast(first, "int32")[:, None])[:, 0]
@@ -70,7 +71,7 @@ class MeanPooling(_Pooling):
         Reimers and Gurevych 2019, "Sentence-BERT", section 3, https://arxiv.org/abs/1908.10084
     """
 
-    def call(self, x, positions=None, mask=None):
+    def call(self, x: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         # In float32: a sum over many tokens may be more than float16 can hold.
         real = ops.cast(self._positions(x, positions, mask) >= 0, "float32")
         total = ops.einsum("btd,bt->bd", ops.cast(x, "float32"), real)

@@ -9,6 +9,7 @@ from keras_tfm import ops as tfm_ops
 from keras_tfm.arguments import check_positive
 from keras_tfm.layers.composite import clone, serialize
 from keras_tfm.ops.tensors import look_up
+from keras_tfm.types import Config, InitializerLike, Shape, Tensor
 
 
 class AlibiRule(NamedTuple):
@@ -20,7 +21,7 @@ class AlibiRule(NamedTuple):
 
     slopes: Any
 
-    def __call__(self, query_positions, key_positions):
+    def __call__(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """int32 (B, T), (B, S) -> float32 (B, N, T, S)."""
         distance = ops.abs(query_positions[:, :, None] - key_positions[:, None, :])  # (B, T, S)
         return -ops.cast(self.slopes, "float32")[:, None, None] * ops.cast(distance, "float32")[:, None]
@@ -29,10 +30,10 @@ class AlibiRule(NamedTuple):
     def parameters(self) -> tuple:
         return ()  # the slopes are fixed
 
-    def with_parameters(self, parameters) -> "AlibiRule":
+    def with_parameters(self, parameters: tuple) -> "AlibiRule":
         return self
 
-    def gradient(self, query_positions, key_positions, upstream) -> tuple:
+    def gradient(self, query_positions: Tensor, key_positions: Tensor, upstream: Tensor) -> tuple:
         return ()
 
 
@@ -45,7 +46,7 @@ class RelativeRule(NamedTuple):
     table: Any
     lookup: Any
 
-    def __call__(self, query_positions, key_positions):
+    def __call__(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """int32 (B, T), (B, S) -> (B, N, T, S)."""
         by_distance = look_up(self.table, self.lookup, self.table.dtype)
         by_distance = ops.transpose(by_distance)  # (N, 2 * max_distance + 1)
@@ -62,10 +63,10 @@ class RelativeRule(NamedTuple):
     def parameters(self) -> tuple:
         return (self.table,)
 
-    def with_parameters(self, parameters) -> "RelativeRule":
+    def with_parameters(self, parameters: tuple) -> "RelativeRule":
         return self._replace(table=parameters[0])
 
-    def gradient(self, query_positions, key_positions, upstream) -> tuple:
+    def gradient(self, query_positions: Tensor, key_positions: Tensor, upstream: Tensor) -> tuple:
         """upstream: (B, N, T, S) -> the table's, (buckets, N)."""
         num_heads, num_distances = self.table.shape[1], self.lookup.shape[0]
         upstream = ops.reshape(ops.transpose(upstream, (0, 2, 3, 1)), (-1, num_heads))
@@ -99,7 +100,7 @@ class AlibiBias(keras.layers.Layer):
         Press et al. 2021, "Train Short, Test Long", https://arxiv.org/abs/2108.12409
     """
 
-    def __init__(self, num_heads: int, **kwargs):
+    def __init__(self, num_heads: int, **kwargs: Any):
         super().__init__(**kwargs)
         check_positive(num_heads=num_heads)
         self.num_heads = num_heads
@@ -108,16 +109,16 @@ class AlibiBias(keras.layers.Layer):
         """The bias as a tuple of tensors with `__call__(query_positions, key_positions)`."""
         return AlibiRule(slopes=ops.convert_to_tensor(tfm_ops.alibi_slopes(self.num_heads)))
 
-    def call(self, positions, key_positions=None):
+    def call(self, positions: Tensor, key_positions: Tensor | None = None) -> Tensor:
         return self.rule()(positions, positions if key_positions is None else key_positions)
 
-    def compute_output_shape(self, positions_shape, key_positions_shape=None):
+    def compute_output_shape(self, positions_shape: Shape, key_positions_shape: Shape | None = None) -> Shape:
         return (positions_shape[0], self.num_heads, positions_shape[1], (key_positions_shape or positions_shape)[1])
 
-    def compute_output_spec(self, positions, **arguments):
+    def compute_output_spec(self, positions: Tensor, **arguments: Any) -> Any:
         return keras.Operation.compute_output_spec(self, positions, **arguments)  # float32 in every dtype policy
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "num_heads": self.num_heads}
 
 
@@ -153,8 +154,8 @@ class RelativePositionBias(keras.layers.Layer):
         num_buckets: int = 32,
         max_distance: int = 128,
         bidirectional: bool = True,
-        embeddings_initializer="glorot_uniform",
-        **kwargs,
+        embeddings_initializer: InitializerLike = "glorot_uniform",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_positive(num_heads=num_heads, num_buckets=num_buckets, max_distance=max_distance)
@@ -170,7 +171,7 @@ class RelativePositionBias(keras.layers.Layer):
         self.bidirectional = bidirectional
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
-    def build(self, positions_shape=None, key_positions_shape=None):
+    def build(self, positions_shape: Shape | None = None, key_positions_shape: Shape | None = None) -> None:
         self.embeddings = self.add_weight(
             shape=(self.num_buckets, self.num_heads),
             initializer=clone(self.embeddings_initializer),
@@ -187,13 +188,13 @@ class RelativePositionBias(keras.layers.Layer):
             ),
         )
 
-    def call(self, positions, key_positions=None):
+    def call(self, positions: Tensor, key_positions: Tensor | None = None) -> Tensor:
         return self.rule()(positions, positions if key_positions is None else key_positions)
 
-    def compute_output_shape(self, positions_shape, key_positions_shape=None):
+    def compute_output_shape(self, positions_shape: Shape, key_positions_shape: Shape | None = None) -> Shape:
         return (positions_shape[0], self.num_heads, positions_shape[1], (key_positions_shape or positions_shape)[1])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

@@ -1,10 +1,13 @@
 """The residual stream: what stands before and after each sublayer of a block."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_tfm.arguments import check_rate
 from keras_tfm.layers.composite import Composite, build_part, clone, serialize
+from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
 
 NORM_PLACEMENTS = ("pre", "post", "sandwich")
 
@@ -29,21 +32,21 @@ class LayerScale(keras.layers.Layer):
         Touvron et al. 2021, "Going deeper with Image Transformers", section 2, https://arxiv.org/abs/2103.17239
     """
 
-    def __init__(self, initializer=None, **kwargs):
+    def __init__(self, initializer: InitializerLike | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.initializer = keras.initializers.get(initializer or keras.initializers.Constant(1e-4))
         self.supports_masking = True
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         self.factors = self.add_weight(shape=(x_shape[-1],), initializer=clone(self.initializer), name="factors")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return x * ops.cast(self.factors, x.dtype)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "initializer": serialize(self.initializer)}
 
 
@@ -58,7 +61,15 @@ class Residual(Composite):
         stochastic_depth: float, rate at which a row's whole answer is dropped.
     """
 
-    def __init__(self, norm, placement="pre", scale=None, dropout=0.0, stochastic_depth=0.0, **kwargs):
+    def __init__(
+        self,
+        norm: LayerLike,
+        placement: str = "pre",
+        scale: LayerLike | None = None,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if placement not in NORM_PLACEMENTS:
             raise ValueError(
@@ -79,15 +90,15 @@ class Residual(Composite):
         part.supports_masking = True  # Keras' RMSNormalization does not say so, and warns of the mask it passes
         return part
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         for part in (self.norm_before, self.norm_branch, self.norm_after, self.scale):
             build_part(part, x_shape)
 
-    def before(self, x):
+    def before(self, x: Tensor) -> Tensor:
         """What the sublayer reads."""
         return self.norm_before(x)
 
-    def after(self, x, y, training):
+    def after(self, x: Tensor, y: Tensor, training: bool | None) -> Tensor:
         """The residual sum of the block's stream `x` and the sublayer's answer `y`."""
         y = self.dropout(self.scale(self.norm_branch(y)), training=training)
         return self.norm_after(x + self.row_dropout(y, training=training))

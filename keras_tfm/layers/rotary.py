@@ -1,10 +1,14 @@
 """Rotary position embedding."""
 
+from typing import Any
+
 import keras
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.arguments import check_rank
 from keras_tfm.layers.composite import revive, serialize
+from keras_tfm.layers.rotary_scaling import RotaryScaling
+from keras_tfm.types import Config, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -48,8 +52,8 @@ class RotaryEmbedding(keras.layers.Layer):
         max_wavelength: float = 10_000.0,
         rotary_dim: int | None = None,
         interleaved: bool = False,
-        scaling=None,
-        **kwargs,
+        scaling: RotaryScaling | Config | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if max_wavelength <= 0:
@@ -61,7 +65,7 @@ class RotaryEmbedding(keras.layers.Layer):
         self.interleaved = interleaved
         self.scaling = revive(scaling)
 
-    def call(self, x, positions):
+    def call(self, x: Tensor, positions: Tensor) -> Tensor:
         check_rank(x, 4, "x", "(B, N, T, H)")
         head_dim = x.shape[-1]
         rotary_dim = self.rotary_dim or head_dim
@@ -77,10 +81,10 @@ class RotaryEmbedding(keras.layers.Layer):
             factor = self.scaling.attention_factor
         return tfm_ops.apply_rotary(x, positions, frequencies, self.interleaved, factor)
 
-    def compute_output_shape(self, x_shape, positions_shape=None):
+    def compute_output_shape(self, x_shape: Shape, positions_shape: Shape | None = None) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "max_wavelength": self.max_wavelength,

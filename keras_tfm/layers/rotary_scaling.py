@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_tfm.ops import rotary_inverse_frequencies
+from keras_tfm.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class RotaryScaling:
         """Turned queries and keys are multiplied by this."""
         return 1.0
 
-    def inverse_frequencies(self, dim: int, max_wavelength: float, positions):
+    def inverse_frequencies(self, dim: int, max_wavelength: float, positions: Tensor) -> Tensor:
         """Radians per position of each of the dim / 2 pairs.
 
         Args:
@@ -61,10 +63,10 @@ class LinearScaling(RotaryScaling):
 
     factor: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_at_least_one(factor=self.factor)
 
-    def inverse_frequencies(self, dim, max_wavelength, positions):
+    def inverse_frequencies(self, dim: int, max_wavelength: float, positions: Tensor) -> Tensor:
         return rotary_inverse_frequencies(dim, max_wavelength) / np.float32(self.factor)
 
 
@@ -84,10 +86,10 @@ class DynamicNtkScaling(RotaryScaling):
     factor: float
     original_max_sequence_length: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_at_least_one(factor=self.factor, original_max_sequence_length=self.original_max_sequence_length)
 
-    def inverse_frequencies(self, dim, max_wavelength, positions):
+    def inverse_frequencies(self, dim: int, max_wavelength: float, positions: Tensor) -> Tensor:
         length = ops.maximum(_lengths(positions), float(self.original_max_sequence_length))  # (B, 1, 1, 1)
         growth = self.factor * length / self.original_max_sequence_length - (self.factor - 1)
         # (base * growth^(dim / (dim - 2)))^(-2i / dim), the growth apart: the base is a number, the growth a tensor.
@@ -125,7 +127,7 @@ class YarnScaling(RotaryScaling):
     fixed_attention_factor: float | None = None
     truncate: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_at_least_one(factor=self.factor, original_max_sequence_length=self.original_max_sequence_length)
         if not self.beta_fast > self.beta_slow > 0:
             raise ValueError(
@@ -145,7 +147,7 @@ class YarnScaling(RotaryScaling):
             return magnified(self.magnitude)
         return magnified(self.magnitude) / magnified(self.magnitude_all_dims)
 
-    def inverse_frequencies(self, dim, max_wavelength, positions):
+    def inverse_frequencies(self, dim: int, max_wavelength: float, positions: Tensor) -> Tensor:
         def pair_that_turns(times):
             """Index, not whole, of the pair that turns so often within the original length."""
             turns = self.original_max_sequence_length / (times * 2 * math.pi)
@@ -181,7 +183,7 @@ class Llama3Scaling(RotaryScaling):
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_at_least_one(factor=self.factor, original_max_sequence_length=self.original_max_sequence_length)
         if not self.high_frequency_factor > self.low_frequency_factor > 0:
             raise ValueError(
@@ -189,7 +191,7 @@ class Llama3Scaling(RotaryScaling):
                 f"high_frequency_factor={self.high_frequency_factor}, low_frequency_factor={self.low_frequency_factor}."
             )
 
-    def inverse_frequencies(self, dim, max_wavelength, positions):
+    def inverse_frequencies(self, dim: int, max_wavelength: float, positions: Tensor) -> Tensor:
         frequencies = rotary_inverse_frequencies(dim, max_wavelength).astype("float64")
         turns = self.original_max_sequence_length * frequencies / (2 * math.pi)  # within the original length
         low, high = self.low_frequency_factor, self.high_frequency_factor
@@ -219,7 +221,7 @@ class LongRopeScaling(RotaryScaling):
     factor: float = 1.0
     fixed_attention_factor: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_at_least_one(original_max_sequence_length=self.original_max_sequence_length)
         for name in ("short_factor", "long_factor"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a list when read from JSON
@@ -237,7 +239,7 @@ class LongRopeScaling(RotaryScaling):
             return 1.0
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max_sequence_length))
 
-    def inverse_frequencies(self, dim, max_wavelength, positions):
+    def inverse_frequencies(self, dim: int, max_wavelength: float, positions: Tensor) -> Tensor:
         if len(self.short_factor) != dim // 2:
             raise ValueError(
                 f"`short_factor` and `long_factor` must have one number for each of the {dim // 2} pairs of features "
@@ -261,7 +263,7 @@ ROTARY_SCALINGS = {
 }
 
 
-def get_rotary_scaling(name: str, **numbers) -> RotaryScaling:
+def get_rotary_scaling(name: str, **numbers: Any) -> RotaryScaling:
     """The scaling of that name with these numbers.
 
     Args:

@@ -3,19 +3,22 @@
 Rematerialized activations are recomputed in the backward pass rather than kept.
 """
 
+from collections.abc import Callable, Iterable
+
 import keras
 from keras import ops, tree
 
 from keras_tfm.compat import without_autocast
+from keras_tfm.types import Tensor
 
 
-def values_of(variables) -> list:
+def values_of(variables: Iterable[keras.Variable]) -> list:
     """The values as they are stored. Keras would cast them as the layer casts that is being called."""
     with without_autocast():
         return [variable.value for variable in variables]
 
 
-def scope_with(variables, values) -> keras.StatelessScope:
+def scope_with(variables: Iterable[keras.Variable], values: Iterable[Tensor]) -> keras.StatelessScope:
     """A scope in which the variables have these values, each in the dtype that it comes in."""
     scope = keras.StatelessScope()
     for variable, value in zip(variables, values, strict=True):
@@ -23,7 +26,7 @@ def scope_with(variables, values) -> keras.StatelessScope:
     return scope
 
 
-def rematerialized(layer, function, arguments: dict):
+def rematerialized(layer: keras.layers.Layer, function: Callable, arguments: dict) -> Tensor:
     """`function(**arguments)`, of which only arguments and result are kept for the backward pass.
 
     The layer's variables, its seeds included, go in and out as tensors, so that the second computation draws the same
@@ -49,8 +52,8 @@ def rematerialized(layer, function, arguments: dict):
 
     @keras.remat
     def run(*floats):
-        floats = iter(floats)
-        all_values = [next(floats) if has else value for has, value in zip(has_gradient, values, strict=True)]
+        rest = iter(floats)
+        all_values = [next(rest) if has else value for has, value in zip(has_gradient, values, strict=True)]
         state, given = all_values[: len(variables)], iter(all_values[len(variables) :])
         given = tree.pack_sequence_as(arguments, [None if argument is None else next(given) for argument in flat])
         with scope_with(variables, state) as scope:

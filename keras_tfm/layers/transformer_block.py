@@ -8,6 +8,7 @@ from keras_tfm.layers.cache import BlockCache
 from keras_tfm.layers.composite import Composite, as_layer, build_part, serialize, set_template
 from keras_tfm.layers.residual import Residual
 from keras_tfm.layers.stateless import rematerialized
+from keras_tfm.types import Config, LayerLike, Shape, Tensor
 
 
 class _Block(Composite):
@@ -17,7 +18,15 @@ class _Block(Composite):
     """
 
     def __init__(
-        self, self_attention, feed_forward, norm, dropout, stochastic_depth, residual_scale, remat, **kwargs: Any
+        self,
+        self_attention: LayerLike,
+        feed_forward: LayerLike,
+        norm: LayerLike,
+        dropout: float,
+        stochastic_depth: float,
+        residual_scale: LayerLike,
+        remat: bool,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.self_attention = as_layer(self_attention, "self_attention", "MultiHeadSelfAttention(num_heads=8)")
@@ -41,7 +50,9 @@ class _Block(Composite):
             name=f"{name}_residual",
         )
 
-    def init_cache(self, batch_size, max_sequence_length, dtype: str | None = None) -> BlockCache:
+    def init_cache(
+        self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
+    ) -> BlockCache:
         """An empty cache for the self-attention."""
         return BlockCache(self_attention=self.self_attention.init_cache(batch_size, max_sequence_length, dtype))
 
@@ -65,10 +76,10 @@ class _Block(Composite):
         y, memory = y
         return y, cache._replace(self_attention=memory)
 
-    def compute_output_shape(self, x_shape, context_shape=None):
+    def compute_output_shape(self, x_shape: Shape, context_shape: Shape | None = None) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "self_attention": serialize(self.self_attention),
@@ -126,14 +137,14 @@ class TransformerBlock(_Block):
 
     def __init__(
         self,
-        self_attention,
-        feed_forward,
-        norm=None,
+        self_attention: LayerLike,
+        feed_forward: LayerLike,
+        norm: LayerLike | None = None,
         norm_placement: str = "pre",
-        cross_attention=None,
+        cross_attention: LayerLike | None = None,
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
-        residual_scale=None,
+        residual_scale: LayerLike | None = None,
         remat: bool = False,
         **kwargs: Any,
     ):
@@ -144,10 +155,10 @@ class TransformerBlock(_Block):
         self.norm_placement = norm_placement
         self.attention_wrap = self._residual("attention", self.norm, norm_placement)
         has_context = self.cross_attention is not None
-        self.context_wrap = self._residual("context", self.norm, norm_placement) if has_context else None
+        self.context_wrap: Any = self._residual("context", self.norm, norm_placement) if has_context else None
         self.feed_forward_wrap = self._residual("feed_forward", self.norm, norm_placement)
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         build_part(self.self_attention, x_shape)
         build_part(self.attention_wrap, x_shape)
         if self.cross_attention is not None:
@@ -157,7 +168,12 @@ class TransformerBlock(_Block):
         build_part(self.feed_forward_wrap, x_shape)
 
     def init_cache(
-        self, batch_size, max_sequence_length, dtype: str | None = None, context=None, context_mask=None
+        self,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        dtype: str | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> BlockCache:
         """An empty cache for the self-attention, and the keys and values of a context, if one is given.
 
@@ -173,17 +189,17 @@ class TransformerBlock(_Block):
 
     def call(
         self,
-        x,
-        mask=None,
-        positions=None,
-        attention_mask=None,
-        attention_bias=None,
-        document_ids=None,
-        context=None,
-        context_mask=None,
-        cache=None,
-        training=None,
-    ):
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_bias: Any = None,
+        document_ids: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: Any = None,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         if context is not None and self.cross_attention is None:
             raise ValueError(
                 "`context` needs a `cross_attention`. "
@@ -214,7 +230,7 @@ class TransformerBlock(_Block):
             x = self.context_wrap.after(x, y, training)
         return self.feed_forward_wrap.after(x, self.feed_forward(self.feed_forward_wrap.before(x)), training), cache
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "norm_placement": self.norm_placement,
@@ -259,13 +275,13 @@ class ParallelTransformerBlock(_Block):
 
     def __init__(
         self,
-        self_attention,
-        feed_forward,
-        norm=None,
+        self_attention: LayerLike,
+        feed_forward: LayerLike,
+        norm: LayerLike | None = None,
         shared_norm: bool = False,
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
-        residual_scale=None,
+        residual_scale: LayerLike | None = None,
         remat: bool = False,
         **kwargs: Any,
     ):
@@ -274,21 +290,21 @@ class ParallelTransformerBlock(_Block):
         self.attention_wrap = self._residual("attention", self.norm)
         self.feed_forward_wrap = self._residual("feed_forward", None if shared_norm else self.norm)
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         for part in (self.self_attention, self.attention_wrap, self.feed_forward, self.feed_forward_wrap):
             build_part(part, x_shape)
 
     def call(
         self,
-        x,
-        mask=None,
-        positions=None,
-        attention_mask=None,
-        attention_bias=None,
-        document_ids=None,
-        cache=None,
-        training=None,
-    ):
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_bias: Any = None,
+        document_ids: Tensor | None = None,
+        cache: Any = None,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         attends = {
             "mask": mask,
             "positions": positions,
@@ -306,5 +322,5 @@ class ParallelTransformerBlock(_Block):
         x = self.attention_wrap.after(x, y, training)
         return self.feed_forward_wrap.after(x, z, training), cache
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "shared_norm": self.shared_norm}

@@ -1,7 +1,8 @@
 """Transformer blocks in a row, those that are alike traced once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import keras
 
@@ -9,6 +10,7 @@ from keras_tfm.layers.composite import Composite, as_layer, build_part, serializ
 from keras_tfm.layers.stateless import scope_with, values_of
 from keras_tfm.ops.tensors import graph_function, is_tracing
 from keras_tfm.structure import Structure
+from keras_tfm.types import Config, LayerLike, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -45,7 +47,14 @@ class TransformerStack(Composite):
         (2, 5, 64)
     """
 
-    def __init__(self, blocks, position_bias=None, final_norm=None, remat: bool = False, **kwargs):
+    def __init__(
+        self,
+        blocks: Sequence[LayerLike | int],
+        position_bias: LayerLike | None = None,
+        final_norm: LayerLike | None = None,
+        remat: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.blocks = _as_blocks(blocks)
         self.position_bias = as_layer(position_bias, "position_bias", "AlibiBias(num_heads=8)", optional=True)
@@ -58,7 +67,7 @@ class TransformerStack(Composite):
                 block.remat = True
         self.supports_masking = True
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         if self.position_bias is not None:
             build_part(self.position_bias, x_shape[:-1])
         for block in self.blocks:
@@ -66,7 +75,13 @@ class TransformerStack(Composite):
         if self.final_norm is not None:
             build_part(self.final_norm, x_shape)
 
-    def init_cache(self, batch_size, max_sequence_length, dtype: str | None = None, **context) -> tuple:
+    def init_cache(
+        self,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
+        dtype: str | None = None,
+        **context: Tensor | None,
+    ) -> tuple:
         """Empty caches of `max_sequence_length` slots, one a block; the stack must be built. `dtype`: see attention.
 
         Blocks with cross-attention take `context` and `context_mask` as well; see `TransformerBlock.init_cache`.
@@ -75,16 +90,16 @@ class TransformerStack(Composite):
 
     def call(
         self,
-        x,
-        mask=None,
-        positions=None,
-        attention_mask=None,
-        document_ids=None,
-        context=None,
-        context_mask=None,
-        cache=None,
-        training=None,
-    ):
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        cache: Any = None,
+        training: bool | None = None,
+    ) -> Tensor | tuple:
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(
                 f"`cache` must hold one memory for each of the {len(self.blocks)} blocks. "
@@ -107,7 +122,9 @@ class TransformerStack(Composite):
             )
 
         is_decoding = cache is not None and not training
-        calls = traced_once(self.blocks, read) if is_decoding else [partial(read, block) for block in self.blocks]
+        calls: Sequence[Callable] = [partial(read, block) for block in self.blocks]
+        if is_decoding:
+            calls = traced_once(self.blocks, read)
         memories = []
         for i, call in enumerate(calls):
             if cache is None:
@@ -119,16 +136,16 @@ class TransformerStack(Composite):
             x = self.final_norm(x)
         return x if cache is None else (x, tuple(memories))
 
-    def compute_output_spec(self, x, cache=None, **arguments):
+    def compute_output_spec(self, x: Tensor, cache: Any = None, **arguments: Any) -> Any:
         # Said, not traced: a functional model of 30 blocks is made in a second rather than in twenty.
         if cache is not None:
             return super().compute_output_spec(x, cache=cache, **arguments)
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
-    def compute_output_shape(self, x_shape, context_shape=None):
+    def compute_output_shape(self, x_shape: Shape, context_shape: Shape | None = None) -> Shape:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         first = [self.blocks.index(block) for block in self.blocks]
         return {
             **super().get_config(),
@@ -146,7 +163,7 @@ def _as_blocks(blocks) -> list:
         )
     if not blocks:
         raise ValueError(f"`blocks` must hold at least one layer. Received: blocks={blocks!r}.")
-    layers = []
+    layers: list[keras.layers.Layer] = []
     for i, block in enumerate(blocks):
         if type(block) is int and 0 <= block < i:
             layers.append(layers[block])
@@ -156,7 +173,7 @@ def _as_blocks(blocks) -> list:
     return layers
 
 
-def traced_once(layers: list, call: Callable) -> list[Callable]:
+def traced_once(layers: list[keras.layers.Layer], call: Callable) -> list[Callable]:
     """`call` for each of the layers, as functions of tensors.
 
     While TensorFlow traces, layers of the same `Structure` share one graph, which takes their weights as arguments:
@@ -173,8 +190,8 @@ def traced_once(layers: list, call: Callable) -> list[Callable]:
     """
     if not is_tracing():
         return [partial(call, layer) for layer in layers]
-    graphs = {}
-    functions = []
+    graphs: dict[Structure, Callable] = {}
+    functions: list[Callable] = []
     for layer in layers:
         structure = Structure(layer)
         if structure not in graphs:

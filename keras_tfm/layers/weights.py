@@ -3,6 +3,7 @@
 8 bits take a quarter of float32's memory, and at batch 1, where a step reads all weights, a fraction of the time.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -11,7 +12,9 @@ from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
+from keras_tfm.layers.lora import Lora
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
+from keras_tfm.types import Config, Shape, Tensor
 
 _PARTS = 4  # of a product that is split along its inputs
 _FEW = 8  # rows for which reading 8 bits anew for each is faster than writing 32 bits once for all
@@ -29,14 +32,14 @@ class Int8Rows(NamedTuple):
     scale: Any
 
     @classmethod
-    def of(cls, matrix) -> "Int8Rows":
+    def of(cls, matrix: Tensor) -> "Int8Rows":
         """Rounds each row to 255 steps between its greatest magnitude and minus that; outside of compiled code."""
         matrix = np.asarray(matrix, "float32")
         scale = np.abs(matrix).max(axis=1, keepdims=True) / 127.0
         values = np.round(matrix / np.where(scale > 0, scale, 1.0))
         return cls(values.astype("int8"), scale[:, 0].astype("float32"))
 
-    def product(self, x):
+    def product(self, x: Tensor) -> Tensor:
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
         num_outputs, num_inputs = self.values.shape
         if not is_compiled_by_xla():
@@ -112,6 +115,7 @@ class Projection(keras.layers.Dense):
 
     Args:
         units, use_bias, kernel_initializer, ...: as in `keras.layers.Dense`.
+        adapters: configs of the `Lora` beside the kernel, as `get_config` gives them.
 
     Call arguments:
         inputs: float (B, T, D).
@@ -124,7 +128,43 @@ class Projection(keras.layers.Dense):
         (2, 1, 64)
     """
 
-    int8_rows = None
+    int8_rows: Any = None  # `Int8Rows` from `to_int8` on
+    untraced_attributes = ("unmerged_kernel",)
+    unmerged_kernel: Any = None  # the kernel as it was before adapters were merged into it, an array
+
+    def __init__(self, units: Any, *args: Any, adapters: Sequence[Config] = (), **kwargs: Any):
+        super().__init__(units, *args, **kwargs)
+        self.adapters: list[Lora] = []
+        self._adapters_to_add = tuple(adapters)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        for config in self._adapters_to_add:
+            self.add_adapter(Lora.from_config(config))
+
+    def add_adapter(self, adapter: Lora) -> None:
+        """Puts an adapter beside the kernel, which is frozen, and the bias with it."""
+        inputs = self.input_spec.axes[-1]
+        with compat.unlocked(self):
+            self.adapters = [*self.adapters, adapter]
+        if not adapter.built:
+            adapter.build((None, None, inputs))
+        for variable in compat.own_variables(self):
+            variable.trainable = False
+
+    def remove_adapters(self, is_removed: Callable[[Lora], bool]) -> None:
+        """Takes adapters away, with their weights."""
+        for adapter in filter(is_removed, self.adapters):
+            compat.remove_layer(self, adapter)
+        with compat.unlocked(self):
+            self.adapters = [adapter for adapter in self.adapters if not is_removed(adapter)]
+
+    def kernel_values(self) -> Tensor:
+        """float (inputs, units), rounded where the kernel is."""
+        if self.int8_rows is None:
+            return self.kernel
+        values, scale = self.int8_rows
+        return ops.transpose(ops.cast(values, "float32") * scale[:, None])
 
     def to_int8(self) -> None:
         """Rounds the kernel to 8 bits; it cannot be trained after that."""
@@ -132,19 +172,26 @@ class Projection(keras.layers.Dense):
             refuse_rounded(self, self.quantization_mode)
             self.int8_rows = replace_weight(self, "kernel", Int8Rows.of(ops.transpose(self.kernel)))
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to `Dense` itself unless told otherwise."""
         refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
         super().quantize(mode, type_check=False, config=config)
 
-    def call(self, inputs, training=None):
-        if self.int8_rows is not None:
-            y = self.int8_rows.product(inputs)
-            y = y + ops.cast(self.bias, y.dtype) if self.use_bias else y
-            return y if self.activation is None else self.activation(y)
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         refuse_ragged(inputs, "inputs")
         if len(inputs.shape) != 3 or self.quantization_mode is not None:
-            return super().call(inputs, training=training)
+            return self._adapted(super().call(inputs, training=training), inputs, training)
+        is_scaled = any(adapter.dora and adapter.is_active for adapter in self.adapters)  # before the bias is added
+        bias = ops.cast(self.bias, self.compute_dtype) if self.use_bias else None
+        y = self._adapted(self._product(inputs, None if is_scaled else bias), inputs, training)
+        y = ops.add(y, bias) if is_scaled and self.use_bias else y
+        return y if self.activation is None else self.activation(y)
+
+    def _product(self, inputs, bias):
+        """(B, T, inputs) -> (B, T, units)."""
+        if self.int8_rows is not None:
+            y = self.int8_rows.product(inputs)
+            return y if bias is None else y + bias
         kernel = ops.cast(self.kernel, self.compute_dtype)
         if inputs.shape[1] == 1 and inputs.shape[2] % _PARTS == 0 and is_compiled_by_xla():
             width = inputs.shape[2] // _PARTS
@@ -152,18 +199,22 @@ class Projection(keras.layers.Dense):
             y = ops.sum(ops.matmul(rows, ops.reshape(kernel, (_PARTS, width, self.units))), axis=0)  # (B, units)
         else:
             y = ops.matmul(ops.reshape(inputs, (-1, inputs.shape[2])), kernel)  # (B * T, units)
-        if self.use_bias:
-            y = ops.add(y, self.bias)
-        y = ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
-        return y if self.activation is None else self.activation(y)
+        y = y if bias is None else ops.add(y, bias)  # here, where TensorFlow fuses it with the product
+        return ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
 
-    def save_own_variables(self, store):
+    def _adapted(self, y, inputs, training):
+        for adapter in self.adapters:
+            if adapter.is_active:
+                y = adapter.changed(y, inputs, self.kernel_values() if adapter.dora else None, training=training)
+        return y
+
+    def save_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().save_own_variables(store)
         for i, variable in enumerate(self._int8_variables()):
             store[str(i)] = variable
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().load_own_variables(store)
         for i, variable in enumerate(self._int8_variables()):
@@ -172,13 +223,16 @@ class Projection(keras.layers.Dense):
     def _int8_variables(self):
         return (*self.int8_rows, *([self.bias] if self.use_bias else []))
 
+    def get_config(self) -> Config:
+        adapters = [adapter.get_config() for adapter in self.adapters]
+        return {**super().get_config(), **({"adapters": adapters} if adapters else {})}
+
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class TokenTable(keras.layers.Embedding):
     """`keras.layers.Embedding` that also projects hidden states to logits (tied weights), and can be kept in 8 bits.
 
-    In float16 the gradient of its table is dense, which the check of a scaled loss needs. Keras can quantize it to
-    "int8".
+    The gradient of its table is dense, which Adam and the check of a scaled loss need. Keras can quantize it to "int8".
 
     Args:
         input_dim, output_dim, ...: as in `keras.layers.Embedding`.
@@ -194,7 +248,7 @@ class TokenTable(keras.layers.Embedding):
         (1, 3, 64)
     """
 
-    int8_rows = None
+    int8_rows: Any = None  # `Int8Rows` from `to_int8` on
 
     def to_int8(self) -> None:
         """Rounds the table to 8 bits; it cannot be trained after that."""
@@ -202,7 +256,7 @@ class TokenTable(keras.layers.Embedding):
             refuse_rounded(self, self.quantization_mode)
             self.int8_rows = replace_weight(self, "embeddings", Int8Rows.of(self.embeddings))
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to its own classes unless told otherwise; "int8" only."""
         refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
         if mode != "int8":
@@ -212,7 +266,7 @@ class TokenTable(keras.layers.Embedding):
             )
         super().quantize(mode, type_check=False, config=config)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         if self.int8_rows is None:
             if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
                 inputs = ops.cast(inputs, "int32")
@@ -220,7 +274,7 @@ class TokenTable(keras.layers.Embedding):
         values, scale = (ops.take(part, inputs, axis=0) for part in self.int8_rows)
         return ops.cast(ops.cast(values, "float32") * scale[..., None], self.compute_dtype)
 
-    def logits(self, x):
+    def logits(self, x: Tensor) -> Tensor:
         """float (B, T, output_dim) -> (B, T, input_dim)."""
         if self.int8_rows is not None:
             return self.int8_rows.product(x)
@@ -229,13 +283,13 @@ class TokenTable(keras.layers.Embedding):
         y = ops.einsum("btd,vd->btv", x, ops.cast(self.embeddings, self.compute_dtype))
         return y if self.quantization_mode is None else y / ops.cast(self.embeddings_scale, y.dtype)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().save_own_variables(store)
         for i, variable in enumerate(self.int8_rows):
             store[str(i)] = variable
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if self.int8_rows is None:
             return super().load_own_variables(store)
         for i, variable in enumerate(self.int8_rows):

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_tfm.ops.token_log_probs import CHUNK_SIZE, logit_statistics
+from keras_tfm.types import Config, DTypeLike, Tensor
 
 
 class HeadWeights(NamedTuple):
@@ -23,14 +24,14 @@ class HeadWeights(NamedTuple):
 
 
 def chunked_cross_entropy(
-    hidden,
+    hidden: Tensor,
     head: HeadWeights,
-    token_ids,
+    token_ids: Tensor,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     ignore_class: int | None = None,
     chunk_size: int = CHUNK_SIZE,
-):
+) -> Tensor:
     """The cross-entropy of each token, as `SparseCategoricalCrossentropy(from_logits=True)` has it of all logits.
 
     Args:
@@ -100,7 +101,7 @@ class ChunkedCrossEntropy(keras.losses.Loss):
         chunk_size: int = CHUNK_SIZE,
         reduction: str | None = "sum_over_batch_size",
         name: str = "chunked_cross_entropy",
-        dtype=None,
+        dtype: DTypeLike | None = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not 0 <= label_smoothing < 1:
@@ -117,7 +118,7 @@ class ChunkedCrossEntropy(keras.losses.Loss):
         bound.head_weights = head_weights
         return bound
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.head_weights is None:
             raise ValueError(
                 "`ChunkedCrossEntropy` must know the head that projects hidden states. Pass it to "
@@ -127,7 +128,7 @@ class ChunkedCrossEntropy(keras.losses.Loss):
             y_pred, self.head_weights(), y_true, self.label_smoothing, self.z_loss, self.ignore_class, self.chunk_size
         )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "label_smoothing": self.label_smoothing,

@@ -1,5 +1,7 @@
 """BERT: the encoder, its wiring, and its sizes."""
 
+from typing import Any
+
 import keras
 
 from keras_tfm.layers import (
@@ -16,6 +18,7 @@ from keras_tfm.layers.composite import as_layer, revive, serialize
 from keras_tfm.models.token_model import TokenModel, as_embedding, check_blocks, token_inputs
 from keras_tfm.models.wiring import size_of
 from keras_tfm.ops import method_up_to
+from keras_tfm.types import ActivationLike, Config, DTypeLike, LayerLike
 
 _BERT = {"vocabulary_size": 30522, "max_sequence_length": 512}
 SIZES = {
@@ -67,7 +70,14 @@ class Bert(TokenModel):
         Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, token_embedding, stack, pooler=None, dtype=None, **kwargs):
+    def __init__(
+        self,
+        token_embedding: LayerLike,
+        stack: LayerLike,
+        pooler: LayerLike | None = None,
+        dtype: DTypeLike | None = None,
+        **kwargs: Any,
+    ):
         parts = {
             "token_positions": TokenPositions(name="token_positions"),
             "token_embedding": as_embedding(token_embedding),
@@ -113,7 +123,7 @@ class Bert(TokenModel):
         first = self.first_token(x, positions=positions)
         return {"sequence_output": x, "pooled_output": first if self.pooler is None else self.pooler(first)}
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "token_embedding": serialize(self.token_embedding),
@@ -122,7 +132,7 @@ class Bert(TokenModel):
         }
 
 
-def as_encoder(encoder) -> Bert:
+def as_encoder(encoder: LayerLike) -> Bert:
     """The `Bert` itself, or the one that its config describes; a TypeError for anything else."""
     encoder = revive(encoder)
     if not isinstance(encoder, Bert):
@@ -144,12 +154,12 @@ def build_bert(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     num_segments: int = 2,
-    activation="gelu",
+    activation: ActivationLike = "gelu",
     norm_epsilon: float = 1e-12,
     pooler: bool = True,
     dropout: float = 0.1,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "bert",
 ) -> Bert:
     """A BERT encoder: post-norm bidirectional blocks, learned positions and segments, a norm after the embedding.

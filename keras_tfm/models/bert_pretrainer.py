@@ -1,9 +1,12 @@
 """BERT's pretraining: which token was here, and does the second text follow the first?"""
 
+from typing import Any
+
 import keras
 
 from keras_tfm.layers.composite import clone
 from keras_tfm.models.masked_lm import MaskedLM
+from keras_tfm.types import ActivationLike, DTypeLike, LayerLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -37,7 +40,14 @@ class BertPretrainer(MaskedLM):
         Devlin et al. 2018, section 3.1, https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, encoder, activation="gelu", dtype=None, name="bert_pretrainer", **kwargs):
+    def __init__(
+        self,
+        encoder: LayerLike,
+        activation: ActivationLike = "gelu",
+        dtype: DTypeLike | None = None,
+        name: str = "bert_pretrainer",
+        **kwargs: Any,
+    ):
         super().__init__(encoder, activation, dtype, name, **kwargs)
 
     def _parts(self, encoder, activation):

@@ -11,6 +11,7 @@ from keras_tfm.layers import (
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.wiring import causal_lm, size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import DTypeLike
 
 _BLOOM = {"vocabulary_size": 250880}
 SIZES = {
@@ -31,7 +32,7 @@ def build_bloom(
     norm_epsilon: float = 1e-5,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "bloom",
 ) -> CausalLM:
     """A BLOOM: pre-norm causal blocks that see distances as a bias on the scores, a normalized embedding, a tied head.

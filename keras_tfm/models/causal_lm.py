@@ -1,5 +1,7 @@
 """The causal language model: token ids in, logits of the next token out."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -9,6 +11,7 @@ from keras_tfm.models.language_model import LanguageModel
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.tensors import size
+from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -51,7 +54,15 @@ class CausalLM(LanguageModel):
 
     what_must_fit = "A prompt and its new tokens must"
 
-    def __init__(self, token_embedding, stack, head=None, weight_dtype=None, dtype=None, **kwargs):
+    def __init__(
+        self,
+        token_embedding: LayerLike,
+        stack: LayerLike,
+        head: LayerLike | None = None,
+        weight_dtype: str | None = None,
+        dtype: DTypeLike | None = None,
+        **kwargs: Any,
+    ):
         token_embedding = as_embedding(token_embedding)
         stack = as_layer(stack, "stack", "TransformerStack([TransformerBlock(...), ...])")
         check_blocks(stack)
@@ -104,7 +115,9 @@ class CausalLM(LanguageModel):
         hidden, memories = self.stack(x, positions=positions, cache=state.memories)
         return hidden, state.after(positions, memories)
 
-    def init_state(self, batch_size, max_sequence_length, dtype: str | None = None) -> DecodingState:
+    def init_state(
+        self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
+    ) -> DecodingState:
         """The empty decoding state, whose KV caches have slots for `max_sequence_length` tokens.
 
         Args:
@@ -115,12 +128,14 @@ class CausalLM(LanguageModel):
             ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_sequence_length, dtype)
         )
 
-    def begin(self, token_ids, padding_mask, num_slots, dtype: str | None = None):
+    def begin(
+        self, token_ids: Tensor, padding_mask: Tensor, num_slots: int | Tensor, dtype: str | None = None
+    ) -> tuple[Tensor, Tensor, DecodingState]:
         """See `LanguageModel`: the prompts are what the model reads, and goes on from."""
         state = self.init_state(size(token_ids, 0), size(token_ids, 1) + num_slots, dtype)
         return token_ids, padding_mask, state
 
-    def read_logits(self, token_ids):
+    def read_logits(self, token_ids: Tensor) -> Tensor:
         """The logits (B, T, V) of a forward pass, computed by chunked prefill.
 
         With T unknown it is traced in a fraction of the time of `call`, and long rows are read in pieces.
@@ -131,7 +146,7 @@ class CausalLM(LanguageModel):
         batch, length = ops.shape(token_ids)
         return self.project(self.read(token_ids, self.init_state(batch, length))[0])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "token_embedding": serialize(self.token_embedding),

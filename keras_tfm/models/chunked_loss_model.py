@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+from typing import Any
 
 import keras
 
 from keras_tfm.losses.chunked_cross_entropy import ChunkedCrossEntropy, HeadWeights
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, Tensor
 
 
 class ChunkedLossModel(TokenModel):
@@ -23,8 +25,14 @@ class ChunkedLossModel(TokenModel):
         raise NotImplementedError
 
     def compile(
-        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **options
-    ):
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **options: Any,
+    ) -> None:
         """`keras.Model.compile`; with the loss "chunked", or a `ChunkedCrossEntropy`, no step ever holds all logits.
 
         Raises:
@@ -43,16 +51,16 @@ class ChunkedLossModel(TokenModel):
             loss = loss.bound_to(self.head_weights)
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **options)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Config) -> None:
         # Keras compiles a reloaded model anew only if `compile` is its own.
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> dict[str, Tensor]:
         with self._for_the_loss():
             return super().train_step(*args)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> dict[str, Tensor]:
         with self._for_the_loss():
             return super().test_step(*args)
 
@@ -65,7 +73,7 @@ class ChunkedLossModel(TokenModel):
         finally:
             self._stops_at_hidden = False
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if self._stops_at_hidden:
             return self._reader(self._complete(inputs), training=training)
         return super().call(inputs, training=training, mask=mask)

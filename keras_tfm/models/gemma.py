@@ -12,6 +12,7 @@ from keras_tfm.layers.composite import clone
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.wiring import causal_lm, size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _GEMMA2 = {"vocabulary_size": 256000, "head_dim": 256}
 SIZES = {
@@ -55,13 +56,13 @@ def build_gemma2(
     head_dim: int | None = None,
     rotary: RotaryEmbedding | None = None,
     norm_epsilon: float = 1e-6,
-    activation=gelu_tanh,
+    activation: ActivationLike = gelu_tanh,
     attention_scale: float | None = None,
     attention_logit_cap: float | None = 50.0,
     logit_cap: float | None = 30.0,
     windows: tuple[int | None, ...] = (4096, None),
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "gemma2",
 ) -> CausalLM:
     """A Gemma 2: RMS norms before and after each sublayer, GEGLU, capped scores and logits, scaled and tied embedding.

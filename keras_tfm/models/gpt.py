@@ -15,6 +15,7 @@ from keras_tfm.layers import (
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.wiring import causal_lm, size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _GPT2 = {"vocabulary_size": 50257, "max_sequence_length": 1024}
 SIZES = {
@@ -37,12 +38,12 @@ def build_gpt(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     position: str = "learned",
-    activation=gelu_tanh,
+    activation: ActivationLike = gelu_tanh,
     norm_epsilon: float = 1e-5,
     tie_weights: bool = True,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "gpt",
 ) -> CausalLM:
     """A GPT: pre-norm causal blocks with GELU feed-forward, learned positions, tied head, GPT-2's initialisation.

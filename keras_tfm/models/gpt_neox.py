@@ -12,6 +12,7 @@ from keras_tfm.layers import (
 from keras_tfm.layers.composite import clone
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.wiring import causal_lm, size_of
+from keras_tfm.types import ActivationLike, DTypeLike
 
 
 def _pythia(num_layers, num_heads, hidden_dim, vocabulary_size=50304):
@@ -42,13 +43,13 @@ def build_gpt_neox(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     rotary: RotaryEmbedding | None = None,
-    activation="gelu",
+    activation: ActivationLike = "gelu",
     norm_epsilon: float = 1e-5,
     parallel: bool = True,
     tie_weights: bool = False,
     dropout: float = 0.0,
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "gpt_neox",
 ) -> CausalLM:
     """A GPT-NeoX: both sublayers of a block read the same stream, a quarter of each head turns, its own output head.

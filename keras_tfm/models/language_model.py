@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
@@ -18,6 +19,8 @@ from keras_tfm.models.chunked_loss_model import ChunkedLossModel
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
+from keras_tfm.samplers import Sampler
+from keras_tfm.types import Config, DTypeLike, Tensor
 
 
 class LanguageModel(ChunkedLossModel):
@@ -35,21 +38,28 @@ class LanguageModel(ChunkedLossModel):
     reads_sources = False  # whether prompts are sources, which a target is written of, and never empty
     what_must_fit: str  # the beginning of a sentence: "... fit the model's 512 positions"
 
-    def __init__(self, inputs: dict, parts: dict, dtype=None, weight_dtype: str | None = None, **kwargs):
+    def __init__(
+        self,
+        inputs: dict,
+        parts: dict,
+        dtype: DTypeLike | None = None,
+        weight_dtype: str | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(inputs, parts, dtype, **kwargs)
-        self.weight_dtype = None
+        self.weight_dtype: str | None = None
         if weight_dtype is not None:
             if weight_dtype != "int8":
                 raise ValueError(f'`weight_dtype` must be None or "int8". Received: {weight_dtype!r}.')
             self.quantize_for_generation()
 
     @property
-    def writing_embedding(self):
+    def writing_embedding(self) -> Any:
         """The `TokenEmbedding` of the tokens that are written."""
         raise NotImplementedError(f"{type(self).__name__} must define `writing_embedding`.")
 
     @property
-    def writing_stack(self):
+    def writing_stack(self) -> Any:
         """The `TransformerStack` that reads the tokens that are written."""
         raise NotImplementedError(f"{type(self).__name__} must define `writing_stack`.")
 
@@ -66,14 +76,16 @@ class LanguageModel(ChunkedLossModel):
         """Number of tokens that prompts are made of."""
         raise NotImplementedError(f"{type(self).__name__} must define `prompt_vocabulary_size`.")
 
-    def most_new_tokens(self, num_prompt, num_positions):
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
         """How many new tokens so many positions hold beside a prompt of so many tokens; negative if not even that fits.
 
         All are int, or int32 () where traced.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `most_new_tokens`.")
 
-    def begin(self, token_ids, padding_mask, num_slots, dtype: str | None = None):
+    def begin(
+        self, token_ids: Tensor, padding_mask: Tensor, num_slots: int | Tensor, dtype: str | None = None
+    ) -> tuple[Tensor, Tensor, DecodingState]:
         """What writing begins with.
 
         Args:
@@ -121,7 +133,9 @@ class LanguageModel(ChunkedLossModel):
             return HeadWeights(table, embedding.bias, embedding.logit_cap, layer.compute_dtype)
         return HeadWeights(ops.transpose(layer.kernel), layer.bias, None, layer.compute_dtype)
 
-    def read(self, token_ids, state: DecodingState, padding_mask=None):
+    def read(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
         """Reads tokens into the KV caches, at most `LONGEST_APPEND` at once (chunked prefill), to save memory.
 
         Args:
@@ -164,11 +178,13 @@ class LanguageModel(ChunkedLossModel):
         )
         return hidden, state
 
-    def project(self, hidden):
+    def project(self, hidden: Tensor) -> Tensor:
         """Logits (B, T, V) of hidden states (B, T, D)."""
         return self.writing_embedding(hidden, reverse=True) if self.head is None else self.head(hidden)
 
-    def prefill(self, token_ids, state: DecodingState, padding_mask=None):
+    def prefill(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
         """Prefill: reads a prompt, or one more piece of it.
 
         Args:
@@ -182,7 +198,9 @@ class LanguageModel(ChunkedLossModel):
             return self.project(hidden[:, -1:])[:, 0], state
         return self.project(last_real(hidden, padding_mask))[:, 0], state
 
-    def decode_step(self, token_ids, state: DecodingState, padding_mask=None):
+    def decode_step(
+        self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, DecodingState]:
         """One decoding step: reads one more token for each row.
 
         Args:
@@ -198,7 +216,9 @@ class LanguageModel(ChunkedLossModel):
         hidden, state = self.read(token_ids[:, None], state, padding_mask)
         return self.project(hidden)[:, 0], state
 
-    def generate(self, token_ids, max_new_tokens: int = 64, sampler="greedy", **options) -> Generation:
+    def generate(
+        self, token_ids: Tensor, max_new_tokens: int = 64, sampler: str | Sampler = "greedy", **options: Any
+    ) -> Generation:
         """Continues prompts with new tokens, in one compiled loop with a KV cache.
 
         The loop is compiled for a structure of sampler and options and for buckets of batch size, prompt length and new
@@ -220,6 +240,7 @@ class LanguageModel(ChunkedLossModel):
         Raises:
             ValueError: for ids outside the vocabulary, or a prompt that with its new tokens exceeds the learned
                 positions; before any work. Also for NaN logits.
+            RuntimeError: on another backend than TensorFlow; `prefill` and `decode_step` run on all.
 
         Example:
             >>> model.generate([[5, 7], [3]], max_new_tokens=4, sampler="top_p", seed=1).num_tokens
@@ -230,7 +251,12 @@ class LanguageModel(ChunkedLossModel):
         return last
 
     def generate_steps(
-        self, token_ids, max_new_tokens: int = 64, sampler="greedy", tokens_per_piece: int | None = 1, **options
+        self,
+        token_ids: Tensor,
+        max_new_tokens: int = 64,
+        sampler: str | Sampler = "greedy",
+        tokens_per_piece: int | None = 1,
+        **options: Any,
     ) -> Iterator[Generation]:
         """`generate` as a stream: yields after the first token and every `tokens_per_piece` more.
 
@@ -239,8 +265,8 @@ class LanguageModel(ChunkedLossModel):
         Nothing is computed that is not asked for: closing the iterator ends the work. Each `Generation` holds all new
         tokens so far; the last equals what `generate` returns. Beam search knows its tokens only at the end.
         """
-        options = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
-        return self.generation_runner.steps(token_ids, options, tokens_per_piece)
+        checked = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
+        return self.generation_runner.steps(token_ids, checked, tokens_per_piece)
 
     def quantize_for_generation(self) -> None:
         """Rounds the weights of all projections and the token table to 8 bits, in place: for inference only.
@@ -262,11 +288,11 @@ class LanguageModel(ChunkedLossModel):
         """The cache of this model's compiled loops."""
         return GenerationRunner(self)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "weight_dtype": self.weight_dtype}
 
 
-def longest_of(embedding) -> int | None:
+def longest_of(embedding: Any) -> int | None:
     """How many positions an embedding has learned; None if nothing limits them."""
     position = embedding.position
     return position.max_sequence_length if isinstance(position, PositionEmbedding) else None

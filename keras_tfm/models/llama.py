@@ -11,6 +11,7 @@ from keras_tfm.layers import (
 from keras_tfm.layers.composite import clone
 from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.wiring import causal_lm, size_of
+from keras_tfm.types import DTypeLike
 
 SIZES = {
     "nano": {
@@ -58,7 +59,7 @@ def build_llama(
     query_key_norm: bool = False,
     biases: tuple[str, ...] = (),
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "llama",
 ) -> CausalLM:
     """A Llama: pre-norm causal blocks with RMSNorm, rotary positions and SwiGLU, no biases, its own output head.

@@ -1,11 +1,14 @@
 """The masked language model: which token was here?"""
 
+from typing import Any
+
 import keras
 
 from keras_tfm.layers.composite import clone, serialize
 from keras_tfm.layers.masked_lm_head import MaskedLMHead
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import ActivationLike, Config, DTypeLike, LayerLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -41,7 +44,14 @@ class MaskedLM(TokenModel):
         "RoBERTa", https://arxiv.org/abs/1907.11692
     """
 
-    def __init__(self, encoder, activation="gelu", dtype=None, name="masked_lm", **kwargs):
+    def __init__(
+        self,
+        encoder: LayerLike,
+        activation: ActivationLike = "gelu",
+        dtype: DTypeLike | None = None,
+        name: str = "masked_lm",
+        **kwargs: Any,
+    ):
         parts = self._parts(as_encoder(encoder), activation)
         super().__init__(parts["encoder"].inputs_for_tasks("mask_positions"), parts, dtype, name=name, **kwargs)
 
@@ -62,7 +72,13 @@ class MaskedLM(TokenModel):
         """Number of tokens V."""
         return self.encoder.vocabulary_size
 
-    def compile(self, optimizer="adamw", loss=None, weighted_metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adamw",
+        loss: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """`keras.Model.compile` with the loss and the accuracy of each output, unless others are given.
 
         `weighted_metrics=[]` is no metric. The loss is the mean over the tokens that count, so unused slots of
@@ -80,7 +96,7 @@ class MaskedLM(TokenModel):
         weighted_metrics = {name: accuracy() for name in outputs} if weighted_metrics is None else weighted_metrics
         super().compile(optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Config) -> None:
         # Keras compiles a reloaded model anew only if `compile` is its own.
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
@@ -89,7 +105,7 @@ class MaskedLM(TokenModel):
         sequence = self.encoder(inputs)["sequence_output"]
         return {"masked_lm": self.masked_lm(sequence, mask_positions=mask_positions)}
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "encoder": serialize(self.encoder),

@@ -1,6 +1,7 @@
 """A vector for a sentence, near to those of sentences that mean the same."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -10,6 +11,7 @@ from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import pooled
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, DTypeLike, LayerLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -52,15 +54,15 @@ class SentenceEncoder(TokenModel):
 
     def __init__(
         self,
-        encoder,
-        pooling=None,
+        encoder: LayerLike,
+        pooling: LayerLike | None = None,
         normalize: bool = True,
         sequence_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
-        dtype=None,
-        name="sentence_encoder",
-        **kwargs,
+        dtype: DTypeLike | None = None,
+        name: str = "sentence_encoder",
+        **kwargs: Any,
     ):
         encoder = as_encoder(encoder).without_pooler()
         unit_length = keras.layers.UnitNormalization(dtype="float32", name="unit_length")
@@ -106,7 +108,7 @@ class SentenceEncoder(TokenModel):
         vectors = pooled(self.encoder, self.pooling, inputs)
         return vectors if self.unit_length is None else self.unit_length(vectors)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "encoder": serialize(self.encoder),

@@ -1,17 +1,21 @@
 """Two sentences a row, through one sentence encoder: what teaches it which sentences are alike."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_tfm import compat
 from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.sentence_encoder import SentenceEncoder
 from keras_tfm.models.token_model import save_whole
+from keras_tfm.types import Config, LayerLike, PathLike, Tensor
 
 
 class _SentencePairs(keras.Model):
     """What ranker and regressor share: two sets of inputs, one encoder, and what their vectors become."""
 
-    def __init__(self, sentence_encoder, trainable: bool = True, **kwargs):
+    def __init__(self, sentence_encoder: LayerLike, trainable: bool = True, **kwargs: Any):
         sentence_encoder = revive(sentence_encoder)
         if not isinstance(sentence_encoder, SentenceEncoder):
             raise TypeError(
@@ -35,11 +39,11 @@ class _SentencePairs(keras.Model):
         """The `Bert` inside."""
         return self.sentence_encoder.encoder
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._known(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._known(inputs), training=training, mask=mask)
 
@@ -51,11 +55,11 @@ class _SentencePairs(keras.Model):
             for side, given in inputs.items()
         }
 
-    def save(self, filepath, overwrite: bool = True, **options):
+    def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
         """As `TokenModel.save`."""
         save_whole(super().save, filepath, overwrite, **options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -63,7 +67,7 @@ class _SentencePairs(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
         return cls(**config)
 
 
@@ -100,16 +104,18 @@ class SentencePairRanker(_SentencePairs):
         https://arxiv.org/abs/1705.00652
     """
 
-    def __init__(self, sentence_encoder, scale: float = 20.0, name="sentence_pair_ranker", **kwargs):
+    def __init__(
+        self, sentence_encoder: LayerLike, scale: float = 20.0, name: str = "sentence_pair_ranker", **kwargs: Any
+    ):
         if not scale > 0:
             raise ValueError(f"`scale` must be positive. Received: scale={scale!r}.")
-        vars(self)["scale"] = scale  # before `super().__init__`, which makes the graph
+        compat.set_before_init(self, {"scale": scale})  # before `super().__init__`, which makes the graph
         super().__init__(sentence_encoder, name=name, **kwargs)
 
     def _compare(self, first, second):
         return self.scale * ops.matmul(first, ops.transpose(second))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "scale": self.scale}
 
 
@@ -139,7 +145,7 @@ class SentencePairRegressor(_SentencePairs):
         Reimers and Gurevych 2019, "Sentence-BERT", section 3, https://arxiv.org/abs/1908.10084
     """
 
-    def __init__(self, sentence_encoder, name="sentence_pair_regressor", **kwargs):
+    def __init__(self, sentence_encoder: LayerLike, name: str = "sentence_pair_regressor", **kwargs: Any):
         super().__init__(sentence_encoder, name=name, **kwargs)
 
     def _compare(self, first, second):

@@ -1,5 +1,7 @@
 """Where in a text does the answer begin, and where does it end?"""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +9,7 @@ from keras_tfm.layers.composite import serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import head_parts
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -42,7 +45,14 @@ class SpanClassifier(TokenModel):
         Devlin et al. 2018, sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, encoder, dropout=0.1, dtype=None, name="span_classifier", **kwargs):
+    def __init__(
+        self,
+        encoder: LayerLike,
+        dropout: float = 0.1,
+        dtype: DTypeLike | None = None,
+        name: str = "span_classifier",
+        **kwargs: Any,
+    ):
         encoder = as_encoder(encoder).without_pooler()
         parts = {
             "encoder": encoder,
@@ -56,14 +66,14 @@ class SpanClassifier(TokenModel):
         start, end = self.hide_padding(logits, padding_mask=inputs["padding_mask"])
         return {"start": start, "end": end}
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "encoder": serialize(self.encoder), "dropout": self.dropout.rate}
 
 
 class _HidePadding(keras.layers.Layer):
     """Logits (B, T, 2) as two float32 (B, T), -1e9 at padding: no softmax gives it a share."""
 
-    def call(self, logits, padding_mask=None):
+    def call(self, logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         start, end = ops.unstack(ops.cast(logits, "float32"), 2, axis=-1)
         if padding_mask is None:
             return start, end

@@ -1,6 +1,7 @@
 """One label for a text, or for a pair of texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -8,6 +9,7 @@ from keras_tfm.arguments import check_rate
 from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -45,13 +47,13 @@ class TextClassifier(TokenModel):
 
     def __init__(
         self,
-        encoder,
+        encoder: LayerLike,
         class_names: Sequence[str],
-        pooling=None,
-        dropout=0.1,
-        dtype=None,
-        name="text_classifier",
-        **kwargs,
+        pooling: LayerLike | None = None,
+        dropout: float = 0.1,
+        dtype: DTypeLike | None = None,
+        name: str = "text_classifier",
+        **kwargs: Any,
     ):
         encoder = as_encoder(encoder) if pooling is None else as_encoder(encoder).without_pooler()
         class_names = check_class_names(class_names)
@@ -66,7 +68,7 @@ class TextClassifier(TokenModel):
     def _forward(self, **inputs):
         return self.head(self.dropout(pooled(self.encoder, self.pooling, inputs)))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "encoder": serialize(self.encoder),
@@ -84,7 +86,7 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def head_parts(encoder, units: int, dropout: float) -> dict:
+def head_parts(encoder: Any, units: int, dropout: float) -> dict:
     """The dropout and the dense layer of a task, in the encoder's dtype and drawn as its weights are."""
     check_rate(dropout=dropout)
     embedding = encoder.token_embedding
@@ -97,7 +99,7 @@ def head_parts(encoder, units: int, dropout: float) -> dict:
     }
 
 
-def pooled(encoder, pooling, inputs):
+def pooled(encoder: Any, pooling: Any, inputs: dict[str, Tensor]) -> Tensor:
     """float (B, D): the encoder's own vector for the text, or that of a pool."""
     encoded = encoder(inputs)
     if pooling is None:

@@ -1,5 +1,7 @@
 """One number for a text, or for a pair of texts."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +9,7 @@ from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import head_parts, pooled
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, DTypeLike, LayerLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -43,7 +46,15 @@ class TextRegressor(TokenModel):
         Devlin et al. 2018, section 4.1 (STS-B), https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, encoder, pooling=None, dropout=0.1, dtype=None, name="text_regressor", **kwargs):
+    def __init__(
+        self,
+        encoder: LayerLike,
+        pooling: LayerLike | None = None,
+        dropout: float = 0.1,
+        dtype: DTypeLike | None = None,
+        name: str = "text_regressor",
+        **kwargs: Any,
+    ):
         encoder = as_encoder(encoder) if pooling is None else as_encoder(encoder).without_pooler()
         parts = {"encoder": encoder, "pooling": revive(pooling), **head_parts(encoder, 1, dropout)}
         super().__init__(encoder.inputs_for_tasks(), parts, dtype, name=name, **kwargs)
@@ -51,7 +62,7 @@ class TextRegressor(TokenModel):
     def _forward(self, **inputs):
         return ops.squeeze(self.head(self.dropout(pooled(self.encoder, self.pooling, inputs))), axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "encoder": serialize(self.encoder),

@@ -1,6 +1,7 @@
 """One label for each token."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -8,6 +9,7 @@ from keras_tfm.layers.composite import serialize
 from keras_tfm.models.bert import as_encoder
 from keras_tfm.models.text_classifier import check_class_names, head_parts
 from keras_tfm.models.token_model import TokenModel
+from keras_tfm.types import Config, DTypeLike, LayerLike
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -27,7 +29,8 @@ class TokenClassifier(TokenModel):
 
     Returns:
         Logits (B, T, number of classes). Give padding, special tokens and all but the first piece of a word a sample
-        weight of 0 in `fit`.
+        weight of 0 in `fit`. Keras' `class_weight` wants one label a row and fails here: weigh the labels by the sample
+        weights, `dataset.map(lambda x, y, w: (x, y, w * tf.gather(weight_of_label, y)))`.
 
     Raises:
         ValueError: for names that are not different, or fewer than two. TypeError: for an encoder that is no
@@ -42,7 +45,15 @@ class TokenClassifier(TokenModel):
         Devlin et al. 2018, section 5.3, https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, encoder, class_names: Sequence[str], dropout=0.1, dtype=None, name="token_classifier", **kwargs):
+    def __init__(
+        self,
+        encoder: LayerLike,
+        class_names: Sequence[str],
+        dropout: float = 0.1,
+        dtype: DTypeLike | None = None,
+        name: str = "token_classifier",
+        **kwargs: Any,
+    ):
         encoder = as_encoder(encoder).without_pooler()
         class_names = check_class_names(class_names)
         parts = {"class_names": class_names, "encoder": encoder, **head_parts(encoder, len(class_names), dropout)}
@@ -51,7 +62,7 @@ class TokenClassifier(TokenModel):
     def _forward(self, **inputs):
         return self.head(self.dropout(self.encoder(inputs)["sequence_output"]))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "encoder": serialize(self.encoder),

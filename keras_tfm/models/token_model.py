@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras_tfm.arguments import refuse_ragged
 from keras_tfm.files import written_whole
 from keras_tfm.layers.composite import (
     Composite,
+    adapted_settings,
     freeze_parts,
     quantized_settings,
     revive,
@@ -19,7 +21,8 @@ from keras_tfm.layers.composite import (
     trainable_settings,
 )
 from keras_tfm.layers.embeddings import TokenEmbedding
-from keras_tfm.ops.masks import refuse_float_mask
+from keras_tfm.ops.positions import refuse_float_mask
+from keras_tfm.types import Config, DTypeLike, LayerLike, PathLike, Tensor
 
 INPUTS = {
     "token_ids": "int32",
@@ -47,7 +50,7 @@ def token_inputs(*names: str, required: tuple[str, ...] = ("token_ids",)) -> dic
     }
 
 
-def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options) -> None:
+def save_whole(save: Callable, filepath: str | os.PathLike, overwrite: bool, **options: Any) -> None:
     """Calls Keras' `save` of a model for a place beside `filepath`, and renames what is there then."""
     if "://" in str(filepath):  # no file of this machine
         save(filepath, overwrite=overwrite, **options)
@@ -74,7 +77,8 @@ class TokenModel(keras.Model):
         parts: dict from attribute name to layer, or None; `_forward` reads them as attributes.
         dtype: the dtype policy that `compile` goes by; the parts have their own.
         trainable: bool, False freezes all parts.
-        parts_trainable, parts_quantized: as in `Composite`.
+        parts_trainable, parts_quantized, parts_adapted: as in `Composite`.
+        checkpoint: dict, what `keras_tfm.checkpoints.load` has noted for `save` and for exports; kept in .keras files.
     """
 
     required_inputs: tuple[str, ...] = ("token_ids",)
@@ -83,11 +87,13 @@ class TokenModel(keras.Model):
         self,
         inputs: dict,
         parts: dict,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         trainable: bool = True,
         parts_trainable: dict | None = None,
         parts_quantized: dict | None = None,
-        **kwargs,
+        parts_adapted: dict | None = None,
+        checkpoint: dict | None = None,
+        **kwargs: Any,
     ):
         compat.set_before_init(self, parts)
         super().__init__(inputs=inputs, outputs=self._forward(**inputs), **kwargs)
@@ -96,19 +102,24 @@ class TokenModel(keras.Model):
                 freeze_parts(layer)  # revived as frozen, before it had parts that could be told
         if not trainable:  # True, passed on, would thaw the parts that are frozen by themselves
             self.trainable = False
-        set_parts(self, parts_trainable or {}, parts_quantized or {})
+        self.checkpoint = checkpoint or {}
+        set_parts(self, parts_trainable or {}, parts_quantized or {}, parts_adapted or {})
         if dtype is not None:
             self.dtype_policy = dtype  # Keras drops a functional model's `dtype` argument
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Tensor | dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras compares the structure of `inputs` with the functional graph's.
         return super().__call__(self._complete(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         # JAX's `fit` and `predict` come here directly.
         return super().call(self._complete(inputs), training=training, mask=mask)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Any:
         # As a part of another model's graph: Keras knows no absent inputs there, and our own stand for them.
         given = self._complete(inputs)
         inputs = {x.name: x if given[x.name] is None else given[x.name] for x in self.inputs}
@@ -136,7 +147,7 @@ class TokenModel(keras.Model):
                 refuse_float_mask(x, name)  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
 
-    def save(self, filepath, overwrite: bool = True, **options):
+    def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
         """Keras' `save`, but that the file is there whole or not at all; see `written_whole`.
 
         Args:
@@ -149,17 +160,20 @@ class TokenModel(keras.Model):
         """
         save_whole(super().save, filepath, overwrite, **options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
+        adapted = adapted_settings(self)
         return {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialize(self.dtype_policy),
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
+            **({"parts_adapted": adapted} if adapted else {}),
+            "checkpoint": self.checkpoint,
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
         if "labels" in config:  # files of before the argument was called so
             config = {**config, "class_names": config["labels"]}
             del config["labels"]
@@ -182,7 +196,7 @@ def _as_array(inputs):
     return ids
 
 
-def as_embedding(part, name: str = "token_embedding") -> TokenEmbedding:
+def as_embedding(part: Any, name: str = "token_embedding") -> TokenEmbedding:
     """The `TokenEmbedding` itself, or the one that its config describes; a TypeError for anything else.
 
     name: of the caller's argument.
@@ -196,7 +210,7 @@ def as_embedding(part, name: str = "token_embedding") -> TokenEmbedding:
     return part
 
 
-def check_blocks(stack, name: str = "stack") -> None:
+def check_blocks(stack: LayerLike, name: str = "stack") -> None:
     """Raises for a stack, given in the argument `name`, whose blocks wait for a context that there is none of."""
     for i, block in enumerate(getattr(stack, "blocks", ())):
         if getattr(block, "cross_attention", None) is not None:

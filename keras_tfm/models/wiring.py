@@ -10,7 +10,7 @@ from keras_tfm.layers import Projection, TokenEmbedding, TransformerStack
 from keras_tfm.models.causal_lm import CausalLM
 
 
-def size_of(table: dict, size: str | None, **numbers) -> dict:
+def size_of(table: dict, size: str | None, **numbers: int | None) -> dict:
     """Merges a named row and the numbers given.
 
     Args:

@@ -3,12 +3,14 @@
 from keras_tfm.ops.activations import gelu_sigmoid, gelu_tanh
 from keras_tfm.ops.attention import method_up_to, scaled_dot_product_attention
 from keras_tfm.ops.decoding_state import DecodingState, Memory
-from keras_tfm.ops.masks import Visibility, attention_mask, padding_mask
 from keras_tfm.ops.positions import (
+    Visibility,
     alibi_slopes,
     apply_rotary,
+    attention_mask,
     last_real,
     next_positions,
+    padding_mask,
     relative_position_buckets,
     rotary_inverse_frequencies,
     sinusoidal_encoding,

@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from keras_tfm.types import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-def gelu_tanh(x):
+def gelu_tanh(x: Tensor) -> Tensor:
     """GELU in the tanh form that GPT-2 uses: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 
     Args:
@@ -21,7 +23,7 @@ def gelu_tanh(x):
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-def gelu_sigmoid(x):
+def gelu_sigmoid(x: Tensor) -> Tensor:
     """GELU in its sigmoid form, x sigmoid(1.702 x): "quick_gelu" in configurations.
 
     Args:

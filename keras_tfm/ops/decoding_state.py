@@ -7,6 +7,7 @@ from keras import ops, tree
 
 from keras_tfm.ops.positions import next_positions
 from keras_tfm.ops.tensors import batch_size, size, take_rows
+from keras_tfm.types import Tensor
 
 
 class Memory(Protocol):
@@ -26,13 +27,13 @@ class Memory(Protocol):
     is_shared: bool
     can_forget: bool
 
-    def keep(self, num_tokens) -> "Memory":
+    def keep(self, num_tokens: Tensor) -> "Memory":
         """Rewinds each row to its first `num_tokens`, int32 (B,); slots that no row needs any more are free."""
 
     def grow(self, num_slots: int) -> "Memory":
         """With at least `num_slots` free slots; outside of compiled code. Few different sizes mean few compilations."""
 
-    def take(self, rows) -> "Memory":
+    def take(self, rows: Tensor) -> "Memory":
         """The memories of these rows, int32 (R,)."""
 
 
@@ -56,16 +57,16 @@ class DecodingState(NamedTuple):
         """Whether all memories can take tokens back."""
         return all(memory.can_forget for memory in memories_of(self.memories))
 
-    def next_positions(self, mask):
+    def next_positions(self, mask: Tensor) -> Tensor:
         """int32 (R, T): positions of the next tokens, of which mask, bool (R, T), says which are real; -1 = padding."""
         return next_positions(mask, self.num_tokens)
 
-    def after(self, positions, memories) -> "DecodingState":
+    def after(self, positions: Tensor, memories: Any) -> "DecodingState":
         """The state after tokens at these positions have been read into the memories."""
         num_read = ops.sum(ops.cast(positions >= 0, "int32"), axis=1)
         return DecodingState(self.num_tokens + num_read, memories)
 
-    def keep(self, num_tokens) -> "DecodingState":
+    def keep(self, num_tokens: Tensor) -> "DecodingState":
         """Rewinds each row to at most its first `num_tokens`, int32 (R,); trailing padding is dropped."""
         num_tokens = ops.minimum(self.num_tokens, num_tokens)
         return DecodingState(num_tokens, _each(lambda memory: memory.keep(num_tokens), self.memories))
@@ -74,11 +75,11 @@ class DecodingState(NamedTuple):
         """The state with at least `num_slots` free slots in each cache; outside of compiled code."""
         return self._replace(memories=_each(lambda memory: memory.grow(num_slots), self.memories))
 
-    def take(self, rows) -> "DecodingState":
+    def take(self, rows: Tensor) -> "DecodingState":
         """The state of these rows, int32 (R,), each the row of a prompt."""
         return DecodingState(take_rows(self.num_tokens, rows), _each(lambda memory: memory.take(rows), self.memories))
 
-    def reorder(self, parents) -> "DecodingState":
+    def reorder(self, parents: Tensor) -> "DecodingState":
         """Each row continues its parent, int32 (R,), a row of the same prompt (beam search); shared memories stay."""
 
         def reordered(memory):
@@ -87,7 +88,7 @@ class DecodingState(NamedTuple):
         return DecodingState(take_rows(self.num_tokens, parents), _each(reordered, self.memories))
 
 
-def memories_of(memories) -> list[Memory]:
+def memories_of(memories: Any) -> list[Memory]:
     """All memories in nested tuples of them."""
     if hasattr(memories, "keep"):
         return [memories]
@@ -102,7 +103,7 @@ def _each(function: Callable, memories):
     return type(memories)(*parts) if hasattr(memories, "_fields") else tuple(parts)
 
 
-def merge_heads(state):
+def merge_heads(state: Any) -> Any:
     """Any state with batch and heads of all caches, (R, K, S, H), merged to one axis, as attention uses them.
 
     So a compiled step writes its keys and values in place. At batch 1 it would copy all caches three times, since XLA
@@ -116,7 +117,7 @@ def merge_heads(state):
     return tree.map_structure(merge, state)
 
 
-def split_heads(merged, like):
+def split_heads(merged: Any, like: Any) -> Any:
     """What `merge_heads` made of a state of the shapes of `like`, in its own shapes again."""
 
     def split(x, y):

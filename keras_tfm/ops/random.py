@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from keras import backend, ops
 
+from keras_tfm.types import Tensor
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _KEY_PARITY = 0x1BD11BDA
 
 
-def random_bits(key, counter):
+def random_bits(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
     """Threefry-2x32 with 20 rounds: 64 random bits for each (key, counter).
 
     Args:
@@ -45,7 +47,7 @@ def random_bits(key, counter):
     return x, y
 
 
-def random_uniform(key, counter):
+def random_uniform(key: Tensor, counter: Tensor) -> Tensor:
     """Uniform float32 in the open interval (0, 1), one for each (key, counter); see `random_bits`.
 
     23 bits and half a step: neither 0 nor 1 can come out, so that log(u) and log(1 - u) are finite.
@@ -77,7 +79,7 @@ class AttentionDropout(NamedTuple):
     rate: float
     seed: Any
 
-    def __call__(self, weights, first_query=0, first_key=0):
+    def __call__(self, weights: Tensor, first_query: int = 0, first_key: int = 0) -> Tensor:
         """Drops weights and scales the others by 1 / (1 - rate).
 
         Args:

@@ -4,13 +4,16 @@ On TensorFlow, where sizes may be unknown while a function is traced, they are r
 was most of the graph of a decoding step.
 """
 
-import keras
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from keras import backend, ops, tree
 
 from keras_tfm import compat
+from keras_tfm.types import DTypeLike, Tensor
 
 
-def size(x, axis: int):
+def size(x: Tensor, axis: int) -> int | Tensor:
     """The size of an axis: int, or int32 () where it is unknown while traced. `ops.shape` reads all of them."""
     known = x.shape[axis]
     if known is not None or backend.backend() != "tensorflow":
@@ -20,7 +23,7 @@ def size(x, axis: int):
     return tf.shape(x)[axis] if tf.is_tensor(x) else ops.shape(x)[axis]
 
 
-def batch_size(x):
+def batch_size(x: Tensor) -> int:
     """The size of the first axis as a reshape takes it: int, or -1 where it is unknown while traced."""
     return -1 if x.shape[0] is None else x.shape[0]
 
@@ -30,7 +33,7 @@ def next_power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def known_value(x):
+def known_value(x: Tensor) -> Any:
     """The tensor as a NumPy array, or None while it is traced and has no value yet, whatever the backend."""
     if backend.backend() == "tensorflow":
         return x.numpy() if hasattr(x, "numpy") else None
@@ -40,7 +43,7 @@ def known_value(x):
         return None
 
 
-def gather_positions(x, indices):
+def gather_positions(x: Tensor, indices: Tensor) -> Tensor:
     """The vectors of chosen positions, by one lookup of whole rows.
 
     `keras.ops.take_along_axis` finds each number by itself, which is many times slower forward and backward.
@@ -60,12 +63,13 @@ def gather_positions(x, indices):
     return ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.cast(indices, "int32") + starts, axis=0)
 
 
-def look_up(table, ids, dtype):
-    """Rows of a table of weights, cast; in float16 with a gradient that is dense.
+def look_up(table: Tensor, ids: Tensor, dtype: DTypeLike) -> Tensor:
+    """Rows of a table of weights, cast, with a gradient that is dense.
 
-    TensorFlow's gradient of a lookup lists rows, and an id that was read twice has two. The check of a scaled loss
-    (`keras.optimizers.LossScaleOptimizer`, Keras 3.15) sees the last of them only: an infinity in another one goes
-    unseen into the table, which is NaN for good.
+    TensorFlow's gradient of a lookup lists rows, and an id that was read twice has two, which Keras 3.15 does not sum
+    everywhere. Adam squares each by itself, so that its steps for frequent ids are too long. And the check of a scaled
+    loss (`LossScaleOptimizer`) sees the last one only: an infinity in another goes into the table, which is NaN for
+    good.
 
     Args:
         table: float (V, D), the weights as they are stored.
@@ -79,12 +83,11 @@ def look_up(table, ids, dtype):
         >>> look_up(np.array([[1.0], [2.0]]), np.array([1, 1, 0]), "float32")
         [[2.0], [2.0], [1.0]]
     """
-    if keras.backend.standardize_dtype(dtype) == "float16":
-        table = ops.reshape(table, table.shape)  # whose gradient knows no rows
+    table = ops.reshape(table, table.shape)  # whose gradient knows no rows
     return ops.cast(ops.take(table, ids, axis=0), dtype)
 
 
-def take_rows(tensors, rows):
+def take_rows(tensors: Any, rows: Tensor) -> Any:
     """Nested tensors with the rows first, with these rows of them; scalars stay.
 
     Args:
@@ -101,7 +104,7 @@ def take_rows(tensors, rows):
     return tree.map_structure(lambda x: x if len(x.shape) == 0 else ops.take(x, rows, axis=0), tensors)
 
 
-def slice_update(x, start, piece):
+def slice_update(x: Tensor, start: Sequence, piece: Tensor) -> Tensor:
     """`keras.ops.slice_update` that also runs without XLA, and in place, as in a server that switches XLA off.
 
     On TensorFlow, Keras' own is an operation of XLA: a server without XLA fails, a plain graph copies all of `x`.
@@ -142,7 +145,7 @@ def is_tracing() -> bool:
     return tf.inside_function()
 
 
-def graph_function(function):
+def graph_function(function: Callable) -> Callable:
     """`function` of nested tensors as a `tf.function`: traced once for all calls with the same shapes."""
     import tensorflow as tf
 

@@ -1,25 +1,29 @@
 """Sequences cut into tiles, which tiles of keys each tile of queries has to look at, and loops over tiles."""
 
+from collections.abc import Callable
+from typing import Any
+
 from keras import backend, ops
 
-from keras_tfm.ops.masks import Visibility
+from keras_tfm.ops.positions import Visibility
+from keras_tfm.types import Tensor
 
 _FAR = 2**30  # beyond any position or document id
 
 
-def tile_size(length, largest: int):
+def tile_size(length: int | Tensor, largest: int) -> int | Tensor:
     """The size of a tile: `largest`, or the whole length if that is shorter. A number where the length is known."""
     if isinstance(length, int):
         return max(1, min(length, largest))
     return ops.maximum(1, ops.minimum(length, largest))
 
 
-def num_tiles(length, size):
+def num_tiles(length: int | Tensor, size: int | Tensor) -> int | Tensor:
     """How many tiles of `size` cover `length`."""
     return (length + size - 1) // size
 
 
-def pad_axis(x, axis: int, length, value=0):
+def pad_axis(x: Tensor, axis: int, length: int | Tensor, value: int = 0) -> Tensor:
     """`x` with `value` after its end on one axis, up to `length`."""
     missing = length - ops.shape(x)[axis]
     if isinstance(missing, int) and missing == 0:
@@ -28,7 +32,7 @@ def pad_axis(x, axis: int, length, value=0):
     return ops.concatenate([x, ops.cast(ops.broadcast_to(ops.convert_to_tensor(value), shape), x.dtype)], axis=axis)
 
 
-def to_tiles(x, size):
+def to_tiles(x: Tensor, size: int | Tensor) -> Tensor:
     """(B, N, T, H) -> (tiles, B, N, size, H), zeros after the end."""
     count = num_tiles(ops.shape(x)[2], size)
     x = pad_axis(x, 2, count * size)  # (B, N, tiles * size, H)
@@ -36,7 +40,7 @@ def to_tiles(x, size):
     return ops.transpose(x, (2, 0, 1, 3, 4))  # (tiles, B, N, size, H)
 
 
-def from_tiles(x, like):
+def from_tiles(x: Tensor, like: Any) -> Tensor:
     """(tiles, B, N, size, H) -> (B, N, T, H), in the shape and dtype of `like`."""
     count, _, num_heads, size, width = ops.shape(x)
     x = ops.transpose(x, (1, 2, 0, 3, 4))  # (B, N, tiles, size, H)
@@ -44,7 +48,7 @@ def from_tiles(x, like):
     return ops.cast(ops.reshape(x[:, :, : ops.shape(like)[2]], ops.shape(like)), like.dtype)  # (B, N, T, H)
 
 
-def matrix_tile(matrix, i, j, query_size, key_size):
+def matrix_tile(matrix: Tensor, i: Tensor, j: Tensor, query_size: int | Tensor, key_size: int | Tensor) -> Tensor:
     """Tile (i, j) of (B, N, T, S), whose T and S are whole numbers of tiles."""
     shape = (*ops.shape(matrix)[:2], query_size, key_size)
     return ops.slice(matrix, (0, 0, i * query_size, j * key_size), shape)
@@ -57,7 +61,7 @@ class TiledVisibility:
     hidden, whatever hides it. (The caller's own mask is not searched.)
     """
 
-    def __init__(self, visible: Visibility, query_size, key_size):
+    def __init__(self, visible: Visibility, query_size: int | Tensor, key_size: int | Tensor):
         visible = visible.checked()
         self.visible, self.query_size, self.key_size = visible, query_size, key_size
         num_queries, num_keys = ops.shape(visible.query_positions)[1], ops.shape(visible.key_positions)[1]
@@ -122,7 +126,7 @@ class TiledVisibility:
                     whole = ops.logical_and(whole, same)
         return whole
 
-    def hide(self, scores, i, j, hidden_score: float):
+    def hide(self, scores: Tensor, i: Tensor, j: Tensor, hidden_score: float) -> Tensor:
         """The scores (B, N, queries, keys) of tile (i, j), `hidden_score` where a query may not look."""
 
         def hidden():
@@ -131,10 +135,10 @@ class TiledVisibility:
         # Most tiles of a causal sequence are seen whole: leaving them alone saves a tenth of the time.
         return hidden() if self.mask is not None else ops.cond(self.whole[i, j], lambda: scores, hidden)
 
-    def tile(self, i, j):
+    def tile(self, i: Tensor, j: Tensor) -> Tensor:
         """bool (B, 1 or N, queries, keys) of tile (i, j)."""
         tile = self.visible._replace(query_positions=self.query_positions[i], key_positions=self.key_positions[j])
-        if self.query_documents is not None:
+        if self.query_documents is not None and self.key_documents is not None:
             tile = tile._replace(query_documents=self.query_documents[i], key_documents=self.key_documents[j])
         if self.mask is not None:
             tile = tile._replace(mask=matrix_tile(self.mask, i, j, self.query_size, self.key_size))
@@ -147,7 +151,7 @@ def _range(numbers, real):
     return lowest, ops.max(ops.where(real, numbers, -_FAR), axis=(1, 2))
 
 
-def while_loop(condition, body, state: tuple):
+def while_loop(condition: Tensor, body: Callable, state: tuple) -> tuple:
     """`keras.ops.while_loop`, of which TensorFlow has at most two iterations under way at any time.
 
     By default it begins ten at once wherever it can, and keeps the memory of all: lean attention over 8,192 positions
@@ -176,7 +180,7 @@ class TileBuffer:
     """
 
     @staticmethod
-    def zeros(tiles):
+    def zeros(tiles: Tensor) -> Any:
         """Contents of zeros, float32, in the shape of `tiles` (count, ...)."""
         zeros = ops.zeros_like(tiles, dtype="float32")
         if backend.backend() != "tensorflow":
@@ -187,20 +191,20 @@ class TileBuffer:
         return array.unstack(zeros)
 
     @staticmethod
-    def set(contents, i, tile):
+    def set(contents: Any, i: Tensor, tile: Tensor) -> Any:
         """Contents with tile i replaced."""
         if backend.backend() != "tensorflow":
             return ops.scatter_update(contents, [[i]], tile[None])
         return contents.write(i, tile)
 
     @staticmethod
-    def add(contents, i, tile):
+    def add(contents: Any, i: Tensor, tile: Tensor) -> Any:
         """Contents with `tile` added to tile i."""
         if backend.backend() != "tensorflow":
             return TileBuffer.set(contents, i, ops.take(contents, i, axis=0) + tile)
         return contents.write(i, contents.read(i) + tile)
 
     @staticmethod
-    def tiles(contents):
+    def tiles(contents: Any) -> Tensor:
         """The tiles as a tensor (count, ...)."""
         return contents if backend.backend() != "tensorflow" else contents.stack()

@@ -1,15 +1,25 @@
 """Log-probabilities of tokens from hidden states, with a chunk of the vocabulary's logits in memory at a time."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_tfm.ops.tiles import TileBuffer, while_loop
+from keras_tfm.types import Tensor
 
 # Columns of logits at a time. At 8,192 tokens they take 64 MiB; narrower products are slower.
 CHUNK_SIZE = 2048
 _ABSENT = -1e30  # far below any logit, yet finite
 
 
-def token_log_probs(hidden, table, token_ids, bias=None, logit_cap=None, chunk_size: int = CHUNK_SIZE):
+def token_log_probs(
+    hidden: Tensor,
+    table: Tensor,
+    token_ids: Tensor,
+    bias: Any = None,
+    logit_cap: float | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Tensor:
     """The log-probability that each hidden state gives to its token.
 
     What `log_softmax(hidden @ table.T + bias)` says of the tokens, without ever holding all logits; the gradient goes
@@ -38,7 +48,14 @@ def token_log_probs(hidden, table, token_ids, bias=None, logit_cap=None, chunk_s
     return chosen - log_sum
 
 
-def logit_statistics(hidden, table, token_ids, bias=None, logit_cap=None, chunk_size: int = CHUNK_SIZE):
+def logit_statistics(
+    hidden: Tensor,
+    table: Tensor,
+    token_ids: Tensor,
+    bias: Any = None,
+    logit_cap: float | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of the logits of each hidden state: that of its token, the logarithm of the sum of exponentials, and the mean.
 
     Every loss over a vocabulary that is used for training is made of these three. The backward pass computes each chunk

@@ -1,7 +1,8 @@
 """Strings in, named entities out."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -54,11 +55,11 @@ class EntityRecognition(TextPipeline):
 
     model_type = TokenClassifier
 
-    def __init__(self, model: TokenClassifier, tokenizer, sequence_length: int | None = None):
+    def __init__(self, model: TokenClassifier, tokenizer: Any, sequence_length: int | None = None):
         super().__init__(model, tokenizer, sequence_length)
         self.packer.words([["a"]])  # raises for a tokenizer that finds no words
 
-    def __call__(self, texts, batch_size: int = 32):
+    def __call__(self, texts: str | Iterable[str], batch_size: int = 32) -> list[Entity] | list[list[Entity]]:
         """Finds entities.
 
         Args:
@@ -79,8 +80,8 @@ class EntityRecognition(TextPipeline):
                 *(outputs[name] for name in ("row", "label", "text", "start", "end", "probability")), strict=True
             ):
                 data = column[rows[row]].encode()
-                places = (len(data[:place].decode()) for place in (start, end))
-                found[rows[row]].append(Entity(label.decode(), piece.decode(), *places, float(probability)))
+                begin, stop = (len(data[:place].decode()) for place in (start, end))
+                found[rows[row]].append(Entity(label.decode(), piece.decode(), begin, stop, float(probability)))
         return found[0] if isinstance(texts, str) else found
 
     def _signatures(self):

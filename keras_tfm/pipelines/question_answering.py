@@ -1,6 +1,8 @@
 """A question and a text in, the piece of the text that answers out."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
@@ -54,8 +56,8 @@ class QuestionAnswering(TextPipeline):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: Any,
+        tokenizer: Any,
         sequence_length: int | None = None,
         stride: int | None = None,
         max_answer_tokens: int = 30,
@@ -66,7 +68,9 @@ class QuestionAnswering(TextPipeline):
         self.stride = self.packer.default_stride if stride is None else stride
         self.packer.windows(["a"], ["b"], self.stride)  # raises if it does not fit
 
-    def __call__(self, questions, contexts, batch_size: int = 8):
+    def __call__(
+        self, questions: str | Iterable[str], contexts: str | Iterable[str], batch_size: int = 8
+    ) -> Answer | list[Answer]:
         """Answers questions.
 
         Args:
@@ -94,8 +98,8 @@ class QuestionAnswering(TextPipeline):
             answers.append(Answer(text.decode(), *places, *map(float, probabilities)))
         return answers[0] if isinstance(questions, str) else answers
 
-    def _with_room(self, questions, contexts):
-        return [(question,) for question in questions], self.packer.question_room
+    def _with_room(self, *columns):
+        return [(question,) for question in columns[0]], self.packer.question_room
 
     def _signatures(self):
         return {"serving_default": (self._answer, ("questions", "contexts"))}

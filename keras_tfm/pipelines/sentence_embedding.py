@@ -1,5 +1,8 @@
 """Strings in, vectors out."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -32,12 +35,18 @@ class SentenceEmbedding(TextPipeline):
 
     model_type = SentenceEncoder
 
-    def __init__(self, model: SentenceEncoder, tokenizer, sequence_length: int | None = None):
+    def __init__(self, model: SentenceEncoder, tokenizer: Any, sequence_length: int | None = None):
         if sequence_length is None:
             sequence_length = getattr(model, "sequence_length", None)
         super().__init__(model, tokenizer, sequence_length)
 
-    def __call__(self, texts, batch_size: int = 64, prompt_name: str | None = None, prompt: str | None = None):
+    def __call__(
+        self,
+        texts: str | Iterable[str],
+        batch_size: int = 64,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> np.ndarray:
         """The vector of each text.
 
         Args:

@@ -1,6 +1,7 @@
 """Strings in, labels out."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -43,7 +44,9 @@ class TextClassification(TextPipeline):
 
     model_type = TextClassifier
 
-    def __call__(self, texts, pairs=None, batch_size: int = 32):
+    def __call__(
+        self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, batch_size: int = 32
+    ) -> Classification | list[Classification]:
         """Labels texts.
 
         Args:

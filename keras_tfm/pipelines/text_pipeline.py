@@ -1,16 +1,19 @@
 """What all pipelines share: strings to the inputs of a model, batches by length, export."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_tfm.arguments import check_positive
+from keras_tfm.optional import require_tensorflow
 from keras_tfm.structure import Snapshot
 from keras_tfm.tokenizers import SentencePacker
 from keras_tfm.tokenizers.vocabulary import check_encodable
+from keras_tfm.types import PathLike
 
 _NAMES = ("texts", "pairs", "prompts", "questions", "contexts")
 TEXTS = {name: tf.TensorSpec([None], tf.string, name=name) for name in _NAMES}
@@ -30,12 +33,14 @@ class TextPipeline:
 
     Raises:
         ValueError: if the vocabularies differ, or `sequence_length` is less than 4 or more than the model allows.
-        TypeError: for a model of another type, or a tokenizer of another kind.
+        TypeError: for a model of another type, or a tokenizer of another kind. RuntimeError: on another backend than
+            TensorFlow.
     """
 
     model_type: type[keras.Model]
 
-    def __init__(self, model, tokenizer, sequence_length: int | None = None):
+    def __init__(self, model: Any, tokenizer: Any, sequence_length: int | None = None):
+        require_tensorflow(f"`{type(self).__name__}`")
         if not isinstance(model, self.model_type):
             raise TypeError(
                 f"`model` must be a `{self.model_type.__name__}` for `{type(self).__name__}`. "
@@ -72,7 +77,7 @@ class TextPipeline:
         """Tokens that are read of a text, [CLS] and [SEP] included."""
         return self.packer.sequence_length
 
-    def export(self, path) -> None:
+    def export(self, path: PathLike) -> None:
         """Writes a SavedModel that TensorFlow alone can serve; the class says its signatures.
 
         Args:
@@ -129,7 +134,7 @@ class TextPipeline:
                 whole.setdefault(name, np.zeros((len(columns[0]), *x.shape[1:]), x.dtype))[rows] = x
         return whole
 
-    def _with_room(self, *columns: Sequence[str]) -> tuple[list[tuple[str, ...]], int]:
+    def _with_room(self, *columns: Any) -> tuple[list[tuple[str, ...]], int]:
         """The texts of each row that are read together, and how many tokens of them are."""
         return list(zip(*columns, strict=True)), self.packer.room(len(columns))
 
@@ -150,9 +155,9 @@ class TextPipeline:
         )
 
 
-def as_texts(texts, name: str = "texts") -> list[str]:
+def as_texts(texts: str | Iterable[str], name: str = "texts") -> list[str]:
     """A list of strings; raises a TypeError for anything else, a ValueError for what no UTF-8 stands for."""
-    rows = list(texts) if hasattr(texts, "__iter__") and not isinstance(texts, str | bytes) else [texts]
+    rows: list[Any] = list(texts) if hasattr(texts, "__iter__") and not isinstance(texts, str | bytes) else [texts]
     for row in rows:
         if not isinstance(row, str):
             raise TypeError(

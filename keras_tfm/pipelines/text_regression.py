@@ -1,5 +1,7 @@
 """Strings in, numbers out."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import tensorflow as tf
 
@@ -29,7 +31,9 @@ class TextRegression(TextPipeline):
 
     model_type = TextRegressor
 
-    def __call__(self, texts, pairs=None, batch_size: int = 32):
+    def __call__(
+        self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, batch_size: int = 32
+    ) -> float | np.ndarray:
         """The number of each text.
 
         Args:

@@ -88,7 +88,7 @@ NOTHING = Choice(())
 EMPTY = Text(b"")
 
 
-def optional(part) -> Repeat:
+def optional(part: Any) -> Repeat:
     """The part, or nothing."""
     return Repeat(part, 0, 1)
 
@@ -148,7 +148,7 @@ class Budget:
             raise TooLarge(f"a grammar may have {MOST_STATES} states; this one needs more")
 
 
-def automaton_of(expression, budget: Budget | None = None) -> Automaton:
+def automaton_of(expression: Any, budget: Budget | None = None) -> Automaton:
     """The automaton that reads what the expression writes.
 
     Raises:
@@ -351,7 +351,7 @@ def _product(one, other, budget: Budget, is_both: bool) -> Automaton:
     return _trimmed(classes.reshape(-1), np.asarray(table, "int32"), np.asarray(ends))
 
 
-def leading_to(ends, table) -> np.ndarray:
+def leading_to(ends: Any, table: np.ndarray) -> np.ndarray:
     """bool (states,): from which states of a table (states, classes), -1 = no way on, one gets to one of `ends`."""
     before: list[list[int]] = [[] for _ in table]
     for state, row in enumerate(table):
@@ -382,7 +382,7 @@ def _none() -> Automaton:
 
 
 @functools.lru_cache(maxsize=1024)
-def _byte_sequences(ranges: tuple, in_json: bool) -> tuple:
+def _byte_sequences(ranges: Iterable[tuple[int, int]], in_json: bool) -> tuple:
     """The characters of the ranges as sequences of byte ranges ((first, last), ...)."""
     sequences = []
     if in_json:

@@ -9,7 +9,19 @@ from keras_tfm.arguments import as_integer, number_of, require
 from keras_tfm.ops.tensors import take_rows
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import BANNED, COMPLETE, IMPOSSIBLE, INVALID, TIME, Change, is_banned, write_token
+from keras_tfm.samplers.state import (
+    BANNED,
+    COMPLETE,
+    IMPOSSIBLE,
+    INVALID,
+    TIME,
+    Change,
+    Context,
+    GenerationState,
+    is_banned,
+    write_token,
+)
+from keras_tfm.types import Tensor
 
 # Lower than any sum of log-probabilities that matters, higher than BANNED.
 NOT_YET = -1e9
@@ -18,9 +30,9 @@ _NO_TEXT = 0.5 * NOT_YET
 
 
 class BeamMemory(NamedTuple):
-    """What beam search remembers for its R rows, W beams a prompt.
+    """The state of beam search for its R rows, W beams for each prompt.
 
-    scores: float32 (R,), the sum of log-probabilities of the beam being written. done_tokens (R, L), done_num_tokens,
+    scores: float32 (R,), the sum of log-probabilities of the running beam. done_tokens (R, L), done_num_tokens,
     done_scores, done_finish (R,): the best W finished texts of each prompt, best first, with their scores per
     length^penalty; `NOT_YET` where there is none. improvable: bool (R,), whether a beam may still beat them.
     """
@@ -62,7 +74,7 @@ class BeamSampler(Sampler):
 
     streams = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "num_beams", as_integer("num_beams", self.num_beams, 1))
         require(
@@ -77,7 +89,7 @@ class BeamSampler(Sampler):
         """Beams that are compared with each other."""
         return self.num_beams
 
-    def rows_per_prompt(self, num_return_sequences):
+    def rows_per_prompt(self, num_return_sequences: int) -> int:
         require(
             num_return_sequences <= self.num_beams,
             "`num_return_sequences` must be at most `num_beams`",
@@ -86,7 +98,7 @@ class BeamSampler(Sampler):
         )
         return self.num_beams
 
-    def begin(self, state, hidden, padding_mask, context):
+    def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
         num_rows = ops.shape(state.num_tokens)[0]
         # The beams of a prompt are equal at first: only one of each group counts.
         is_first = ops.arange(num_rows, dtype="int32") % self.group_size == 0
@@ -100,17 +112,21 @@ class BeamSampler(Sampler):
         )
         return state._replace(memory=memory)
 
-    def advance(self, state, logits, hidden, context):
+    def advance(
+        self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
+    ) -> tuple[GenerationState, Change]:
         logits = logits[:, -1]
         state, parents = self.search(state, logits, self.log_likelihoods(state, logits), context)
         return state, Change(parents=parents)
 
-    def log_likelihoods(self, state, logits):
+    def log_likelihoods(self, state: GenerationState, logits: Tensor) -> Tensor:
         """float32 (R, V): log-probabilities after the processors."""
         logs = ops.log_softmax(logits, axis=-1)
         return self.process(logs, state.tokens, state.num_tokens[:, None], state.processor_states)
 
-    def search(self, state, logits, logs, context):
+    def search(
+        self, state: GenerationState, logits: Tensor, logs: Tensor, context: Context
+    ) -> tuple[GenerationState, Tensor]:
         """One step of beam search: (state, parents int32 (R,)).
 
         B prompts with W beams each are R = B * W rows; each prompt has C candidates, numbered parent * V + token.
@@ -164,24 +180,26 @@ class BeamSampler(Sampler):
         own = ops.arange(num_rows, dtype="int32")
         return after, ops.where(was_over, own, ops.take(parents, rows))
 
-    def ending_order(self, state, totals, context):
-        """float32 (R, V): by what the candidates are chosen that may end."""
+    def ending_order(self, state: GenerationState, totals: Tensor, context: Context) -> Tensor:
+        """float32 (R, V): the order by which candidates that may end are chosen."""
         return totals
 
-    def candidates(self, state, totals, context):
-        """(scores, numbers parent * V + token), (B, C) each: what may go on, twice as many as there are beams."""
+    def candidates(self, state: GenerationState, totals: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """(scores, numbers parent * V + token), (B, C) each: candidates to continue, twice as many as beams."""
         scores, numbers = ops.top_k(totals, 2 * self.group_size)
         return scores, ops.cast(numbers, "int32")
 
-    def select(self, written, scores, context):
+    def select(self, written: Tensor, scores: Tensor, context: Context) -> Tensor:
         """int (B, W): which candidates (B, C) become the beams."""
         return ops.top_k(scores, self.group_size)[1]
 
-    def endings(self, ended, scores, context):
+    def endings(self, ended: Tensor, scores: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """(bool (B, W), which candidates are texts that have ended, float32 (B, W), what they score)."""
         return _by_prompt(ended.finish, self.group_size) > 0, scores
 
-    def answer(self, state, num_return_sequences, context):
+    def answer(
+        self, state: GenerationState, num_return_sequences: int, context: Context
+    ) -> tuple[GenerationState, Tensor]:
         width = self.num_beams
         memory = state.memory
         # Where time ran out, the beams count as they are.
@@ -209,7 +227,7 @@ class BeamSampler(Sampler):
         return state, ops.reshape(scores, (-1,))
 
     def _set_aside(self, memory, ended, scores, length, context):
-        """The memory with texts that have just ended, where they are among the best."""
+        """The memory with finished texts added, where they are among the best."""
         width = self.group_size
         is_full = ops.all(_by_prompt(memory.done_finish, width) > 0, axis=1, keepdims=True)  # (B, 1)
         is_open = _by_prompt(memory.improvable, width)  # (B, W)

@@ -8,14 +8,15 @@ from keras_tfm.arguments import as_integer, number_of, require, sequences_of
 from keras_tfm.ops.tensors import take_rows
 from keras_tfm.samplers.beam import NOT_YET, BeamSampler
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.state import LENGTH, Change
+from keras_tfm.samplers.state import LENGTH, Change, Context, GenerationState
+from keras_tfm.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class DiverseBeamSampler(BeamSampler):
-    """Beam search in groups, one after the other at each step: what a group writes costs the later ones.
+    """Beam search in groups, one after the other at each step: tokens of a group are penalized in the later ones.
 
-    A token that n beams of earlier groups have just written loses `diversity_penalty` x n from its log-probability.
+    A token that n beams of earlier groups have just chosen loses `diversity_penalty` x n from its log-probability.
     The texts of all groups are returned together, best first.
 
     Args:
@@ -34,7 +35,7 @@ class DiverseBeamSampler(BeamSampler):
     num_groups: int = static(2)
     diversity_penalty: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "num_groups", as_integer("num_groups", self.num_groups, 1))
         require(
@@ -51,10 +52,12 @@ class DiverseBeamSampler(BeamSampler):
         object.__setattr__(self, "diversity_penalty", float(self.diversity_penalty))
 
     @property
-    def group_size(self):
+    def group_size(self) -> int:
         return self.num_beams // self.num_groups
 
-    def advance(self, state, logits, hidden, context):
+    def advance(
+        self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
+    ) -> tuple[GenerationState, Change]:
         logits = logits[:, -1]
         logs = self.log_likelihoods(state, logits)
         num_prompts = ops.shape(logits)[0] // self.num_beams
@@ -80,8 +83,8 @@ class DiverseBeamSampler(BeamSampler):
         def together(*groups):
             """(B * W/G, ...) of each group -> (B * W, ...)."""
             shape = ops.shape(groups[0])[1:]
-            groups = [ops.reshape(group, (num_prompts, self.group_size, *shape)) for group in groups]
-            return ops.reshape(ops.concatenate(groups, axis=1), (-1, *shape))
+            by_prompt = [ops.reshape(group, (num_prompts, self.group_size, *shape)) for group in groups]
+            return ops.reshape(ops.concatenate(by_prompt, axis=1), (-1, *shape))  # (B * W, ...)
 
         return tree.map_structure(together, *states), Change(parents=together(*parents))
 
@@ -109,13 +112,13 @@ class ConstrainedBeamSampler(BeamSampler):
 
     phrases: tuple[tuple[int, ...], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         phrases = sequences_of("phrases", self.phrases)
         require(len(phrases) > 0, "`phrases` must hold at least one phrase", phrases=self.phrases)
         object.__setattr__(self, "phrases", phrases)
 
-    def ending_order(self, state, totals, context):
+    def ending_order(self, state: GenerationState, totals: Tensor, context: Context) -> Tensor:
         """Texts with all phrases first, whether they had them or get the last token of them now."""
         progress = [self._progress(state, phrase, context) for phrase in self.phrases]
         lengths = [ops.convert_to_tensor(phrase).shape[0] for phrase in self.phrases]
@@ -127,7 +130,7 @@ class ConstrainedBeamSampler(BeamSampler):
             counts = ops.logical_or(counts, ops.logical_and(is_last, is_needed))
         return ops.where(counts, totals, totals + 0.1 * NOT_YET)
 
-    def candidates(self, state, totals, context):
+    def candidates(self, state: GenerationState, totals: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The likeliest continuations, and for each beam and phrase the token that the phrase needs next."""
         width, num_phrases = self.group_size, len(self.phrases)
         scores, numbers = super().candidates(state, totals, context)
@@ -144,7 +147,7 @@ class ConstrainedBeamSampler(BeamSampler):
         needed_scores = ops.where(is_twice, 4 * NOT_YET, needed_scores)
         return ops.concatenate([scores, needed_scores], axis=1), known
 
-    def select(self, written, scores, context):
+    def select(self, written: Tensor, scores: Tensor, context: Context) -> Tensor:
         """Places of the beams: the best of each number of phrase tokens, then the second best, ..."""
         num_met = sum(self._progress(written, phrase, context)[0] for phrase in self.phrases)
         num_met = ops.reshape(num_met, ops.shape(scores))  # (B, C)
@@ -156,11 +159,11 @@ class ConstrainedBeamSampler(BeamSampler):
         )
         rank = ops.sum(ops.cast(ops.logical_and(same, better), "int32"), axis=-1)  # within its number
         turn = rank * (1 + ops.max(num_met)) - num_met
-        # What has ended or stands there twice never takes a turn from a beam that goes on.
+        # Candidates that have ended, or are there twice, never take the turn of one that continues.
         turn = ops.where(scores > 0.5 * NOT_YET, turn, turn + 2**20)
         return ops.top_k(-turn, self.group_size)[1]
 
-    def endings(self, ended, scores, context):
+    def endings(self, ended: Tensor, scores: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         counts, scores = super().endings(ended, scores, context)
         is_met = [
             self._progress(ended, phrase, context)[0] == ops.convert_to_tensor(phrase).shape[0]

@@ -10,6 +10,7 @@ from keras_tfm.samplers.numbers import as_arrays, bucketed
 from keras_tfm.samplers.penalties import compact, one_of
 from keras_tfm.samplers.sampler import Processor
 from keras_tfm.samplers.state import BANNED
+from keras_tfm.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +23,10 @@ class BanTokens(Processor):
 
     token_ids: tuple[int, ...] = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", token_ids_of("token_ids", self.token_ids))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return ops.where(one_of(self.token_ids, logits), BANNED, logits)
 
 
@@ -39,10 +40,10 @@ class BanTokensAtBegin(Processor):
 
     token_ids: tuple[int, ...] = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", token_ids_of("token_ids", self.token_ids))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return ops.where(ops.logical_and(one_of(self.token_ids, logits), ops.equal(step, 0)), BANNED, logits)
 
 
@@ -56,13 +57,13 @@ class SequenceBias(Processor):
 
     biases: tuple = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         pairs = self.biases.items() if isinstance(self.biases, Mapping) else self.biases
         pairs = tuple((token_ids_of("biases", sequence), number_of("biases", bias)) for sequence, bias in pairs)
         require(len(pairs) > 0, "`biases` must hold at least one sequence", biases=self.biases)
         object.__setattr__(self, "biases", pairs)
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         sequences, biases = as_arrays(self.biases)
         return logits + _sums_of_endings(sequences, biases, tokens, logits)
 
@@ -77,12 +78,12 @@ class BanSequences(Processor):
 
     sequences: tuple[tuple[int, ...], ...] = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sequences = sequences_of("sequences", self.sequences)
         require(len(sequences) > 0, "`sequences` must hold at least one sequence", sequences=self.sequences)
         object.__setattr__(self, "sequences", sequences)
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         sequences = as_arrays(self.sequences)
         counts = _sums_of_endings(sequences, ops.ones_like(sequences[:, 0], dtype="float32"), tokens, logits)
         return ops.where(counts > 0, BANNED, logits)
@@ -98,10 +99,10 @@ class ForceFirstToken(Processor):
 
     token_id: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "token_id", as_integer("token_id", self.token_id, 0))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return ops.where(ops.equal(step, 0), _only(self.token_id, logits), logits)
 
 
@@ -117,11 +118,11 @@ class ForceLastToken(Processor):
     token_id: int
     max_new_tokens: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "token_id", as_integer("token_id", self.token_id, 0))
         object.__setattr__(self, "max_new_tokens", as_integer("max_new_tokens", self.max_new_tokens, 1))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return ops.where(ops.equal(step, self.max_new_tokens - 1), _only(self.token_id, logits), logits)
 
 
@@ -137,11 +138,11 @@ class MinNewTokens(Processor):
     min_new_tokens: int
     stop_token_ids: tuple[int, ...] = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "min_new_tokens", as_integer("min_new_tokens", self.min_new_tokens, 0))
         object.__setattr__(self, "stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return ops.where(
             ops.logical_and(one_of(self.stop_token_ids, logits), ops.less(step, self.min_new_tokens)), BANNED, logits
         )
@@ -159,11 +160,11 @@ class MinLength(Processor):
     min_length: int
     stop_token_ids: tuple[int, ...] = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "min_length", as_integer("min_length", self.min_length, 0))
         object.__setattr__(self, "stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         short = ops.sum(ops.cast(tokens >= 0, "int32"), axis=1, keepdims=True) < self.min_length
         return ops.where(ops.logical_and(one_of(self.stop_token_ids, logits), short), BANNED, logits)
 

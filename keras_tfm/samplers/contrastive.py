@@ -10,11 +10,12 @@ from keras_tfm.arguments import as_integer, require
 from keras_tfm.ops.tensors import slice_update, take_rows
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.state import Change, is_banned, write_token
+from keras_tfm.samplers.state import Change, Context, GenerationState, is_banned, write_token
+from keras_tfm.types import Tensor
 
 
 class ContrastiveMemory(NamedTuple):
-    """What contrastive search remembers for its R rows, k candidates a prompt.
+    """The state of contrastive search for its R rows, k candidates for each prompt.
 
     history: float32 (R, L, D), hidden states of the tokens so far at length 1, zeros where there is none; the same for
     all rows of a prompt. candidates: int32 (R,), the token that each row tries; logits: float32 (R, V), the model's
@@ -49,13 +50,13 @@ class ContrastiveSampler(Sampler):
     top_k: int = static(4)
     alpha: float = 0.6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "top_k", as_integer("top_k", self.top_k, 1))
         require(0 <= self.alpha <= 1, "`alpha` must be at least 0 and at most 1", alpha=self.alpha)
         object.__setattr__(self, "alpha", float(self.alpha))
 
-    def check_model(self, model):
+    def check_model(self, model: Any) -> None:
         require(
             self.top_k <= model.vocabulary_size,
             "`top_k` must be at most the size of the model's vocabulary",
@@ -63,7 +64,7 @@ class ContrastiveSampler(Sampler):
             vocabulary_size=model.vocabulary_size,
         )
 
-    def rows_per_prompt(self, num_return_sequences):
+    def rows_per_prompt(self, num_return_sequences: int) -> int:
         require(
             num_return_sequences == 1,
             "Contrastive search gives one text for a prompt",
@@ -71,7 +72,7 @@ class ContrastiveSampler(Sampler):
         )
         return self.top_k
 
-    def begin(self, state, hidden, padding_mask, context):
+    def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
         num_rows, length = ops.shape(state.tokens)
         # The hidden states of a cached prefix are gone: the past begins with this prompt.
         start = context.num_prompt - ops.shape(hidden)[1]
@@ -85,10 +86,12 @@ class ContrastiveSampler(Sampler):
         )
         return state._replace(memory=memory)
 
-    def propose(self, state, context):
+    def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
         return state.memory.candidates[:, None], state
 
-    def advance(self, state, logits, hidden, context):
+    def advance(
+        self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
+    ) -> tuple[GenerationState, Change]:
         logits = logits[:, -1]
         parents = ops.arange(ops.shape(logits)[0], dtype="int32")
         if isinstance(state.memory.logits, tuple):  # the prompt's logits: there is nothing to decide on yet
@@ -129,7 +132,9 @@ class ContrastiveSampler(Sampler):
         candidates = ops.take_along_axis(ops.cast(ids, "int32"), place[:, None], axis=1)[:, 0]
         return state._replace(memory=memory._replace(candidates=candidates, logits=logits, shaped=shaped))
 
-    def answer(self, state, num_return_sequences, context):
+    def answer(
+        self, state: GenerationState, num_return_sequences: int, context: Context
+    ) -> tuple[GenerationState, Tensor]:
         rows = ops.arange(ops.shape(state.num_tokens)[0] // self.top_k, dtype="int32") * self.top_k
         state = take_rows(state._replace(memory=()), rows)
         return state, ops.zeros(ops.shape(rows), "float32")

@@ -1,6 +1,8 @@
 """Grammars: texts that match a regular expression, a JSON schema, or one of several strings."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -13,6 +15,7 @@ from keras_tfm.samplers.regular_expressions import expression_of
 from keras_tfm.samplers.sampler import StatefulProcessor
 from keras_tfm.samplers.state import BANNED
 from keras_tfm.samplers.token_tables import TokenTables, empty_transitions
+from keras_tfm.types import Tensor
 
 # Kinds of tokens in the tables made here: what may end a text where it is whole, and what never comes.
 _END, _NEVER = 0, 1
@@ -37,19 +40,19 @@ class Grammar(StatefulProcessor):
     # Arrays have no one truth value, so equality and hash go by identity.
     __eq__, __hash__ = object.__eq__, object.__hash__
 
-    def __call__(self, logits, tokens, step, state):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor, state: Any) -> Tensor:  # type: ignore[override]
         return ops.where(self._tables().allowed(state), logits, BANNED)
 
-    def start(self, num_rows):
+    def start(self, num_rows: Tensor) -> Tensor:
         return ops.zeros((num_rows,), "int32")
 
-    def advance(self, state, token):
+    def advance(self, state: Any, token: Tensor) -> Tensor:
         return self._tables().next(state, token)
 
-    def is_complete(self, state):
+    def is_complete(self, state: Any) -> Tensor:
         return ops.logical_not(ops.any(ops.take(self.transitions, ops.maximum(state, 0), axis=0) >= 0, axis=-1))
 
-    def ending_at(self, token_ids) -> "Grammar":
+    def ending_at(self, token_ids: Tensor) -> "Grammar":
         """The grammar under which these tokens, too, come only where a text may end: a writer's stop tokens."""
         token_ids = [token_id for token_id in token_ids if 0 <= token_id < len(self.kinds)]
         if self.end_kind is None or not token_ids:
@@ -62,7 +65,7 @@ class Grammar(StatefulProcessor):
         return TokenTables(self.kinds, self.transitions)
 
 
-def match_regex(pattern: str, tokenizer, stop_token_ids=None) -> Grammar:
+def match_regex(pattern: str, tokenizer: Any, stop_token_ids: Iterable[int] | None = None) -> Grammar:
     """A processor that lets a text be what a regular expression matches, as a whole.
 
     Args:
@@ -96,7 +99,9 @@ def match_regex(pattern: str, tokenizer, stop_token_ids=None) -> Grammar:
         ) from error
 
 
-def match_json_schema(schema: dict | bool | str, tokenizer, stop_token_ids=None) -> Grammar:
+def match_json_schema(
+    schema: dict | bool | str, tokenizer: Any, stop_token_ids: Iterable[int] | None = None
+) -> Grammar:
     """A processor that lets a text be JSON of a schema: every text that ends is valid JSON, and valid under the schema.
 
     What that cannot be promised for is refused, with its place in the schema: recursive or remote references,
@@ -139,7 +144,7 @@ def match_json_schema(schema: dict | bool | str, tokenizer, stop_token_ids=None)
         ) from error
 
 
-def match_one_of(sequences, vocabulary_size: int, stop_token_ids=()) -> Grammar:
+def match_one_of(sequences: Iterable, vocabulary_size: int, stop_token_ids: Iterable[int] = ()) -> Grammar:
     """A processor that lets a text be one of several sequences of tokens, or begin like one.
 
     Args:

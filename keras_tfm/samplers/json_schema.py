@@ -96,7 +96,7 @@ _CHARACTER = Chars(characters_without((0, 0x1F)), in_json=True)
 _STRING = Sequence((Text(b'"'), Repeat(_CHARACTER), Text(b'"')))
 
 
-def expression_of_schema(schema: dict | bool | str):
+def expression_of_schema(schema: dict | bool | str) -> Any:
     """What JSON texts of the schema look like.
 
     Args:
@@ -240,7 +240,7 @@ class _Reader:
         kept = []
         for kind, keywords in _KEYWORDS.items():
             of_kind = [value for value in values if any(_is_of_type(value, k) for k in _kinds(kind))]
-            others = Choice(tuple(_text_of(value, path) for value in of_kind))
+            others: Any = Choice(tuple(_text_of(value, path) for value in of_kind))
             if of_kind and set(rest) & set(keywords):
                 others = Both(others, self._of_type(kind, rest, path, references))
             kept.append(others)
@@ -376,7 +376,7 @@ def _string(schema, path):
         if schema["format"] not in _FORMATS:
             raise _refused(f"{path}/format", f"`format` must be one of {sorted(_FORMATS)}", schema["format"])
         parts.append(expression_of(f"^{_FORMATS[schema['format']]}$", json=True))
-    inner = parts[0] if parts else Repeat(_CHARACTER)
+    inner: Any = parts[0] if parts else Repeat(_CHARACTER)
     for part in parts[1:]:
         inner = Both(inner, part)
     return Sequence((Text(b'"'), inner, Text(b'"')))

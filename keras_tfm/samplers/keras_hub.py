@@ -10,9 +10,10 @@ from keras_tfm.ops.tensors import slice_update
 from keras_tfm.optional import required
 from keras_tfm.samplers.sampler import Sampler, StatefulProcessor
 from keras_tfm.samplers.state import StepRandom
+from keras_tfm.types import Tensor
 
 
-def to_keras_hub(sampler: Sampler):
+def to_keras_hub(sampler: Sampler) -> Any:
     """A `keras_hub.samplers.Sampler` that chooses as `sampler` does, for `CausalLM.compile(sampler=...)`.
 
     Args:
@@ -28,7 +29,7 @@ def to_keras_hub(sampler: Sampler):
     Example:
         >>> hub_model.compile(sampler=to_keras_hub(RandomSampler([RepetitionPenalty(1.2), TopP(0.9)])))
     """
-    keras_hub = required("keras_hub", "hub", "Samplers of keras_hub")
+    keras_hub: Any = required("keras_hub", "hub", "Samplers of keras_hub")
     if type(sampler).advance is not Sampler.advance:
         raise TypeError(
             f"`sampler` must choose token by token. Received: {type(sampler).__name__}, which goes through a "
@@ -98,7 +99,7 @@ def to_keras_hub(sampler: Sampler):
     return KerasHubSampler()
 
 
-def from_keras_hub(sampler) -> Sampler:
+def from_keras_hub(sampler: Any) -> Sampler:
     """One of ours that chooses as a `keras_hub` sampler does, for `generate` and `TextGenerator`.
 
     Args:
@@ -111,9 +112,9 @@ def from_keras_hub(sampler) -> Sampler:
     Example:
         >>> model.generate(prompts, sampler=from_keras_hub(keras_hub.samplers.TopPSampler(p=0.9)))
     """
-    keras_hub = required("keras_hub", "hub", "Samplers of keras_hub")
+    keras_hub: Any = required("keras_hub", "hub", "Samplers of keras_hub")
     base = keras_hub.samplers.Sampler
-    kind = type(sampler)
+    kind: Any = type(sampler)
     if (
         not isinstance(sampler, base)
         or kind.__call__ is not base.__call__
@@ -137,8 +138,8 @@ class FromKerasHub(Sampler):
 
     hub_sampler: Any = None
 
-    def choose(self, logits, random):
+    def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return self.hub_sampler.get_next_token(self.hub_sampler.compute_probabilities(logits))
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: Tensor) -> Tensor:
         raise NotImplementedError("A keras_hub sampler does not tell its probabilities, which speculation needs.")

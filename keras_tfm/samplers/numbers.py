@@ -12,16 +12,18 @@ import keras
 import numpy as np
 
 from keras_tfm.ops.tensors import next_power_of_two
+from keras_tfm.types import Tensor
 
 _SMALLEST_BUCKET = 2
+_ID_FIELDS = ("phrases", "token_id")  # fields of token ids, besides those that are `bucketed`
 
 
-def static(default):
+def static(default: Any) -> Any:
     """A dataclass field whose numbers are compiled in, for example the number of beams: other numbers retrace."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-def bucketed(default=dataclasses.MISSING):
+def bucketed(default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field with a tuple of numbers, or of tuples, of any length, of which few lengths retrace.
 
     In the compiled loop, and by `as_arrays`, it is padded to a bucket: the next power of two.
@@ -29,7 +31,7 @@ def bucketed(default=dataclasses.MISSING):
     return dataclasses.field(default=default, metadata={"bucketed": True})
 
 
-def as_arrays(value):
+def as_arrays(value: Tensor) -> Any:
     """The value of a `bucketed` field as arrays; those of the compiled loop, which are tensors, pass.
 
     Args:
@@ -56,7 +58,7 @@ def as_arrays(value):
     return matrix
 
 
-def split_numbers(part) -> tuple[Any, list[np.ndarray]]:
+def split_numbers(part: Any) -> tuple[Any, list[np.ndarray]]:
     """Takes a sampler or processor apart.
 
     Args:
@@ -74,18 +76,35 @@ def split_numbers(part) -> tuple[Any, list[np.ndarray]]:
     return _structure(part, numbers, type(part).__name__), numbers
 
 
-def with_numbers(part, numbers: list):
+def with_numbers(part: Any, numbers: list) -> Any:
     """A copy of `part` that holds `numbers`, typically tensors, where `split_numbers` found its own."""
     return _rebuild(part, iter(numbers))
 
 
-def models_in(part) -> list[keras.Model]:
+def models_in(part: Any) -> list[keras.Model]:
     """The models that a sampler or processor holds, for example a draft model."""
     if isinstance(part, keras.Model):
         return [part]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         part = tuple(getattr(part, field.name) for field in dataclasses.fields(part))
     return [model for item in part for model in models_in(item)] if isinstance(part, tuple) else []
+
+
+def greatest_id(part) -> int:
+    """The greatest token id that a sampler or a processor names in `bucketed` fields or in `_ID_FIELDS`; -1 if none."""
+    if isinstance(part, tuple):
+        return max(map(greatest_id, part), default=-1)
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return -1
+    return max((_greatest_id(getattr(part, field.name), field) for field in dataclasses.fields(part)), default=-1)
+
+
+def _greatest_id(value, field) -> int:
+    if not _is(field, "bucketed") and field.name not in _ID_FIELDS:
+        return greatest_id(value)
+    arrays = as_arrays(value)
+    arrays = [np.asarray(array) for array in (arrays if isinstance(arrays, tuple) else (arrays,))]
+    return max((int(array.max()) for array in arrays if array.dtype.kind == "i"), default=-1)
 
 
 def _structure(value, numbers, name):

@@ -8,6 +8,7 @@ from keras_tfm.arguments import as_integer, number_of, require, token_ids_of
 from keras_tfm.samplers.numbers import bucketed
 from keras_tfm.samplers.sampler import Processor
 from keras_tfm.samplers.state import BANNED
+from keras_tfm.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +23,11 @@ class RepetitionPenalty(Processor):
 
     penalty: float = 1.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(number_of("penalty", self.penalty) > 0, "`penalty` must be greater than 0", penalty=self.penalty)
         object.__setattr__(self, "penalty", float(self.penalty))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         penalised = ops.where(logits > 0, logits / self.penalty, logits * self.penalty)
         return ops.where(_counts(tokens, logits) > 0, penalised, logits)
 
@@ -41,10 +42,10 @@ class PresencePenalty(Processor):
 
     penalty: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", number_of("penalty", self.penalty))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return logits - self.penalty * ops.cast(_counts(tokens, logits) > 0, "float32")
 
 
@@ -58,10 +59,10 @@ class FrequencyPenalty(Processor):
 
     penalty: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", number_of("penalty", self.penalty))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return logits - self.penalty * ops.cast(_counts(tokens, logits), "float32")
 
 
@@ -78,10 +79,10 @@ class NoRepeatNgram(Processor):
 
     n: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "n", as_integer("n", self.n, 1))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         history, lengths = compact(tokens)
         places = ops.arange(ops.shape(history)[1], dtype="int32")[None]  # (1, L)
         lengths = lengths[:, None]
@@ -113,25 +114,25 @@ class ExponentialLengthDecay(Processor):
     factor: float
     stop_token_ids: tuple[int, ...] = bucketed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "start", as_integer("start", self.start, 0))
         require(number_of("factor", self.factor) >= 1, "`factor` must be at least 1", factor=self.factor)
         object.__setattr__(self, "factor", float(self.factor))
         object.__setattr__(self, "stop_token_ids", token_ids_of("stop_token_ids", self.stop_token_ids))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         late = ops.cast(ops.maximum(step - self.start, 0), "float32")
         growth = ops.abs(logits) * (ops.power(ops.cast(self.factor, "float32"), late) - 1.0)
         return ops.where(one_of(self.stop_token_ids, logits), logits + growth, logits)
 
 
-def one_of(token_ids, logits):
+def one_of(token_ids: Tensor, logits: Tensor) -> Tensor:
     """bool (1, V): which tokens are among the ids."""
     token_ids = ops.convert_to_tensor(token_ids, dtype="int32")
     return ops.any(ops.arange(logits.shape[-1], dtype="int32")[:, None] == token_ids[None], axis=-1)[None]
 
 
-def compact(tokens):
+def compact(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The real tokens of each row in their order, without the gaps: (history (B, L), -1 at the end; lengths (B,))."""
     order = ops.argsort(ops.where(tokens < 0, 1, 0) * ops.shape(tokens)[1] + ops.arange(ops.shape(tokens)[1]), axis=1)
     lengths = ops.sum(ops.cast(tokens >= 0, "int32"), axis=1)

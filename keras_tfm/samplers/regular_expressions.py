@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _UNREADABLE = {
 _NUM_CHARACTERS = 0x110000
 
 
-def expression_of(pattern: str, json: bool = False):
+def expression_of(pattern: str, json: bool = False) -> Any:
     """What the pattern matches as a whole; or, for the `pattern` of a JSON schema, every text that it is found in.
 
     Args:
@@ -68,7 +69,7 @@ class _Reader:
 
     def sequence(self, items, flags, first, last):
         """The items one after the other; first, last: whether they stand at the beginning or the end of the text."""
-        parts = []
+        parts: list = []
         for i, item in enumerate(items):
             if _is_anchor(item, _STARTS) and first and not parts:
                 continue

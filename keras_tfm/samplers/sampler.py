@@ -6,17 +6,28 @@ called with `logits` (float32, (B, V)), `tokens` (int32 (B, L): prompt and new t
 """
 
 import dataclasses
+from typing import Any
 
 from keras import ops, tree
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
+from keras_tfm.samplers.state import (
+    BANNED,
+    Change,
+    Context,
+    GenerationState,
+    StepRandom,
+    is_banned,
+    newest_tokens,
+    write_token,
+)
+from keras_tfm.types import Tensor
 
 
 class Processor:
     """Base class of processors: a frozen dataclass with `__call__(logits, tokens, step) -> logits`."""
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(logits, tokens, step)`.")
 
 
@@ -26,22 +37,22 @@ class StatefulProcessor(Processor):
     It is called with one more argument, `state`, and defines how the state advances.
     """
 
-    def __call__(self, logits, tokens, step, state):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor, state: Any) -> Tensor:  # type: ignore[override]
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(logits, tokens, step, state)`.")
 
-    def start(self, num_rows):
+    def start(self, num_rows: Tensor) -> Any:
         """The state of rows without new tokens: tensors (or tuples of them) with `num_rows` rows."""
         raise NotImplementedError(f"{type(self).__name__} must define `start(num_rows)`.")
 
-    def advance(self, state, token):
+    def advance(self, state: Any, token: Tensor) -> Any:
         """The state after each row has been given a token, int32 (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define `advance(state, token)`.")
 
-    def ending_at(self, token_ids) -> "StatefulProcessor":
+    def ending_at(self, token_ids: Tensor) -> "StatefulProcessor":
         """The processor for a generation with these stop tokens, a tuple of ids. Default: itself."""
         return self
 
-    def is_complete(self, state):
+    def is_complete(self, state: Any) -> Tensor:
         """bool (B,): rows that are complete, since no token may follow. Default: none."""
         return ops.zeros(ops.shape(tree.flatten(state)[0])[:1], "bool")
 
@@ -69,7 +80,7 @@ class Sampler:
     processors: tuple[Processor, ...] = ()
     seed: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         processors = self.processors
         if self.seed is not None:
             object.__setattr__(self, "seed", as_integer("seed", self.seed, -(2**31)))
@@ -78,10 +89,10 @@ class Sampler:
         if strangers:
             raise TypeError(f"`processors` must be dataclasses derived from `Processor`. Received: {strangers}.")
 
-    def check_model(self, model) -> None:
-        """Raises ValueError if it cannot write with this `CausalLM`; asked before any work."""
+    def check_model(self, model: Any) -> None:
+        """Raises ValueError if it cannot generate with this `CausalLM`; called before any work."""
 
-    def process(self, logits, tokens, step, states=None):
+    def process(self, logits: Tensor, tokens: Tensor, step: Tensor, states: Any = None) -> Tensor:
         """Applies all processors to the logits; arguments as in `Processor`, `states` one for each, () if stateless.
 
         What one processor bans no later one brings back.
@@ -96,12 +107,12 @@ class Sampler:
             logits = ops.where(banned, BANNED, logits)
         return logits
 
-    def ending_at(self, token_ids) -> "Sampler":
+    def ending_at(self, token_ids: Tensor) -> "Sampler":
         """The sampler for a generation with these stop tokens: grammars allow them only where a text may end."""
         processors = tuple(p.ending_at(token_ids) if isinstance(p, StatefulProcessor) else p for p in self.processors)
         return self if processors == self.processors else dataclasses.replace(self, processors=processors)
 
-    def choose(self, logits, random):
+    def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         """The next token of each row.
 
         Args:
@@ -113,7 +124,7 @@ class Sampler:
         """
         raise NotImplementedError(f"{type(self).__name__} must define `choose(logits, random)`.")
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: Tensor) -> Tensor:
         """float32 (B, V): how likely `choose` takes each token. Speculative decoding asks for it."""
         raise NotImplementedError(
             f"{type(self).__name__} must define `probabilities(logits)` to be used speculatively."
@@ -122,17 +133,17 @@ class Sampler:
     # The hooks of the generation loop. Samplers that choose one token from one row of logits need none of them; those
     # that keep several hypotheses (beams) or propose several tokens (speculation) override them.
 
-    streams = True  # whether tokens are final as soon as they are written
+    streams = True  # whether tokens are final as soon as they are appended
 
     def rows_per_prompt(self, num_return_sequences: int) -> int:
         """How many rows (sequences, beams, candidates) are generated for each prompt."""
         return num_return_sequences
 
-    def room(self, num_rows, max_new_tokens):
+    def room(self, num_rows: Tensor, max_new_tokens: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
         """(columns for new tokens, cache slots for them): int or int32 ()."""
         return max_new_tokens, max_new_tokens
 
-    def begin(self, state: GenerationState, hidden, padding_mask, context: Context) -> GenerationState:
+    def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
         """Prepares `memory`, before the first `advance`.
 
         Args:
@@ -142,11 +153,13 @@ class Sampler:
         """
         return state
 
-    def propose(self, state: GenerationState, context: Context):
+    def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
         """The tokens that the model reads next, int32 (R, T), and the state: the newest token of each row."""
         return newest_tokens(state, context.num_prompt)[:, None], state
 
-    def advance(self, state: GenerationState, logits, hidden, context: Context) -> tuple[GenerationState, Change]:
+    def advance(
+        self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
+    ) -> tuple[GenerationState, Change]:
         """Appends tokens to the rows, given the logits of what was proposed.
 
         Args:
@@ -160,12 +173,14 @@ class Sampler:
         token = allowed_choice(self.choose(shaped, context.random(state)), shaped)
         return write_token(state, self.processors, token, logits, context, shaped), Change()
 
-    def answer(self, state: GenerationState, num_return_sequences: int, context: Context):
+    def answer(
+        self, state: GenerationState, num_return_sequences: int, context: Context
+    ) -> tuple[GenerationState, Tensor]:
         """(state, scores float32 (R,)) of the rows to return, `num_return_sequences` for each prompt, best first."""
         return state, ops.zeros(ops.shape(state.num_tokens), "float32")
 
 
-def allowed_choice(token, shaped):
+def allowed_choice(token: Tensor, shaped: Tensor) -> Tensor:
     """int32 (R,): the tokens chosen, and the likeliest one where a custom sampler chose one that is banned."""
     token = ops.cast(token, "int32")
     places = ops.clip(token, 0, shaped.shape[-1] - 1)[:, None]
@@ -181,10 +196,10 @@ class GreedySampler(Sampler):
         processors, seed: as in `Sampler`.
     """
 
-    def choose(self, logits, random):
+    def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return ops.argmax(logits, axis=-1)
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: Tensor) -> Tensor:
         return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
 
 
@@ -199,8 +214,8 @@ class RandomSampler(Sampler):
         >>> RandomSampler([RepetitionPenalty(1.1), Temperature(0.8), TopP(0.95)], seed=7)
     """
 
-    def choose(self, logits, random):
+    def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return ops.argmax(logits + random.gumbel(logits.shape[-1]), axis=-1)
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: Tensor) -> Tensor:
         return ops.softmax(logits, axis=-1)

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_tfm.arguments import as_integer, require
+from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.tensors import size
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
-from keras_tfm.samplers.state import BANNED, Change, is_banned, newest_tokens, write_token
+from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
+from keras_tfm.types import Tensor
 
 # Streams of independent draws: draft tokens, whether a draft is accepted, what replaces a rejected one.
 _DRAFT, _ACCEPT, _REPLACE = 1, 2, 3
@@ -46,14 +48,16 @@ class PromptLookup:
 
     max_ngram: int = static(3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "max_ngram", as_integer("max_ngram", self.max_ngram, 1))
 
-    def begin(self, state, context, num_drafts):
+    def begin(self, state: GenerationState, context: Context, num_drafts: int) -> tuple:
         """The drafter's state: none."""
         return ()
 
-    def draft(self, memory, state, sampler, context, num_drafts):
+    def draft(
+        self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
+    ) -> tuple[Drafts, Any]:
         """(`Drafts`, memory)."""
         tokens = state.tokens
         columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
@@ -75,7 +79,7 @@ class PromptLookup:
         guesses = ops.take_along_axis(tokens, places, axis=1)
         return Drafts(ops.maximum(guesses, 0)), memory
 
-    def settle(self, memory, num_read, kept):
+    def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
         """The memory after `kept` of the newest tokens were accepted."""
         return memory
 
@@ -91,7 +95,7 @@ class DraftModel:
 
     model: Any
 
-    def begin(self, state, context, num_drafts):
+    def begin(self, state: GenerationState, context: Context, num_drafts: int) -> DecodingState:
         """The drafter's state: the draft model's `DecodingState` after the prefill."""
         num_rows, length = ops.shape(state.tokens)
         num_prompts = size(context.prompts, 0)
@@ -100,7 +104,9 @@ class DraftModel:
         _, memory = self.model.read(token_ids, memory, mask)
         return memory.reorder(ops.repeat(ops.arange(num_prompts, dtype="int32"), num_rows // num_prompts))
 
-    def draft(self, memory, state, sampler, context, num_drafts):
+    def draft(
+        self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
+    ) -> tuple[Drafts, Any]:
         """(`Drafts`, memory). The last draft is read as well, so that the cache has all that may be accepted."""
         guesses, probabilities = [], []
         token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
@@ -114,7 +120,7 @@ class DraftModel:
         _, memory = self._read(token, memory)
         return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), memory
 
-    def settle(self, memory, num_read, kept):
+    def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
         """The memory after `kept` (R,) of the `num_read` newest tokens were accepted: rewound behind them."""
         return memory.keep(memory.num_tokens - num_read + kept)
 
@@ -149,7 +155,7 @@ class SpeculativeSampler(Sampler):
     rule: Sampler = dataclasses.field(default_factory=GreedySampler)
     num_drafts: int = static(4)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "num_drafts", as_integer("num_drafts", self.num_drafts, 1))
         require(
@@ -158,7 +164,7 @@ class SpeculativeSampler(Sampler):
             rule=self.rule,
         )
 
-    def check_model(self, model):
+    def check_model(self, model: Any) -> None:
         for name in ("vocabulary_size", "prompt_vocabulary_size"):
             if isinstance(self.drafter, DraftModel) and getattr(self.drafter.model, name) != getattr(model, name):
                 raise ValueError(
@@ -175,18 +181,20 @@ class SpeculativeSampler(Sampler):
                     "sampler, or drafts of another model."
                 )
 
-    def room(self, num_rows, max_new_tokens):
+    def room(self, num_rows: Tensor, max_new_tokens: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
         return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)
 
-    def begin(self, state, hidden, padding_mask, context):
+    def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
         return state._replace(memory=SpeculativeMemory((), self.drafter.begin(state, context, self.num_drafts)))
 
-    def propose(self, state, context):
+    def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
         drafts, drafter = self.drafter.draft(state.memory.drafter, state, self, context, self.num_drafts)
         token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], drafts.token_ids], axis=1)
         return token_ids, state._replace(memory=SpeculativeMemory(drafts, drafter))
 
-    def advance(self, state, logits, hidden, context):
+    def advance(
+        self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
+    ) -> tuple[GenerationState, Change]:
         drafts, drafter = state.memory
         is_checked = not isinstance(drafts, tuple) or len(drafts) > 0
         num_drafts = self.num_drafts if is_checked else 0  # none at first, after the prompt
@@ -225,7 +233,7 @@ class SpeculativeSampler(Sampler):
         return ops.cast(ops.argmax(logs + noise, axis=-1), "int32")
 
 
-def slots_needed(num_rows, max_new_tokens, num_drafts):
+def slots_needed(num_rows: Tensor, max_new_tokens: int | Tensor, num_drafts: int) -> int | Tensor:
     """Slots of a KV cache that is rewound to the row that accepted most: rows that accepted less leave gaps.
 
     Each row keeps at most `max_new_tokens` tokens and one step's surplus; a step uses at most num_drafts + 1 slots.

@@ -6,11 +6,12 @@ from keras import ops, tree
 
 from keras_tfm import ops as tfm_ops
 from keras_tfm.ops.tensors import size
+from keras_tfm.types import Tensor
 
 # The logit of a token that must not come. Lower than any other; finite, so that differences of two are 0 and not NaN.
 BANNED = -1e30
 _HARDLY_ALLOWED = 1e-3 * BANNED
-# Why a row ended; 0 is a row that is being written.
+# Why a row ended; 0 is a row that is still being generated.
 REASONS = ("", "stop_token", "stop_sequence", "stop_string", "length", "complete", "time", "impossible", "invalid")
 _, STOP_TOKEN, STOP_SEQUENCE, STOP_STRING, LENGTH, COMPLETE, TIME, IMPOSSIBLE, INVALID = range(len(REASONS))
 # Streams times this change the seed: the golden ratio of 2^32, as in hash functions.
@@ -41,7 +42,7 @@ class GenerationState(NamedTuple):
 class LogProbs(NamedTuple):
     """Log-probabilities of the model itself, before any logits processor.
 
-    chosen: float32 (R, M), of the tokens written. top_ids: int32 (R, M, n) and top: float32 (R, M, n), the n likeliest
+    chosen: float32 (R, M), of the new tokens. top_ids: int32 (R, M, n) and top: float32 (R, M, n), the n likeliest
     tokens at each step, best first.
     """
 
@@ -74,7 +75,7 @@ class StepRandom(NamedTuple):
     step: Any
     stream: int = 0
 
-    def uniform(self, size: int | None = None):
+    def uniform(self, size: int | None = None) -> Tensor:
         """Uniform float32 in (0, 1): (B,), or (B, size)."""
         seed = ops.bitwise_xor(
             ops.cast(self.seed, "uint32"), ops.convert_to_tensor(self.stream * _GOLDEN % 2**32, dtype="uint32")
@@ -86,7 +87,7 @@ class StepRandom(NamedTuple):
         places = ops.cast(ops.arange(size, dtype="int32"), "uint32")[None]
         return tfm_ops.random_uniform((seed, rows[:, None]), (step[:, None], places))
 
-    def gumbel(self, size: int):
+    def gumbel(self, size: int) -> Tensor:
         """Standard Gumbel noise (B, size): argmax(logits + noise) is a draw from softmax(logits).
 
         Reference: Maddison et al. 2014, "A* Sampling", https://arxiv.org/abs/1411.0030
@@ -125,18 +126,26 @@ class Change(NamedTuple):
     kept: Any = None
 
 
-def newest_tokens(state: GenerationState, num_prompt):
+def newest_tokens(state: GenerationState, num_prompt: Tensor) -> Tensor:
     """int32 (R,): the last token of each row."""
     places = num_prompt + ops.maximum(state.num_tokens - 1, 0)
     return ops.maximum(ops.take_along_axis(state.tokens, places[:, None], axis=1)[:, 0], 0)
 
 
-def is_banned(logits):
+def is_banned(logits: Tensor) -> Tensor:
     """bool: which logits are those of banned tokens, whatever was added to `BANNED` or taken from it."""
     return logits < _HARDLY_ALLOWED
 
 
-def write_token(state: GenerationState, processors, token, logits, context: Context, shaped=None, writes=True):
+def write_token(
+    state: GenerationState,
+    processors: tuple,
+    token: Tensor,
+    logits: Tensor,
+    context: Context,
+    shaped: Tensor | None = None,
+    writes: bool | Tensor = True,
+) -> GenerationState:
     """Appends a token to each row that has not finished: checks stops, advances processors, records log-probabilities.
 
     Args:
@@ -186,7 +195,9 @@ def write_token(state: GenerationState, processors, token, logits, context: Cont
     )
 
 
-def check_stops(stops: StopRules, state, num_prompt, token):
+def check_stops(
+    stops: StopRules, state: GenerationState, num_prompt: Tensor, token: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Whether a token ends its row, and how much of the row's end is then cut off.
 
     Args:

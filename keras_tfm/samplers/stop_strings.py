@@ -25,7 +25,7 @@ class StopStrings:
         >>> StopStrings(["\\n\\n", "User:"], [tokenizer.token_bytes(i) for i in range(tokenizer.vocabulary_size)])
     """
 
-    def __init__(self, strings, token_bytes):
+    def __init__(self, strings: str | Iterable[str], token_bytes: Iterable[bytes]):
         self.strings = strings_of(strings)
         token_bytes = list(token_bytes)
         self.tables = TokenTables.of_bytes(*stop_string_automaton(self.strings, token_bytes), token_bytes)
@@ -46,7 +46,7 @@ class StopStrings:
         return len(text) - max([0, *held])
 
 
-def strings_of(strings) -> tuple[str, ...]:
+def strings_of(strings: str | Iterable[str]) -> tuple[str, ...]:
     """Stop strings as a tuple: one str is one string."""
     if isinstance(strings, str):
         return (strings,)
@@ -55,7 +55,9 @@ def strings_of(strings) -> tuple[str, ...]:
     return tuple(strings)
 
 
-def stop_string_automaton(stop_strings, token_bytes) -> tuple[np.ndarray, np.ndarray]:
+def stop_string_automaton(
+    stop_strings: str | Iterable[str], token_bytes: Iterable[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
     """The automaton of Aho and Corasick over bytes.
 
     Args:

@@ -1,11 +1,13 @@
 """Finite automata over tokens, as tables in the graph."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_tfm.ops.tensors import next_power_of_two
+from keras_tfm.types import Tensor
 
 # A table of so many numbers takes 128 MB, here and in each call of the compiled loop.
 MOST_ENTRIES = 2**25
@@ -28,7 +30,7 @@ class TokenTables(NamedTuple):
     transitions: Any
 
     @classmethod
-    def of(cls, transitions) -> "TokenTables":
+    def of(cls, transitions: Any) -> "TokenTables":
         """From the full table int (states, V); states are filled up to a power of two, so that few shapes compile."""
         full = np.asarray(transitions, "int32")
         sums = _Sums(len(full), full.shape[1])
@@ -41,7 +43,9 @@ class TokenTables(NamedTuple):
         return tables
 
     @classmethod
-    def of_bytes(cls, table, classes, token_bytes, num_spare_kinds: int = 0) -> "TokenTables":
+    def of_bytes(
+        cls, table: Tensor, classes: Tensor, token_bytes: Iterable[bytes], num_spare_kinds: int = 0
+    ) -> "TokenTables":
         """From an automaton over bytes, which is walked along the bytes of every token.
 
         Args:
@@ -60,13 +64,13 @@ class TokenTables(NamedTuple):
         transitions[: len(table), num_spare_kinds:num_kinds] = walk.columns(examples)
         return cls((kinds + num_spare_kinds).astype("int32"), transitions)
 
-    def next(self, states, tokens):
+    def next(self, states: Tensor, tokens: Tensor) -> Tensor:
         """int32 (R,): where the rows' tokens lead."""
         num_kinds = ops.shape(self.transitions)[1]
         flat = ops.reshape(self.transitions, (-1,))
         return ops.take(flat, ops.maximum(states, 0) * num_kinds + ops.take(self.kinds, tokens))
 
-    def allowed(self, states):
+    def allowed(self, states: Tensor) -> Tensor:
         """bool (R, V): which tokens may come."""
         return ops.take(ops.take(self.transitions, ops.maximum(states, 0), axis=0) >= 0, self.kinds, axis=1)
 
@@ -74,11 +78,11 @@ class TokenTables(NamedTuple):
 class _Sums:
     """Tells columns apart that are seen a few rows at a time, by their sums with random weights."""
 
-    def __init__(self, num_rows, num_columns):
+    def __init__(self, num_rows: Tensor, num_columns):
         self._weights = np.random.default_rng(0).integers(0, _WEIGHTS_BELOW, (num_rows, _NUM_SUMS)).astype("float64")
         self._sums = np.zeros((num_columns, _NUM_SUMS), "int64")
 
-    def add(self, rows, columns, values) -> None:
+    def add(self, rows: Tensor, columns, values) -> None:
         """values: int (columns, rows), of those rows in those columns."""
         weights, values = self._weights[rows], values.astype("float64")
         for start in range(0, len(weights), 256):

@@ -7,6 +7,7 @@ from keras import ops
 from keras_tfm.arguments import as_integer, number_of, require
 from keras_tfm.samplers.sampler import Processor
 from keras_tfm.samplers.state import BANNED
+from keras_tfm.types import Tensor
 
 # Sums of probabilities in float32 are off by less.
 _ROUNDING = 1e-6
@@ -22,7 +23,7 @@ class Temperature(Processor):
 
     temperature: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             number_of("temperature", self.temperature) >= 0,
             "`temperature` must be at least 0 (0 = greedy)",
@@ -30,7 +31,7 @@ class Temperature(Processor):
         )
         object.__setattr__(self, "temperature", float(self.temperature))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         temperature = ops.cast(self.temperature, "float32")
         best = ops.argmax(logits, axis=-1, keepdims=True)
         is_best = ops.arange(logits.shape[-1], dtype="int32")[None] == ops.cast(best, "int32")
@@ -50,10 +51,10 @@ class TopK(Processor):
 
     k: int = 50
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_integer("k", self.k, 0, " (0 = off)"))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         def enough(kept):
             return ops.sum(ops.cast(kept, "int32"), axis=-1, keepdims=True) >= self.k
 
@@ -75,11 +76,11 @@ class TopP(Processor):
 
     p: float = 0.95
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 < self.p <= 1, "`p` must be greater than 0 and at most 1", p=self.p)
         object.__setattr__(self, "p", float(self.p))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         probabilities = ops.softmax(logits, axis=-1)
 
         def enough(kept):
@@ -101,11 +102,11 @@ class MinP(Processor):
 
     p: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.p <= 1, "`p` must be in [0, 1]", p=self.p)
         object.__setattr__(self, "p", float(self.p))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         probabilities = ops.softmax(logits, axis=-1)
         return ops.where(probabilities >= self.p * ops.max(probabilities, axis=-1, keepdims=True), logits, BANNED)
 
@@ -122,11 +123,11 @@ class Typical(Processor):
 
     p: float = 0.9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 < self.p <= 1, "`p` must be greater than 0 and at most 1", p=self.p)
         object.__setattr__(self, "p", float(self.p))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         logs = ops.log_softmax(logits, axis=-1)
         probabilities = ops.exp(logs)
         strangeness = ops.abs(-logs - _entropy(probabilities, logs))
@@ -151,11 +152,11 @@ class EpsilonCutoff(Processor):
 
     epsilon: float = 3e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.epsilon < 1, "`epsilon` must be at least 0 and less than 1", epsilon=self.epsilon)
         object.__setattr__(self, "epsilon", float(self.epsilon))
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         return _at_least(logits, ops.softmax(logits, axis=-1), self.epsilon)
 
 
@@ -170,7 +171,7 @@ class EtaCutoff(EpsilonCutoff):
     https://arxiv.org/abs/2210.15191
     """
 
-    def __call__(self, logits, tokens, step):
+    def __call__(self, logits: Tensor, tokens: Tensor, step: Tensor) -> Tensor:
         logs = ops.log_softmax(logits, axis=-1)
         probabilities = ops.exp(logs)
         eta = ops.minimum(self.epsilon, ops.sqrt(self.epsilon) * ops.exp(-_entropy(probabilities, logs)))

@@ -82,7 +82,7 @@ def added_tokens_of(entries: Iterable[Mapping[str, Any]], token_ids: dict[str, i
         content = entry["content"]
         if token_ids.setdefault(content, entry["id"]) != entry["id"]:
             raise ValueError(
-                f"The added token {content!r} must have the id that it has in the vocabulary, {token_ids[content]}. "
+                f"The id of the added token {content!r} must be {token_ids[content]}, as in the vocabulary. "
                 f"Received: {entry['id']}."
             )
         tokens.append(added_token(content, {"special": False, **entry}))
@@ -103,6 +103,30 @@ def json_of_added_tokens(tokens: Iterable[AddedToken], token_ids: Mapping[str, i
     """`added_tokens` of a tokenizer.json, in order of ids."""
     in_order = sorted(tokens, key=lambda token: token_ids[token.content])
     return [{"id": token_ids[token.content], **dataclasses.asdict(token)} for token in in_order]
+
+
+def normalized_contents(
+    tokens: Iterable[AddedToken], normalize: Callable[[tf.Tensor], tf.Tensor] | None
+) -> dict[str, str]:
+    """As what each token is looked for in texts and written by `decode`: those that are `normalized` as they are then.
+
+    Args:
+        tokens: `AddedToken`s.
+        normalize: what makes string (N,) of string (N,); None for nothing.
+
+    Raises:
+        ValueError: if one is empty then.
+    """
+    contents = {token.content: token.content for token in tokens}
+    loose = [token.content for token in tokens if token.normalized]
+    if loose and normalize is not None:
+        with tf.init_scope():
+            contents.update(zip(loose, (text.decode() for text in normalize(tf.constant(loose)).numpy()), strict=True))
+    if empty := [content for content in loose if not contents[content]]:
+        raise ValueError(
+            f"A special token with `normalized` must not be empty when it is normalized. Received: {empty}."
+        )
+    return contents
 
 
 class AddedTokenSplitter(tf.Module):
@@ -140,16 +164,8 @@ class AddedTokenSplitter(tf.Module):
         super().__init__(name="added_token_splitter")
         tokens = sorted(tokens, key=lambda token: not token.special)  # of equal ones the first counts
         exact = {token.content: token for token in tokens if not token.normalized}
-        loose = {token.content: token for token in tokens if token.normalized}
-        if loose and normalize is not None:
-            with tf.init_scope():
-                contents = [content.decode() for content in normalize(tf.constant(list(loose))).numpy()]
-            if "" in contents:
-                raise ValueError(
-                    "A special token with `normalized` must not be empty when it is normalized. "
-                    f"Received: {list(loose)[contents.index('')]!r}."
-                )
-            loose = dict(reversed([*zip(contents, loose.values(), strict=True)]))
+        contents = normalized_contents(tokens, normalize)
+        loose = {contents[token.content]: token for token in reversed(tokens) if token.normalized}
         self.exact = _Finder(exact, ids)
         self.loose = _Finder(loose, ids)
         self._normalize = normalize
@@ -190,9 +206,13 @@ class _Finder(tf.Module):
 
     def __call__(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
         if not self:
-            pieces = tf.RaggedTensor.from_tensor(texts[:, None])
-            return pieces, pieces.with_values(tf.fill(tf.shape(texts), -1))
+            return _as_they_are(texts)
         marked = tf.strings.regex_replace(texts, self._pattern, SEPARATOR + rb"\0" + SEPARATOR)
+        is_any = tf.reduce_any(tf.not_equal(marked, texts))  # most texts hold none, and many calls are of one text
+        return tf.cond(is_any, lambda: self._cut(marked, allow_special), lambda: _as_they_are(texts))
+
+    def _cut(self, marked: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """The pieces and ids of texts in which separators stand around what reads as a token."""
         pieces = tf.strings.split(marked, sep=SEPARATOR)  # text, token, text, ..., text; texts may be empty
         if self._names & {"special", "single_word"}:
             all_are_tokens = allow_special & ("single_word" not in self._names)
@@ -206,7 +226,7 @@ class _Finder(tf.Module):
             values = _with_space_before(values, is_token & tf.gather(self._rules["lstrip"], index))
         ids = tf.where(is_token, tf.gather(self._ids, index), -1)
         is_there = pieces.with_values(is_token | tf.not_equal(values, ""))
-        return (tf.ragged.boolean_mask(pieces.with_values(x), is_there) for x in (values, ids))
+        return tuple(tf.ragged.boolean_mask(pieces.with_values(x), is_there) for x in (values, ids))
 
     def _without_none(self, pieces: tf.RaggedTensor, allow_special: tf.Tensor) -> tf.RaggedTensor:
         """The pieces, where what the rules do not let be a token is text, and one with the text beside it."""
@@ -227,6 +247,13 @@ class _Finder(tf.Module):
             is_token &= ~(tf.gather(self._rules["single_word"], index) & touches)
         marked = tf.where(is_token, tf.strings.join([SEPARATOR, values, SEPARATOR]), values)
         return tf.strings.split(tf.strings.reduce_join(pieces.with_values(marked), axis=1), sep=SEPARATOR)
+
+
+def _as_they_are(texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Pieces and ids of texts without tokens: one piece each."""
+    row_splits = tf.range(tf.size(texts, tf.int64) + 1)
+    pieces = tf.RaggedTensor.from_row_splits(texts, row_splits, validate=False)
+    return pieces, pieces.with_values(tf.fill(tf.shape(texts), -1))
 
 
 def _is_token(pieces: tf.RaggedTensor) -> tf.Tensor:
@@ -275,6 +302,33 @@ def with_tokens(rows: tf.RaggedTensor, values: tf.Tensor, is_token: tf.Tensor) -
         tf.boolean_mask(values, is_token), tf.cast(is_token, tf.int64), validate=False
     )
     return tf.concat([rows, one_each], axis=1)
+
+
+def places_in_rows(pieces: tf.RaggedTensor) -> tf.Tensor:
+    """int32, for each string of the rows (N, pieces): how many bytes are before it in its row."""
+    begins = tf.cumsum(tf.strings.length(pieces.values), exclusive=True)
+    return begins - tf.repeat(tf.gather(tf.concat([begins, [0]], 0), pieces.row_starts()), pieces.row_lengths())
+
+
+def shifted(rows: tf.RaggedTensor, shift: tf.Tensor) -> tf.RaggedTensor:
+    """The rows (N, values), to all values of which the `shift` (N,) of the row was added."""
+    return rows.with_values(rows.values + tf.repeat(shift, rows.row_lengths()))
+
+
+def with_places_of_tokens(
+    pieces: tf.RaggedTensor, ids: tf.RaggedTensor, parts: tuple[tf.RaggedTensor, ...]
+) -> tuple[tf.RaggedTensor, ...]:
+    """Ids, starts and ends of whole texts (N, tokens), from those of their pieces, of which tokens made none.
+
+    Args:
+        pieces, ids: (N, pieces), as `AddedTokenSplitter` gives them.
+        parts: ids, starts and ends of the tokens of each piece (all pieces, tokens).
+    """
+    is_token, lengths, before = ids.values >= 0, tf.strings.length(pieces.values), places_in_rows(pieces)
+    own = (ids.values, tf.zeros_like(lengths), lengths)
+    rows = [with_tokens(part, values, is_token) for part, values in zip(parts, own, strict=True)]
+    rows[1:] = (shifted(part, before) for part in rows[1:])
+    return tuple(pieces.with_values(part).merge_dims(1, 2) for part in rows)
 
 
 def special_token_pattern(contents: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_tfm.files import read_json, read_json_object, replace_file
+from keras_tfm.files import local_path, read_json, read_json_object, replace_file
 from keras_tfm.tokenizers.added_tokens import added_tokens_of, json_of_added_tokens
 from keras_tfm.tokenizers.post_processor import post_processor_of, tokens_around
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, parts_of, single_part
@@ -27,7 +27,7 @@ def read_arguments(path: str | os.PathLike, add_special_tokens: bool = False) ->
         FileNotFoundError: if there are no such files.
         ValueError: if they do not hold byte-level BPE as implemented here.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_file():
         return arguments_from_json(read_json(path), add_special_tokens)
     if (path / "tokenizer.json").is_file():
@@ -51,8 +51,8 @@ def read_gpt2_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, ...]]
 
 
 def write_tokenizer(tokenizer: "BytePairTokenizer", folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json, vocab.json and merges.txt; each is complete before it takes its name."""
-    folder = Path(folder)
+    """Writes vocab.json, merges.txt and last tokenizer.json, which is read first; each comes whole."""
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     merges = "\n".join([_MERGES_HEADER, *(f"{left} {right}" for left, right in tokenizer.merges)]) + "\n"
     replace_file(folder / "vocab.json", json.dumps(dict(tokenizer.vocabulary), ensure_ascii=False))
@@ -101,11 +101,9 @@ def _words_of(pre_tokenizer: dict[str, Any] | None) -> tuple[str, bool]:
     for add_prefix_space in (False, True):
         if (words := pattern_of(pre_tokenizer, add_prefix_space)) is not None:
             return words, add_prefix_space
-    parts = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
-    told = [{key: part[key] for key in ("type", "pattern") if key in part} for part in parts if isinstance(part, dict)]
     raise ValueError(
         f"`pre_tokenizer` of a tokenizer.json must cut words as one of {tuple(WORD_PATTERNS)} does. "
-        f"Received: {str(told)[:200]}."
+        f"Received: {str(pre_tokenizer)[:150]}."
     )
 
 

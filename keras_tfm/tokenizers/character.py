@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.files import read_json, replace_file
+from keras_tfm.files import local_path, read_json, replace_file
 from keras_tfm.tokenizers.added_tokens import AddedToken, added_tokens_of, as_added_tokens, json_of_added_tokens
 from keras_tfm.tokenizers.inputs import TrainingTexts
 from keras_tfm.tokenizers.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ class CharacterTokenizer(Tokenizer):
         special_tokens = as_added_tokens(special_tokens)
         contents = [token.content for token in special_tokens]
         texts = TrainingTexts(texts_or_files, contents)
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for text in texts:
             counts.update(text)
         for no_letter in (_UNKNOWN, *contents):
@@ -138,7 +138,7 @@ class CharacterTokenizer(Tokenizer):
             FileNotFoundError: if there is no such file.
             ValueError: if it holds another kind of tokenizer.
         """
-        path = Path(path)
+        path = local_path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
             raise FileNotFoundError(
@@ -178,7 +178,7 @@ class CharacterTokenizer(Tokenizer):
             "decoder": {"type": "Fuse"},
             "model": {"type": "WordLevel", "vocab": dict(self.vocabulary), "unk_token": _UNKNOWN},
         }
-        folder = Path(folder)
+        folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=1))
 

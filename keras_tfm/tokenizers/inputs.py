@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.files import local_path
 from keras_tfm.tokenizers.vocabulary import check_encodable
 
 _BLOCK = 2**24  # characters of a file that are read at once
@@ -100,6 +101,20 @@ def as_lists(ids: tf.Tensor | tf.RaggedTensor) -> list:
     return [values[start:end] for start, end in itertools.pairwise(splits)]
 
 
+def characters_at(text: bytes, starts: list[int], ends: list[int]) -> list[tuple[int, int]]:
+    """The characters that bytes of a text stand for, as pairs of first and last + 1; parts of one count as the whole.
+
+    Args:
+        text: in UTF-8; what is none counts as U+FFFD.
+        starts, ends: bytes.
+    """
+    data = np.frombuffer(text.decode("utf-8", "replace").encode(), np.uint8)
+    before = np.cumsum(np.append(0, (data & 0xC0) != 0x80))  # characters that begin before each byte
+    after = np.append(before[1:], before[-1] + 1)  # and at it
+    places = np.stack([after[np.asarray(starts, int)] - 1, before[np.asarray(ends, int)]], axis=1)
+    return list(map(tuple, places.tolist()))
+
+
 def _as_id_array(row: Any) -> np.ndarray:
     """One row of ids as int64 (T,)."""
     try:
@@ -144,7 +159,7 @@ def _blocks(source: str | Path) -> Iterator[str]:
         check_encodable(source)
         yield source
     elif isinstance(source, Path):
-        with source.open(encoding="utf-8", errors="replace", newline="") as file:
+        with local_path(source).open(encoding="utf-8", errors="replace", newline="") as file:
             while lines := file.readlines(_BLOCK):
                 yield "".join(lines)
     else:

@@ -63,6 +63,17 @@ def post_processor_of(begin: Iterable[str], end: Iterable[str], token_ids: Mappi
     }
 
 
+def trimmings(post_processor: Mapping[str, Any] | None) -> list[bool]:
+    """The parts that take the spaces at the ends of byte-level tokens out of the places that are told of them.
+
+    Returns:
+        for each such part, whether it believes that one space at the beginning of a text is none of the text.
+    """
+    kinds = ("ByteLevel", "RobertaProcessing")
+    parts = [part for part in _parts(post_processor) if part.get("type") in kinds and part.get("trim_offsets", True)]
+    return [bool(part.get("add_prefix_space", True)) for part in parts]
+
+
 def _parts(processor: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if processor is None or processor.get("type") != "Sequence":
         return [] if processor is None else [processor]

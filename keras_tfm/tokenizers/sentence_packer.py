@@ -52,7 +52,7 @@ class SentencePacker(tf.Module):
             note = ", for a token beside [CLS] and two [SEP], or None"
             sequence_length = as_integer("sequence_length", sequence_length, 4, note)
         self.tokenizer = tokenizer
-        self.sequence_length = sequence_length
+        self.sequence_length: Any = sequence_length  # int or None
         self._special, self._num_between = _frame(tokenizer)
 
     def __call__(self, texts: Any, pairs: Any = None) -> dict[str, tf.Tensor]:
@@ -231,13 +231,14 @@ def _frame(tokenizer: Any) -> tuple[tuple[int, int, int], int]:
     if isinstance(tokenizer, WordPieceTokenizer):
         return (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id), 1
     roles = getattr(tokenizer, "checkpoint_roles", {})
-    names = [roles.get(f"{role}_token") for role in ("cls", "sep", "pad")]
+    names: list[Any] = [roles.get(f"{role}_token") for role in ("cls", "sep", "pad")]
     if not isinstance(tokenizer, BytePairTokenizer) or None in names or not tokenizer.packs_as_roberta:
         raise TypeError(
             "`tokenizer` must be a WordPieceTokenizer, or the BytePairTokenizer of a RoBERTa with its special tokens, "
             f"as `load_tokenizer` gives it. Received: {str(tokenizer)[:60]} of type {type(tokenizer).__name__}."
         )
-    return tuple(map(tokenizer.token_to_id, names)), 2
+    first, between, padding = map(tokenizer.token_to_id, names)
+    return (first, between, padding), 2
 
 
 def longest_first(first: tf.Tensor, second: tf.Tensor, room: int) -> tuple[tf.Tensor, tf.Tensor]:

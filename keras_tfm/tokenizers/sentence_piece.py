@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
-from keras_tfm.files import read_json, replace_file
-from keras_tfm.tokenizers.added_tokens import AddedToken, with_tokens
+from keras_tfm.files import local_path, read_json, replace_file
+from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens, with_tokens
 from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
 from keras_tfm.tokenizers.sentence_piece_graph import SentencePieceCutter, SentencePieceJoiner
 from keras_tfm.tokenizers.sentence_piece_json import meaning_of_json
@@ -30,9 +30,9 @@ class SentencePieceTokenizer(Tokenizer):
     One implementation in core TensorFlow ops runs eagerly, in `tf.data`, in `tf.function` and inside a SavedModel that
     loads with `import tensorflow` alone. Its ids are those of `sentencepiece` for a tokenizer.model and those of the
     Hugging Face library `tokenizers` for a tokenizer.json, which differ from each other where spaces meet and in rare
-    characters. One known exception: Unigram models add up scores in float32, in `sentencepiece` from the beginning of
-    the text, here from the beginning of each word; so two ways to cut a word that are equally good but for rounding may
-    be told apart otherwise in texts of many thousand words. All work is done on the CPU.
+    characters. One known exception: `sentencepiece` adds up the scores of Unigram models in float32 from the beginning
+    of a text; in texts of more than 4,096 characters they are added up word by word here, so that of two ways to cut a
+    word that are equally good but for rounding the other one may be taken. All work is done on the CPU.
 
     Control pieces ("<s>", "</s>") are special tokens: they are found in a text, as in transformers and not in
     `sentencepiece`, so that chats get the right ids; `skip_special_tokens=True` leaves them out in decoding.
@@ -49,7 +49,9 @@ class SentencePieceTokenizer(Tokenizer):
         special_tokens: strings or `AddedToken`s that are found in texts before anything else. Default: the control
             pieces of a tokenizer.model, the `added_tokens` of a tokenizer.json.
         more_tokens: dict from tokens that a checkpoint adds outside of its model ("<|im_start|>") to their ids, which
-            go on where those of the model end.
+            go on where those of the model end. They are found in texts as well.
+        begin_tokens, end_tokens: tokens that are put before and after each text. Default: as `add_begin_of_text` says,
+            and none.
 
     Call arguments:
         texts: a string, or a list, array or tensor of strings (B,). Bytes that are no UTF-8 are replaced by U+FFFD just
@@ -86,6 +88,8 @@ class SentencePieceTokenizer(Tokenizer):
         space_after_special: bool = False,
         special_tokens: Iterable[str | AddedToken] | None = None,
         more_tokens: Mapping[str, int] | None = None,
+        begin_tokens: Iterable[str] | None = None,
+        end_tokens: Iterable[str] = (),
     ):
         if isinstance(model, Mapping):
             meaning = meaning_of_json(model)
@@ -99,6 +103,7 @@ class SentencePieceTokenizer(Tokenizer):
             )
         more_tokens = dict(more_tokens or {})
         size = max([len(meaning.tokens), *(number + 1 for number in more_tokens.values())])
+        num_tokens = size
         if vocabulary_size is not None:
             if as_integer("vocabulary_size", vocabulary_size) < size:
                 raise ValueError(
@@ -118,12 +123,17 @@ class SentencePieceTokenizer(Tokenizer):
                 "`add_begin_of_text` must be False for a model without a piece that begins a text. "
                 f"Received: {add_begin_of_text}."
             )
+        if begin_tokens is None:
+            begin_tokens = [meaning.begin_of_text] if add_begin_of_text else []
         joining = meaning.joining.extended({number: token for token, number in more_tokens.items()}, size)
+        found = as_added_tokens(meaning.special_tokens if special_tokens is None else special_tokens)
+        contents = {token.content for token in found}
         super().__init__(
             tokens,
             joining.texts,
-            [*meaning.special_tokens, *more_tokens] if special_tokens is None else special_tokens,
-            begin_tokens=[meaning.begin_of_text] if add_begin_of_text else [],
+            [*found, *(token for token in more_tokens if token not in contents)],
+            begin_tokens=begin_tokens,
+            end_tokens=end_tokens,
         )
         # No dict: TensorFlow would track it.
         self.model = MappingProxyType(dict(model)) if isinstance(model, Mapping) else model
@@ -132,6 +142,7 @@ class SentencePieceTokenizer(Tokenizer):
             self._end_of_text = tokens[self.token_to_id(end_of_text)]
         self._begin_of_text = meaning.begin_of_text
         self.add_begin_of_text = add_begin_of_text
+        self._is_padded = size > num_tokens
         self.space_after_special = space_after_special
         self.more_tokens = MappingProxyType(more_tokens)
         self._cut = SentencePieceCutter(meaning.cutting, len(meaning.tokens))
@@ -185,7 +196,7 @@ class SentencePieceTokenizer(Tokenizer):
             FileNotFoundError: if there is no such file.
             ValueError: if it is no SentencePiece model.
         """
-        path = Path(path)
+        path = local_path(path)
         candidates = [path / name for name in (*FILE_NAMES, "tokenizer.json")] if path.is_dir() else [path]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
@@ -197,7 +208,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.model, byte by byte as it was read, or tokenizer.json, into a folder, which is made."""
-        folder = Path(folder)
+        folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not isinstance(self.model, Mapping):
             replace_file(
@@ -206,6 +217,11 @@ class SentencePieceTokenizer(Tokenizer):
             return
         document = {**self.model, "added_tokens": self._added_entries()}
         replace_file(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=1))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which copies and pickles are made."""
+        size = self.vocabulary_size if self._is_padded else None
+        return {**super().get_config(), "vocabulary_size": size}
 
     @property
     def end_of_text(self) -> str | None:

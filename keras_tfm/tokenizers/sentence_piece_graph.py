@@ -24,6 +24,9 @@ from keras_tfm.tokenizers.vocabulary import id_table
 
 _SIGN = ord(WORD_SIGN)
 _UNKNOWN = -1  # a character that is in no piece
+# `sentencepiece` adds up scores in float32 from the beginning of a text. How much that may change for each character
+# before a word, with a margin; texts of up to so many characters are cut again as a whole where it may matter.
+_ROUNDING, _LONGEST_SUM = 1e-5, 4096
 _REPLACEMENT = "\ufffd".encode()
 
 Step = Callable[[Characters, tf.Tensor], Characters]
@@ -119,6 +122,7 @@ class SentencePieceCutter(tf.Module):
             pieces = model.scores
             self._symbols = None
             self._cut = UnigramCutter(model.scores, model.ids, model.least_score, model.dtype)
+        self._sums_over_texts = isinstance(model, UnigramModel) and model.dtype == tf.float32
         # Words end where no piece goes on.
         cuts = rules.cuts_where_no_piece_goes_on
         self._cuts_before_signs = cuts and not any(_crosses(piece, True) for piece in pieces)
@@ -145,11 +149,48 @@ class SentencePieceCutter(tf.Module):
         characters = Characters.of(texts)
         for step in self._rules.steps:
             characters = step(characters, begins_text)
-        begins_word = tf.cast(tf.where(self._begins_word(characters))[:, 0], tf.int32)
+        columns = self._cut_words(characters, self._begins_word(characters), tf.size(texts), with_places)
+        ids, rows, *places = self._without_unknown(*columns)
+        return tuple(
+            tf.RaggedTensor.from_value_rowids(values, tf.cast(rows, tf.int64), tf.size(texts, tf.int64), validate=False)
+            for values in (ids, *places)
+        )
+
+    def _cut_words(self, characters: Characters, begins, num_texts: tf.Tensor, with_places: bool) -> list[tf.Tensor]:
+        """Ids, rows and perhaps places (tokens,) of words, of which `begins` (N,) tells where they begin."""
+        if not self._sums_over_texts:
+            return self._cut_once(characters, begins, with_places)[0]
+
+        def again(characters, begins, _, *found):
+            columns, gaps, words = self._cut_once(characters, begins, with_places)
+            # Scores add up from the beginning of the text: where that may matter, the text becomes one word.
+            rows, sizes = tf.gather(characters.rows, words), tf.math.bincount(characters.rows, minlength=num_texts)
+            limits = tf.where(sizes <= _LONGEST_SUM, tf.cast(sizes, tf.float32) * _ROUNDING, -1.0)
+            is_close = tf.math.unsorted_segment_min(gaps, rows, num_texts) < limits
+            has_words = tf.math.bincount(rows, minlength=num_texts) > 1
+            is_again = is_close & has_words
+            kept = tf.where(~tf.gather(is_again, columns[1]))[:, 0]
+            found = [tf.concat([old, tf.gather(new, kept)], axis=0) for old, new in zip(found, columns, strict=True)]
+            characters = characters.where(tf.gather(is_again, characters.rows))
+            return characters, characters.is_first(), tf.reduce_any(is_again), *found
+
+        flexible, num_columns = tf.TensorShape([None]), 4 if with_places else 2
+        _, _, _, *found = tf.while_loop(
+            lambda characters, begins, goes_on, *found: goes_on,
+            again,
+            (characters, begins, tf.constant(True), *[tf.zeros([0], tf.int32)] * num_columns),
+            shape_invariants=(Characters(*[flexible] * 4), flexible, tf.TensorShape([]), *[flexible] * num_columns),
+        )
+        order = tf.argsort(found[1], stable=True)  # by text
+        return [tf.gather(column, order) for column in found]
+
+    def _cut_once(self, characters: Characters, begins: tf.Tensor, with_places: bool):
+        """As `_cut_words`; then of each word the least gap between ways to cut it, and its first character (words,)."""
+        begins_word = tf.cast(tf.where(begins)[:, 0], tf.int32)
         splits = tf.concat([begins_word, tf.shape(characters.codes)], axis=0)
         words = tf.RaggedTensor.from_row_splits(characters.codes, tf.cast(splits, tf.int64), validate=False)
         distinct, index = tf.unique(tf.strings.unicode_encode(words, "UTF-8"))
-        tokens, firsts, lasts = self._distinct(distinct)
+        (tokens, firsts, lasts), gaps = self._distinct(distinct)
 
         ids = tf.gather(tokens, index)  # (words of all texts, tokens)
         begin = tf.gather(begins_word, tf.cast(ids.value_rowids(), tf.int32))
@@ -157,11 +198,7 @@ class SentencePieceCutter(tf.Module):
         if with_places:
             columns.append(tf.gather(characters.starts, begin + tf.gather(firsts, index).values))
             columns.append(tf.gather(characters.ends, begin + tf.gather(lasts, index).values))
-        ids, rows, *places = self._without_unknown(*columns)
-        return tuple(
-            tf.RaggedTensor.from_value_rowids(values, tf.cast(rows, tf.int64), tf.size(texts, tf.int64), validate=False)
-            for values in (ids, *places)
-        )
+        return columns, None if gaps is None else tf.gather(gaps, index), begins_word
 
     def _without_unknown(self, ids: tf.Tensor, rows: tf.Tensor, *places: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """The columns (tokens,), where unknown characters have their id, and perhaps only one together, or are gone."""
@@ -199,8 +236,9 @@ class SentencePieceCutter(tf.Module):
             begins |= ends[:-1] > 0
         return begins
 
-    def _distinct(self, words: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """Of each word (W,) the ids, and the first and the last character of it that each stands for, (W, tokens)."""
+    def _distinct(self, words: tf.Tensor):
+        """Of each word (W,) the ids, and the first and the last character of it that each stands for, (W, tokens); then
+        the gaps of `UnigramCutter`, or None."""
         whole = None
         if self._whole_ids is not None:
             whole = self._whole_ids.lookup(words)
@@ -209,7 +247,7 @@ class SentencePieceCutter(tf.Module):
         characters = tf.strings.unicode_decode(words, "UTF-8")
         codes = characters.values
         symbols = characters if self._symbols is None else characters.with_values(self._symbols(codes))
-        tokens, firsts = self._cut(symbols)
+        tokens, firsts, *gaps = self._cut(symbols)
         first = firsts.values
         token = tf.where(tokens.values < self._vocabulary_size, tokens.values, _UNKNOWN)
         # Pieces leave no gaps, and only words without pieces have no characters.
@@ -218,11 +256,13 @@ class SentencePieceCutter(tf.Module):
         columns = tokens.with_values(token), firsts.with_values(first - start), firsts.with_values(last - start)
         if self._rules.byte_ids is not None:
             columns = self._with_bytes(columns, tf.gather(codes, first))
+        gaps = gaps[0] if gaps else None
         if whole is None:
-            return columns
+            return columns, gaps
         is_whole = whole >= 0
         values = (whole, tf.zeros_like(whole), num_characters - 1)
-        return tuple(with_tokens(column, value, is_whole) for column, value in zip(columns, values, strict=True))
+        columns = [with_tokens(column, value, is_whole) for column, value in zip(columns, values, strict=True)]
+        return columns, gaps
 
     def _with_bytes(self, columns, codes: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
         """With the bytes of unknown characters; `codes` (tokens,) are the characters that tokens begin with."""

@@ -9,7 +9,15 @@ import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.tokenizers.added_tokens import AddedToken, AddedTokenSplitter, as_added_tokens, with_tokens
-from keras_tfm.tokenizers.inputs import are_chats, as_id_rows, as_id_tensor, as_lists, as_string_tensor, check_ids
+from keras_tfm.tokenizers.inputs import (
+    are_chats,
+    as_id_rows,
+    as_id_tensor,
+    as_lists,
+    as_string_tensor,
+    characters_at,
+    check_ids,
+)
 from keras_tfm.tokenizers.vocabulary import as_strings
 from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
 
@@ -129,6 +137,20 @@ class Tokenizer(tf.Module):
         """
         return self.tokenize_rows(texts)
 
+    def places_of_pieces(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
+        """Ids and places, for tokenizers that know where in a text their tokens are.
+
+        Args:
+            texts: string (B,) in valid UTF-8, with special tokens.
+            allow_special: bool ().
+
+        Returns:
+            ids, and where they start and end in the bytes of the text, three RaggedTensors of int32 (B, tokens).
+        """
+        raise NotImplementedError(
+            f"A `{type(self).__name__}` must know where its tokens are. Received: texts of {texts}."
+        )
+
     def join_rows(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
         """The text of ids, in the graph and on the CPU. Here: the bytes of all tokens, one after another.
 
@@ -247,6 +269,51 @@ class Tokenizer(tf.Module):
         """
         return as_lists(self(texts, add_special_tokens, allow_special))
 
+    def tokenize_with_offsets(self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True) -> tuple:
+        """Ids and the bytes that each stands for, in the graph.
+
+        `tf.strings.substr(text, start, end - start)` is the text of a token, with its accents and capitals, and of the
+        start of one and the end of another the text from the one to the other.
+
+        Args:
+            texts, add_special_tokens, allow_special: as for a call.
+
+        Returns:
+            ids, starts and ends, each int32 (T,) for one string or RaggedTensor (B, tokens) for several. Starts and
+            ends count bytes of UTF-8; if a text is no UTF-8, of the text with U+FFFD in place of what is none. Both are
+            0 for the tokens that are put around a text.
+
+        Raises:
+            NotImplementedError: if the tokenizer does not know it.
+            tf.errors.InvalidArgumentError: if the tokens do not stand for the whole text as it was given.
+        """
+        adds = self._adds(texts) if add_special_tokens else self._no
+        texts = as_string_tensor(texts)
+        allows = self._yes if allow_special else self._no
+        parts = self._tokenize_with_offsets(texts if texts.shape.rank else texts[None], adds, allows)
+        return parts if texts.shape.rank else tuple(rows.values for rows in parts)
+
+    def encode_with_offsets(
+        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
+    ) -> tuple[list, list]:
+        """The ids as Python lists, and the characters that each stands for, as Hugging Face's `offset_mapping`.
+
+        Args:
+            texts: a string, or a list, array or tensor of strings.
+            add_special_tokens, allow_special: as for a call.
+
+        Returns:
+            ids and offsets: for one string a list of ints and a list of (start, end), for several lists of these. Both
+            ends count characters: `text[start:end]` is a token's text; of bytes after `.decode("utf-8", "replace")`.
+        """
+        is_one = as_string_tensor(texts).shape.rank == 0
+        texts = [texts] if is_one else texts
+        ids, starts, ends = map(as_lists, self.tokenize_with_offsets(texts, add_special_tokens, allow_special))
+        offsets = []
+        for content, *places in zip(as_string_tensor(texts).numpy(), starts, ends, strict=True):
+            offsets.append(characters_at(content, *places))
+        return (ids[0], offsets[0]) if is_one else (ids, offsets)
+
     def tokenize_prompts(self, texts: Any) -> tf.RaggedTensor:
         """The ids of texts that a model is to go on with, in the graph.
 
@@ -329,6 +396,15 @@ class Tokenizer(tf.Module):
             rows = self._between(texts, allow_special[0])
             return self._around(rows, adds, adds)
 
+    @tf.function(input_signature=[TEXTS, CHOICES, CHOICES], autograph=False)
+    def _tokenize_with_offsets(
+        self, texts: tf.Tensor, adds: tf.Tensor, allow_special: tf.Tensor
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        with tf.device("CPU:0"):
+            ids, *places = self.places_of_pieces(replace_invalid_utf8(texts), allow_special[0])
+            places = (self._around(place, adds, adds, value=0) for place in places)
+            return self._around(ids, adds, adds), *places
+
     @tf.function(input_signature=[TEXTS, CHOICES], autograph=False)
     def _tokenize_prompts(self, texts: tf.Tensor, adds: tf.Tensor) -> tf.RaggedTensor:
         with tf.device("CPU:0"):
@@ -349,7 +425,13 @@ class Tokenizer(tf.Module):
             tf.range(tf.size(is_token, tf.int64)), tf.gather(pieces.row_starts(), pieces.value_rowids())
         )
         rows = self._checked_rows(self.tokenize_pieces(tf.where(is_token, "", pieces.values), begins_text))
-        return pieces.with_values(with_tokens(rows, ids.values, is_token)).merge_dims(1, 2)
+        # Without any token, and with one piece of each text, these are the rows already.
+        is_done = ~tf.reduce_any(is_token) & tf.equal(tf.size(is_token), tf.size(texts))
+        return tf.cond(
+            is_done,
+            lambda: rows,
+            lambda: pieces.with_values(with_tokens(rows, ids.values, is_token)).merge_dims(1, 2),
+        )
 
     def _checked_rows(self, rows: Any) -> tf.RaggedTensor:
         if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):

@@ -28,7 +28,8 @@ class UnigramCutter(tf.Module):
 
     Returns:
         Two RaggedTensors of int32 (W, tokens): ids, -1 for an unknown character, and the character at which each
-        begins, counted over all words.
+        begins, counted over all words. Then float (W,): by how much the best way to reach any place of the word is
+        better than the second best, at least.
 
     Reference:
         Kudo 2018, "Subword Regularization", section 3.2, https://arxiv.org/abs/1804.10959
@@ -47,7 +48,7 @@ class UnigramCutter(tf.Module):
             self._ids = tf.constant([*(ids[piece] for piece in scores), -1], tf.int32)
         self._unknown, self._none = len(scores), len(scores) + 1
 
-    def __call__(self, words: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    def __call__(self, words: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tensor]:
         codes, lengths = words.values, tf.cast(words.row_lengths(), tf.int32)
         word, starts = tf.cast(words.value_rowids(), tf.int32), tf.cast(words.row_starts(), tf.int32)
         time = tf.range(tf.size(codes)) - tf.gather(starts, word)
@@ -59,7 +60,7 @@ class UnigramCutter(tf.Module):
         timed = tf.gather(begins, time) + tf.gather(rank, word)  # where each character is in that order
 
         ending = self._ending(codes, tf.gather(starts + lengths, word), timed)
-        columns = self._best_columns(ending, widths, begins)
+        columns, gaps = self._best_columns(ending, widths, begins)
         sizes = tf.shape(ending)[1] - columns
         is_end = self._is_end(sizes, lengths, starts, rank, begins)
         ends = tf.cast(tf.where(is_end)[:, 0], tf.int32)
@@ -69,7 +70,8 @@ class UnigramCutter(tf.Module):
         values = tf.gather(self._ids, pieces), tf.concat([[0], ends + 1], axis=0)[:-1]
         pieces_before = tf.concat([[0], tf.cumsum(tf.cast(is_end, tf.int64))], axis=0)
         row_splits = tf.gather(pieces_before, words.row_splits)
-        return tuple(tf.RaggedTensor.from_row_splits(value, row_splits, validate=False) for value in values)
+        rows = (tf.RaggedTensor.from_row_splits(value, row_splits, validate=False) for value in values)
+        return *rows, tf.math.unsorted_segment_min(tf.gather(gaps, timed), word, tf.size(lengths))
 
     def _ending(self, codes, limits, timed) -> tf.Tensor:
         """int32 (N, longest): for each character, in the order of time, the pieces that end there, longest first."""
@@ -80,29 +82,37 @@ class UnigramCutter(tf.Module):
         at = tf.stack([tf.gather(timed, places + sizes - 1), longest - sizes], axis=1)
         return tf.tensor_scatter_nd_update(ending, at, pieces)
 
-    def _best_columns(self, ending, widths, begins) -> tf.Tensor:
-        """int32 (N,), in the order of time, which of the pieces that end with each character is the best."""
+    def _best_columns(self, ending, widths, begins) -> tuple[tf.Tensor, tf.Tensor]:
+        """int32 (N,), in the order of time, which of the pieces that end with each character is the best; and by how
+        much, float (N,)."""
         num_times = tf.size(widths)
-        columns = tf.TensorArray(tf.int32, num_times + 1, element_shape=[None], infer_shape=False)
-        columns = columns.write(num_times, tf.zeros([0], tf.int32))  # for texts without any
+        columns, gaps = (
+            tf.TensorArray(dtype, num_times + 1, element_shape=[None], infer_shape=False).write(
+                num_times,
+                tf.zeros([0], dtype),  # for texts without any
+            )
+            for dtype in (tf.int32, self._scores.dtype)
+        )
         # The best scores of all that comes before each of the last characters, of each word.
         num_words, longest = tf.reduce_max(tf.concat([widths, [0]], axis=0)), tf.shape(ending)[1]
         window = tf.fill([num_words, longest], tf.constant(-np.inf, self._scores.dtype))
         window = tf.concat([window[:, 1:], tf.zeros([num_words, 1], window.dtype)], axis=1)
 
-        def step(time, window, columns):
+        def step(time, window, columns, gaps):
             width, begin = widths[time], begins[time]
             scores = window[:width] + tf.gather(self._scores, ending[begin : begin + width])
-            columns = columns.write(time, tf.argmax(scores, axis=1, output_type=tf.int32))
-            return time + 1, tf.concat([window[:width, 1:], tf.reduce_max(scores, axis=1)[:, None]], axis=1), columns
+            column, best = tf.argmax(scores, axis=1, output_type=tf.int32), tf.reduce_max(scores, axis=1)
+            others = tf.where(tf.one_hot(column, longest, True, False), tf.constant(-np.inf, scores.dtype), scores)
+            columns, gaps = columns.write(time, column), gaps.write(time, best - tf.reduce_max(others, axis=1))
+            return time + 1, tf.concat([window[:width, 1:], best[:, None]], axis=1), columns, gaps
 
-        *_, columns = tf.while_loop(
+        _, _, columns, gaps = tf.while_loop(
             lambda time, *_: time < num_times,
             step,
-            (tf.constant(0), window, columns),
-            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None]), tf.TensorShape(None)),
+            (tf.constant(0), window, columns, gaps),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None]), *[tf.TensorShape(None)] * 2),
         )
-        return columns.concat()
+        return columns.concat(), gaps.concat()
 
     def _is_end(self, sizes, lengths, starts, rank, begins) -> tf.Tensor:
         """bool (N,), whether a piece of the best way ends with each character, from the first word to the last."""

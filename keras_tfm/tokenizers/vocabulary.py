@@ -87,7 +87,7 @@ def tokens_of(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
-def id_table(ids: Mapping[str | bytes, int], default: int = -1) -> tf.lookup.StaticHashTable:
+def id_table(ids: Mapping[Any, int], default: int = -1) -> tf.lookup.StaticHashTable:
     """A table in the graph from strings to ids, on the CPU; `default` for all others."""
     ids = ids or {b"\xff": default}  # a table must not be empty; no text in UTF-8 holds this
     with tf.init_scope(), tf.device("CPU:0"):

@@ -10,15 +10,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_tfm.tokenizers import bert_rules
-from keras_tfm.tokenizers.added_tokens import AddedToken, as_added_tokens, with_tokens
+from keras_tfm.tokenizers.added_tokens import (
+    AddedToken,
+    as_added_tokens,
+    normalized_contents,
+    shifted,
+    with_places_of_tokens,
+)
 from keras_tfm.tokenizers.bert_rules import BERT_TOKENS, BertNormalizer, BertRules, character_table
-from keras_tfm.tokenizers.inputs import as_lists, as_string_tensor
-from keras_tfm.tokenizers.tokenizer import CHOICES, TEXTS, Tokenizer
+from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.vocabulary import tokens_of
 from keras_tfm.tokenizers.word_piece_files import arguments_from_json, read_arguments, write_tokenizer
-from keras_tfm.tokenizers.word_piece_graph import PieceCutter, places_in_rows, shifted, written
+from keras_tfm.tokenizers.word_piece_graph import PieceCutter, written
 from keras_tfm.tokenizers.word_piece_training import train_word_piece_arguments
-from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -95,10 +99,11 @@ class WordPieceTokenizer(Tokenizer):
         if special_tokens is None:
             special_tokens = [token for token in BERT_TOKENS if token in vocabulary]
         special_tokens = as_added_tokens(special_tokens, vocabulary)
-        first, later = written(tokens)
         rules = _rules(lowercase, strip_accents, split_on_cjk)
         table = character_table(rules)
         self._normalize = BertNormalizer(table) if any(token.normalized for token in special_tokens) else None
+        contents = normalized_contents(special_tokens, self._normalize)
+        first, later = written([contents.get(token, token) for token in tokens])
         pieces = [token.encode() for token in later]
         super().__init__(tokens, pieces, special_tokens, None, begin_tokens, end_tokens, self._normalize)
         self.lowercase, self.strip_accents, self.split_on_cjk = rules
@@ -212,48 +217,6 @@ class WordPieceTokenizer(Tokenizer):
         first, later = tf.gather(self._first_bytes, token_ids[:, :1]), tf.gather(self._token_bytes, token_ids[:, 1:])
         return tf.strings.reduce_join(tf.concat([first, later], axis=1), axis=-1)
 
-    def tokenize_with_offsets(self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True) -> tuple:
-        """Ids and the bytes that each stands for, in the graph.
-
-        `tf.strings.substr(text, start, end - start)` is the text of a token, with its accents and capitals, and of the
-        start of one and the end of another the text from the one to the other.
-
-        Args:
-            texts, add_special_tokens, allow_special: as for a call.
-
-        Returns:
-            ids, starts and ends, each int32 (T,) for one string or RaggedTensor (B, tokens) for several. Starts and
-            ends count bytes of UTF-8; if a text is no UTF-8, of the text with U+FFFD in place of what is none. Both are
-            0 for the tokens that are put around a text.
-        """
-        adds = self._adds(texts) if add_special_tokens else self._no
-        texts = as_string_tensor(texts)
-        allows = self._yes if allow_special else self._no
-        parts = self._tokenize_with_offsets(texts if texts.shape.rank else texts[None], adds, allows)
-        return parts if texts.shape.rank else tuple(rows.values for rows in parts)
-
-    def encode_with_offsets(
-        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
-    ) -> tuple[list, list]:
-        """The ids as Python lists, and the characters that each stands for, as Hugging Face's `offset_mapping`.
-
-        Args:
-            texts: a string, or a list, array or tensor of strings.
-            add_special_tokens, allow_special: as for a call.
-
-        Returns:
-            ids and offsets: for one string a list of ints and a list of (start, end), for several lists of these. Both
-            ends count characters: `text[start:end]` is a token's text; of bytes after `.decode("utf-8", "replace")`.
-        """
-        is_one = as_string_tensor(texts).shape.rank == 0
-        texts = [texts] if is_one else texts
-        ids, starts, ends = map(as_lists, self.tokenize_with_offsets(texts, add_special_tokens, allow_special))
-        offsets = []
-        for content, *places in zip(as_string_tensor(texts).numpy(), starts, ends, strict=True):
-            characters = _characters_before(content)
-            offsets.append(list(zip(*(characters[place].tolist() for place in places), strict=True)))
-        return (ids[0], offsets[0]) if is_one else (ids, offsets)
-
     def _id_of(self, token: str) -> int:
         """The id of one of BERT's special tokens; ValueError if the vocabulary lacks it."""
         if token not in self.vocabulary:
@@ -263,55 +226,23 @@ class WordPieceTokenizer(Tokenizer):
             )
         return self.vocabulary[token]
 
-    @tf.function(input_signature=[TEXTS, CHOICES, CHOICES], autograph=False)
-    def _tokenize_with_offsets(
-        self, texts: tf.Tensor, adds: tf.Tensor, allow_special: tf.Tensor
-    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        with tf.device("CPU:0"):
-            ids, *places = self._cut_between(replace_invalid_utf8(texts), allow_special[0])
-            places = (self._around(place, adds, adds, value=0) for place in places)
-            return self._around(ids, adds, adds), *places
-
-    def _cut_between(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
-        """Ids, starts and ends (N, tokens), of special tokens and of what is between them."""
+    def places_of_pieces(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
         if self._split_off is None:
             return self._cut(texts)
         pieces, ids = self._split_off.exact(texts, allow_special)
         between = tf.where(ids.values < 0, pieces.values, "")
         if self._normalize is None:
-            return _with_places_of_tokens(pieces, ids, self._cut(between))
+            return with_places_of_tokens(pieces, ids, self._cut(between))
         plain, *origins = self._normalize.with_places(between)
         inner, inner_ids = self._split_off.loose(plain, allow_special)
-        parts = _with_places_of_tokens(inner, inner_ids, self._cut(tf.where(inner_ids.values < 0, inner.values, "")))
+        parts = with_places_of_tokens(inner, inner_ids, self._cut(tf.where(inner_ids.values < 0, inner.values, "")))
         first = tf.cast(origins[0].row_starts(), tf.int32)
         starts, ends = (
             part.with_values(tf.gather(origin.values, shifted(part, first - last).values))
             for part, origin, last in zip(parts[1:], origins, (0, 1), strict=True)
         )
-        return _with_places_of_tokens(pieces, ids, (parts[0], starts, ends))
-
-
-def _with_places_of_tokens(
-    pieces: tf.RaggedTensor, ids: tf.RaggedTensor, parts: tuple[tf.RaggedTensor, ...]
-) -> tuple[tf.RaggedTensor, ...]:
-    """Ids, starts and ends of whole texts (N, tokens), from those of their pieces, of which tokens made none.
-
-    Args:
-        pieces, ids: (N, pieces), as `AddedTokenSplitter` gives them.
-        parts: ids, starts and ends of the tokens of each piece (all pieces, tokens).
-    """
-    is_token, lengths, before = ids.values >= 0, tf.strings.length(pieces.values), places_in_rows(pieces)
-    own = (ids.values, tf.zeros_like(lengths), lengths)
-    rows = [with_tokens(part, values, is_token) for part, values in zip(parts, own, strict=True)]
-    rows[1:] = (shifted(part, before) for part in rows[1:])
-    return tuple(pieces.with_values(part).merge_dims(1, 2) for part in rows)
+        return with_places_of_tokens(pieces, ids, (parts[0], starts, ends))
 
 
 def _rules(lowercase: bool, strip_accents: bool | None, split_on_cjk: bool) -> BertRules:
     return BertRules(bool(lowercase), bool(lowercase if strip_accents is None else strip_accents), bool(split_on_cjk))
-
-
-def _characters_before(text: bytes) -> np.ndarray:
-    """int (bytes + 1,): how many characters of a text in UTF-8 begin before each byte, and before its end."""
-    data = np.frombuffer(text.decode("utf-8", "replace").encode(), np.uint8)
-    return np.cumsum(np.append(0, (data & 0xC0) != 0x80))

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_tfm.files import read_json, read_json_object, replace_file
+from keras_tfm.files import local_path, read_json, read_json_object, replace_file
 from keras_tfm.tokenizers.added_tokens import added_tokens_of, json_of_added_tokens
 from keras_tfm.tokenizers.bert_rules import CLASS, SEPARATOR_TOKEN, UNKNOWN
 from keras_tfm.tokenizers.post_processor import NO_POST_PROCESSOR, post_processor_of, tokens_around
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def read_arguments(path: str | os.PathLike, lowercase: bool | None, add_special_tokens: bool) -> dict[str, Any]:
     """The arguments of a `WordPieceTokenizer`, from a tokenizer.json, a vocab.txt or a folder; see its `from_file`."""
-    path = Path(path)
+    path = local_path(path)
     file = path if path.is_file() else next(filter(Path.is_file, (path / "tokenizer.json", path / "vocab.txt")), None)
     if file is None:
         raise FileNotFoundError(
@@ -39,14 +39,14 @@ def read_arguments(path: str | os.PathLike, lowercase: bool | None, add_special_
 
 
 def write_tokenizer(tokenizer: "WordPieceTokenizer", folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json, vocab.txt and tokenizer_config.json; each is complete before it takes its name."""
+    """Writes vocab.txt, tokenizer_config.json, and last tokenizer.json, which is read first; each comes whole."""
     tokens = list(tokenizer.vocabulary)
     if broken := [token for token in tokens if "\n" in token or token != token.rstrip()]:
         raise ValueError(
             "Tokens must have no line ends and no white space at their end, or vocab.txt cannot hold them. "
             f"Received: {broken[:3]}."
         )
-    folder = Path(folder)
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "tokenizer_class": "BertTokenizer",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_tfm.tokenizers.added_tokens import places_in_rows, shifted
 from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertSplitter, CharacterMapper, CharacterTable
 
 MAX_CHARACTERS = 100  # longer words are unknown, in BERT and here
@@ -51,17 +52,6 @@ class PieceCutter(tf.Module):
         ids, starts, ends = (tf.gather(pieces, index) for pieces in (ids, starts, ends))  # (words of all texts, pieces)
         parts = (ids, shifted(starts, shift), shifted(ends, shift))
         return tuple(words.with_values(part).merge_dims(1, 2) for part in parts)
-
-
-def places_in_rows(pieces: tf.RaggedTensor) -> tf.Tensor:
-    """int32, for each string of the rows (N, pieces): how many bytes are before it in its row."""
-    begins = tf.cumsum(tf.strings.length(pieces.values), exclusive=True)
-    return begins - tf.repeat(tf.gather(tf.concat([begins, [0]], 0), pieces.row_starts()), pieces.row_lengths())
-
-
-def shifted(rows: tf.RaggedTensor, shift: tf.Tensor) -> tf.RaggedTensor:
-    """The rows (N, values), to all values of which the `shift` (N,) of the row was added."""
-    return rows.with_values(rows.values + tf.repeat(shift, rows.row_lengths()))
 
 
 class PieceMatcher(tf.Module):

@@ -50,7 +50,7 @@ def train_word_piece_arguments(
         )
     document = json.loads(tokenizer.to_str())
     document["added_tokens"] = [added for added in document["added_tokens"] if added["content"] in special_tokens]
-    arguments = {**arguments_from_json(document), "special_tokens": added_tokens}
+    arguments = {**arguments_from_json(document), "special_tokens": added_tokens, "post_processor": None}
     if (size := len(arguments["vocabulary"])) > vocabulary_size:
         raise ValueError(
             f"`vocabulary_size` must be at least {size} for this text: {len(special_tokens)} special tokens and each "

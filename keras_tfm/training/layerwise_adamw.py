@@ -6,9 +6,10 @@ from typing import Any
 import keras
 
 from keras_tfm import compat
+from keras_tfm.types import Config, Tensor
 
 
-def layerwise_factors(model, decay: float) -> list[float]:
+def layerwise_factors(model: Any, decay: float) -> list[float]:
     """A factor on the learning rate for each trainable variable of a task model: the deeper, the smaller.
 
     1 for what stands on top of the encoder's stack, `decay` for the last block, `decay`^2 for the one below, and so on;
@@ -81,7 +82,7 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().__init__(learning_rate, weight_decay, beta_1, beta_2, epsilon, **kwargs)
         self.factors = [float(factor) for factor in factors]
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if len(variables) != len(self.factors):
             raise ValueError(
                 "`factors` must have one number for each trainable variable. "
@@ -89,9 +90,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
             )
         super().build(variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         factor = self.factors[compat.variable_index(self, variable)]
         super().update_step(gradient, variable, learning_rate * factor)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "factors": self.factors}

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_tfm.arguments import check_positive
+from keras_tfm.types import Config, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -43,12 +44,12 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         # The first step is number 0, and shall not be for nothing.
         step = ops.cast(step, "float32") + 1
         rise = step / max(1, self.warmup_steps + 1)
         fall = (self.total_steps + 1 - step) / (self.total_steps - self.warmup_steps)
         return self.peak * ops.maximum(0.0, ops.minimum(rise, fall))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"peak": self.peak, "total_steps": self.total_steps, "warmup_steps": self.warmup_steps}

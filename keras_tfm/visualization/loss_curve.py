@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
+from keras_tfm.files import local_path
 from keras_tfm.optional import required
 
 
@@ -47,4 +48,4 @@ def plot_loss_curve(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=len(losses))  # beside the curves, none of which it hides
-    figure.savefig(path, dpi=120)
+    figure.savefig(local_path(path), dpi=120)

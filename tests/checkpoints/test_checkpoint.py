@@ -2,11 +2,14 @@
 
 import ast
 import dataclasses
+import json
+import shutil
 import struct
 import sys
 from pathlib import Path
 
 import gguf
+import keras
 import numpy as np
 import pytest
 
@@ -63,6 +66,24 @@ def test_a_text_generator_is_the_parts_put_together(folder):
     assert isinstance(writer, TextGenerator)
     assert writer.tokenizer is opened.tokenizer()
     assert set(opened.stop_token_ids) <= set(writer.stop_token_ids)
+
+
+def test_a_keras_file_keeps_what_the_checkpoint_said_beside_the_wiring(folder, tmp_path):
+    (copy := tmp_path / "noted").mkdir()
+    for file in folder.iterdir():
+        shutil.copy(file, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(
+        json.dumps({**config, "bos_token_id": 7, "auto_map": {"AutoModel": "code.Model"}})
+    )
+    model = checkpoints.load(copy)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.checkpoint == model.checkpoint
+    checkpoints.save(again, tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert saved["bos_token_id"] == 7
+    assert "auto_map" not in saved  # names code that is not beside it
 
 
 def test_each_file_of_a_folder_is_opened_once(folder):

@@ -13,6 +13,7 @@ from keras_tfm.checkpoints import load
 from keras_tfm.checkpoints.architecture import architecture_of, architectures_of, model_types
 from keras_tfm.checkpoints.config_keys import read_config
 from tests.checkpoints.families import FAMILIES, tiny
+from tests.checkpoints.seq2seq_families import SEQ2SEQ, tiny_seq2seq
 from tests.checkpoints.test_encoders import FAMILIES as ENCODERS
 from tests.checkpoints.test_encoders import tiny as tiny_encoder
 from tests.huggingface import logits_of
@@ -69,6 +70,7 @@ def read(config):
 CONFIGS = {name: lambda name=name: tiny(name) for name in FAMILIES} | {
     name: lambda name=name: tiny_encoder(name, "ForSequenceClassification") for name in ENCODERS
 }
+CONFIGS |= {name: lambda name=name: tiny_seq2seq(name) for name in SEQ2SEQ}
 SCALINGS = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},
@@ -126,6 +128,29 @@ def test_nonsense_in_any_place_of_a_scaling_is_a_value_error(kind, dialect):
 def test_the_key_is_named(name, config, message):
     with pytest.raises(ValueError, match=message):
         read({**json.loads(tiny(name).config.to_json_string()), **config})
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen2_window", "gpt2"])
+def test_keys_that_change_nothing_in_transformers_change_nothing_here(name):
+    config = json.loads(tiny(name).config.to_json_string())
+    more = {"auto_map": {"AutoModelForCausalLM": "code.Model"}}  # not run, without trust in remote code
+    if name.startswith("qwen2"):
+        more["attention_bias"] = False  # it has these biases all the same
+    architecture = architecture_of(config)
+    without_more, with_more = (read_config(architecture.config, each) for each in (config, {**config, **more}))
+    for arguments in (without_more, with_more):
+        arguments.pop("rotary", None)  # a layer, with a name of its own
+    assert with_more == without_more
+
+
+@pytest.mark.parametrize("key", ["odd", "layer_types", "hidden_act", "rope_parameters", "architectures", "model_type"])
+def test_a_message_is_short_whatever_a_file_holds(key):
+    config = json.loads(tiny("llama2").config.to_json_string())
+    value = ["x" * 30] * 1000
+    config[key] = {"rope_theta": value} if key == "rope_parameters" else value
+    with pytest.raises(ValueError, match="Received: ") as caught:
+        read(config)
+    assert len(str(caught.value)) < 3000
 
 
 def test_keys_that_are_absent_mean_what_transformers_means():

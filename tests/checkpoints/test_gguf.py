@@ -142,7 +142,9 @@ def write_tokenizer(path, model="gpt2", words="smollm", tokens=(*BYTE_SYMBOLS, "
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(words)
     for name, values in {"tokens": tokens, "merges": merges, **more}.items():
-        if isinstance(values, int):
+        if isinstance(values, bool):
+            writer.add_bool(f"tokenizer.ggml.{name}", values)
+        elif isinstance(values, int):
             writer.add_uint32(f"tokenizer.ggml.{name}", values)
         elif values is not None:
             writer.add_array(f"tokenizer.ggml.{name}", list(values))
@@ -162,6 +164,19 @@ def test_tokens_of_the_users_are_read_in_a_text_and_stay_in_the_answer(tmp_path)
     assert tokenizer.encode("<think><pad>") == [257, 258]
     assert tokenizer.decode([257, 258], skip_special_tokens=True) == "<think>"
     assert dict(tokenizer.checkpoint_roles) == {"pad_token": "<pad>"}
+    assert tokenizer.encode("<pad>ab", allow_special=False)[-2:] == tokenizer.encode(">ab")
+
+
+@pytest.mark.parametrize(("begins", "ends"), [(True, False), (False, True), (None, None)])
+def test_files_say_what_is_put_around_a_text_and_a_saved_folder_says_it_too(tmp_path, begins, ends):
+    flags = {"add_bos_token": begins, "add_eos_token": ends}
+    more = {"token_type": [1] * 257 + [3, 3], "bos_token_id": 257, "eos_token_id": 258, **flags}
+    tokenizer = load_tokenizer(
+        write_tokenizer(tmp_path / "a.gguf", tokens=(*BYTE_SYMBOLS, "ab", "<s>", "</s>"), **more)
+    )
+    assert tokenizer.encode("ab") == [*([257] if begins else []), 256, *([258] if ends else [])]
+    tokenizer.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").encode("ab") == tokenizer.encode("ab")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +202,6 @@ def test_tokenizers_that_are_not_supported_are_refused(tmp_path, fields, message
 
 def test_a_sentence_piece_tokenizer_gives_the_ids_of_the_model_that_it_was_made_from(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
-    pytest.importorskip("tensorflow_text", exc_type=ImportError)
     corpus = Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
     lines, file = corpus.read_text(encoding="utf-8").splitlines(), io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -218,9 +232,13 @@ def test_a_sentence_piece_tokenizer_gives_the_ids_of_the_model_that_it_was_made_
         eos_token_id=2,
     )
     ours, texts = load_tokenizer(path), [*lines[3000:4000], "naïve  日本", "two  spaces\t"]
-    assert ours.encode(texts) == theirs.encode(texts)
-    assert ours.decode(ours.encode(texts[0])) == texts[0]
+    assert ours.encode(texts, add_special_tokens=False) == theirs.encode(texts)
+    assert ours.encode("a") == [1, *theirs.encode("a")]  # unless the file denies it, as in llama.cpp
+    assert ours.decode(ours.encode(texts[0]), skip_special_tokens=True) == texts[0]
     assert (ours.end_of_text_id, ours.begin_of_text_id) == (2, 1)
+    assert ours.encode("</s>a", False) == [2, *theirs.encode("a")]  # control tokens are found, with a space after them
+    ours.save(tmp_path)
+    assert sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model")).encode(texts) == theirs.encode(texts)
 
 
 def test_files_that_are_not_supported_are_refused(tmp_path):

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from keras_tfm.checkpoints import load, save, summary
+from keras_tfm.checkpoints.architecture import architectures_of
+from keras_tfm.checkpoints.config_keys import read_config
 from keras_tfm.samplers import BanTokens, BeamSampler, GreedySampler
 from tests.checkpoints.seq2seq_families import SEQ2SEQ, tiny_seq2seq
 from tests.generation.eagerly import generate_eagerly
@@ -118,6 +120,43 @@ def test_texts_are_those_of_transformers(loaded, name, way):
     for theirs_row, ids, length in zip(expected, answer.token_ids, answer.num_tokens, strict=True):
         assert ids[:length].tolist() == theirs_row[:length].tolist()
         assert length == len(theirs_row) or theirs_row[length] == end
+
+
+_HALF = {"attention_heads": 16, "ffn_dim": 4096, "layers": 12, "layerdrop": 0.0}
+_BART = {f"{side}_{key}": number for side in ("encoder", "decoder") for key, number in _HALF.items()}
+PUBLISHED = {  # what the first files say
+    "t5": {"d_ff": 2048, "d_kv": 64, "n_positions": 512, "output_past": True, "task_specific_params": {"a": {}}},
+    "mt5": {"tie_word_embeddings": False, "tokenizer_class": "T5Tokenizer", "feed_forward_proj": "gated-gelu"},
+    "bart": {
+        **_BART,
+        "force_bos_token_to_be_generated": True,
+        "normalize_before": False,
+        "normalize_embedding": True,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "static_position_embeddings": False,
+        "extra_pos_embeddings": 2,
+        "classif_dropout": 0.1,
+        "no_repeat_ngram_size": 3,
+    },
+    "mbart": {**_BART, "normalize_before": True, "add_final_layer_norm": True, "decoder_start_token_id": 250004},
+    "marian": {
+        **_BART,
+        "static_position_embeddings": True,
+        "normalize_before": False,
+        "normalize_embedding": False,
+        "extra_pos_embeddings": 58101,
+        "bad_words_ids": [[58100]],
+        "decoder_vocab_size": 58101,
+    },
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_configs_of_the_first_files_are_read(family):
+    config = {"is_encoder_decoder": True, "pad_token_id": 0, "vocab_size": 58101, **PUBLISHED[family]}
+    arguments = read_config(architectures_of(family)[0].config, config)
+    assert {"num_layers", "num_decoder_layers", "start_token_id", "activation"} <= arguments.keys()
 
 
 def test_a_config_that_does_not_fit_is_refused_by_the_name_of_its_key(tmp_path):

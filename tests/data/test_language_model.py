@@ -102,6 +102,9 @@ def test_the_byte_pair_tokenizer_gives_its_ids_with_the_end_of_text():
     tokenizer = BytePairTokenizer.train(texts, vocabulary_size=270)
     packed = pack(texts, tokenizer, 4)
     assert packed.token_ids.tolist() == flat([*tokenizer.encode(text), tokenizer.end_of_text_id] for text in texts)
+    # Tokens around texts are there as well, and the end only once.
+    framed = tokenizer.changed(begin_tokens=["<|endoftext|>"], end_tokens=["<|endoftext|>"])
+    assert pack(texts, framed, 2).token_ids.tolist() == flat(map(framed.encode, texts))
     assert packed.token_ids.dtype == np.int32
 
 

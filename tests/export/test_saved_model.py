@@ -67,7 +67,8 @@ def writer(tiny_writer, sampler):
 @pytest.fixture(scope="module")
 def path(writer, tmp_path_factory):
     path = tmp_path_factory.mktemp("serving") / "deep" / "1"
-    numbers = {"max_new_tokens": np.int64(12), "seed": np.int64(7), "max_total_tokens": np.int64(48)}
+    numbers = {"max_new_tokens": 12, "seed": 7, "max_total_tokens": 48, "max_prompts": 4}
+    numbers = {name: np.int64(number) for name, number in numbers.items()}
     writer.export(path, **numbers, warmup=["ROMEO:", PROMPTS])
     return path
 
@@ -192,6 +193,20 @@ def test_logits_refuse_rows_that_are_too_long(served):
         served["logits"](token_ids=tf.zeros([1, 49], tf.int32))
 
 
+def test_a_request_of_too_many_prompts_is_refused(served):
+    settings = {name: tf.constant(value) for name, value in SETTINGS.items()}
+    requests = {
+        "serving_default": {"prompts": tf.fill([5], "a")},
+        "generate": {"prompts": tf.fill([5], "a"), **settings},
+        "prefill": {"prompts": tf.fill([5], "a"), **settings},
+        "tokenize": {"texts": tf.fill([5], "a")},
+        "logits": {"token_ids": tf.ones([5, 2], tf.int32)},
+    }
+    for name, request in requests.items():
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must have at most `max_prompts`=4 rows"):
+            served[name](**request)
+
+
 def test_a_state_asks_for_no_more_work_than_it_has_room_for(served):
     settings = {name: tf.constant(value) for name, value in SETTINGS.items()}
     begun = served["prefill"](prompts=tf.constant(["a"]), **settings)
@@ -209,8 +224,7 @@ class Named:
 
     def __init__(self, positions=None, notes=None):
         self.max_sequence_length = positions
-        if notes is not None:
-            self.checkpoint_notes = notes
+        self.checkpoint = {} if notes is None else {"notes": notes}
 
 
 @pytest.mark.parametrize(
@@ -238,6 +252,8 @@ def test_the_limit_is_what_is_given_or_what_model_or_checkpoint_say(model, given
         ({"max_new_tokens": 64}, ValueError, "must fit `max_total_tokens`=64.*max_new_tokens=64"),
         ({"warmup": "a " * 60}, ValueError, "prompts of `warmup`.*must fit `max_total_tokens`=64"),
         ({"warmup": ["a"] * 1001}, ValueError, "`warmup` must hold at most 1000 requests"),
+        ({"max_prompts": 0}, ValueError, "`max_prompts` must be an integer of at least 1"),
+        ({"max_prompts": 1, "warmup": [["a", "b"]]}, ValueError, "requests of `warmup` must have at most 1 prompts"),
         ({"max_new_tokens": 2.0}, ValueError, "`max_new_tokens` must be an integer"),
         ({"seed": "a"}, ValueError, "`seed` must be an integer"),
         ({"num_return_sequences": 2.0}, ValueError, "`num_return_sequences` must be an integer"),

@@ -1,11 +1,14 @@
 """Sizes, seeds and counts are what `operator.index` takes; what is wrong is refused by the caller's name for it."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_tfm import samplers
 from keras_tfm.generation import GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
+from keras_tfm.pipelines import SentenceEmbedding
 from tests.generation.scripted import ScriptedModel, one_hot_script
 
 INTEGERS = {"max_new_tokens": 5, "num_return_sequences": 2, "alternatives": 3, "seed": 7, "start_token_id": 4}
@@ -37,6 +40,32 @@ def test_what_is_no_such_integer_is_refused_by_name(name):
     for value in (2.0, 2.5, "2", True, [2], np.array([2]), LEAST[name] - 1, *([None] * (name != "seed"))):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer .*Received: {name}="):
             GenerationOptions(**{name: value}, log_probs=True)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        samplers.BanTokens((1, 5)),
+        samplers.SequenceBias({(1,): 1.0, (5, 1): 1.0}),
+        samplers.BanSequences(((1, 2), (5,))),
+        samplers.ForceFirstToken(5),
+        samplers.MinNewTokens(2, (9,)),
+        samplers.ExponentialLengthDecay(0, 1.5, (5,)),
+        samplers.ConstrainedBeamSampler(num_beams=2, phrases=((1, 5),)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_ids_beyond_the_vocabulary_are_refused_before_any_work(part, runner):
+    sampler = part if isinstance(part, samplers.Sampler) else samplers.GreedySampler([part])
+    with pytest.raises(ValueError, match=r"ids less than the 5 tokens of the vocabulary. Received: greatest=[59]"):
+        next(runner.steps([[1]], GenerationOptions(sampler=sampler), None))
+
+
+def test_what_is_made_of_tensorflows_graphs_says_so_on_other_backends(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for make in (lambda: GenerationRunner(None), lambda: SentenceEmbedding(None, None)):
+        with pytest.raises(RuntimeError, match="must run on the backend TensorFlow. Received: jax. Save the model"):
+            make()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import keras_tfm as ktfm
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.samplers import RandomSampler, Temperature
+from keras_tfm.tokenizers import ChatText
 from tests.generation.scripted import ScriptedModel, one_hot_script
 
 
@@ -81,6 +82,31 @@ def test_another_vocabulary_raises_and_shows_both_sizes(tiny_tokenizer):
     model = ScriptedWriter(np.zeros((1, 7)))
     with pytest.raises(ValueError, match=f"a tokenizer of {tiny_tokenizer.vocabulary_size} tokens and a model of 7"):
         ktfm.generation.TextGenerator(model, tiny_tokenizer)
+
+
+def test_special_tokens_that_the_model_has_no_place_for_are_warned_of_and_refused_in_prompts(tiny_writer):
+    size = tiny_writer.tokenizer.vocabulary_size
+    tokens = {**tiny_writer.tokenizer.vocabulary, "[PAD]": size}
+    larger = tiny_writer.tokenizer.changed(vocabulary=tokens, special_tokens=["<|endoftext|>", "[PAD]"])
+    with pytest.warns(UserWarning, match=r"no place for special tokens of the tokenizer: \['\[PAD\]'\]"):
+        writer = ktfm.generation.TextGenerator(tiny_writer.model, larger, "random")
+    assert writer("But", max_new_tokens=4, seed=1) == tiny_writer("But", max_new_tokens=4, seed=1)
+    with pytest.raises(ValueError, match=rf"must be in \[0, {size}\).*{size}"):
+        writer("But[PAD]", max_new_tokens=4)
+
+
+def test_texts_begin_as_the_tokenizer_says_and_chats_as_their_template_says(tiny_writer):
+    framed = tiny_writer.tokenizer.changed(begin_tokens=["<|endoftext|>"], end_tokens=["<|endoftext|>"])
+    writer, plain = ktfm.generation.TextGenerator(tiny_writer.model, framed), tiny_writer.tokenizer
+    but = plain.encode("But")
+    assert writer.encode(["But", "<|endoftext|>But", "", ChatText("But")]) == [[0, *but], [0, *but], [0], but]
+    assert writer.start_token_id == 0
+    session, empty = writer.session("But"), writer.session()
+    for one in (session, empty):
+        one("soft", max_new_tokens=2)
+        assert one.token_ids.tolist().count(0) == 1
+        assert one.token_ids[0] == 0
+    assert session.token_ids.tolist()[: 1 + len(but)] == [0, *but]
 
 
 def test_an_unknown_sampler_raises(tiny_writer):

@@ -127,7 +127,14 @@ CASES = {
     ),
     "cross_attention": Case(_cross(), {"x": X, "context": CONTEXT}),
     "cross_attention_masked": Case(
-        _cross(num_key_value_heads=2, head_dim=5, use_bias=False, scale=0.5, dropout=0.1),
+        _cross(
+            query_kernel_initializer="random_normal",
+            num_key_value_heads=2,
+            head_dim=5,
+            use_bias=False,
+            scale=0.5,
+            dropout=0.1,
+        ),
         {"x": X, "context": CONTEXT, "context_mask": CONTEXT_MASK},
     ),
     "feed_forward": Case(lambda **kwargs: layers.FeedForward(12, **kwargs), {"x": X}),
@@ -183,6 +190,17 @@ CASES = {
     "token_embedding_sinusoidal": Case(
         _embedding(lambda **kwargs: layers.SinusoidalEmbedding(D, **kwargs), scale=3.0), {"inputs": IDS}
     ),
+    "token_embedding_shared": Case(
+        lambda **kwargs: layers.TokenEmbedding(
+            11,
+            D,
+            logit_scale=0.5,
+            logit_bias=True,
+            table=layers.TokenEmbedding(11, D, embeddings_initializer="random_normal", **kwargs).embedding,
+            **kwargs,
+        ),
+        {"inputs": IDS},
+    ),
     "token_embedding_bert": Case(
         lambda **kwargs: layers.TokenEmbedding(
             11,
@@ -233,6 +251,7 @@ CASES = {
     "parallel_block_shared": Case(
         _parallel(shared_norm=True, dropout=0.1, stochastic_depth=0.2, residual_scale=layers.LayerScale()), {"x": X}
     ),
+    "lora": Case(lambda **kwargs: layers.Lora(8, rank=2, **kwargs), {"x": X}),
     "layer_scale": Case(lambda **kwargs: layers.LayerScale("random_normal", **kwargs), {"x": X}),
     "stack": Case(_stack(), {"x": X}),
     "stack_documents": Case(_stack(), {"x": X, "document_ids": DOCUMENTS}),

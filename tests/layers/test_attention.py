@@ -26,8 +26,8 @@ ROTARY = {
 def _small_tiles():
     """Lean attention cuts even these short sequences into tiles."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["keras_tfm.ops.lean_attention"], "QUERY_TILE", 2)
-        patch.setattr(sys.modules["keras_tfm.ops.lean_attention"], "KEY_TILE", 2)
+        patch.setattr(sys.modules["keras_tfm.ops.attention"], "QUERY_TILE", 2)
+        patch.setattr(sys.modules["keras_tfm.ops.attention"], "KEY_TILE", 2)
         yield
 
 

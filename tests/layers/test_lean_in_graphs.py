@@ -20,8 +20,8 @@ X = np.random.default_rng(0).normal(size=(2, 11, D)).astype("float32")
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setattr(sys.modules["keras_tfm.ops.lean_attention"], "QUERY_TILE", 4)
-    monkeypatch.setattr(sys.modules["keras_tfm.ops.lean_attention"], "KEY_TILE", 3)
+    monkeypatch.setattr(sys.modules["keras_tfm.ops.attention"], "QUERY_TILE", 4)
+    monkeypatch.setattr(sys.modules["keras_tfm.ops.attention"], "KEY_TILE", 3)
 
 
 def attention(method, **options):

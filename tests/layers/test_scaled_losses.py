@@ -1,4 +1,4 @@
-"""Gradients of tables under a scaled loss: an overflow must be seen, whichever occurrence of an id it came from."""
+"""Gradients of tables: one for each id, whatever its occurrences; so that an overflow of any is seen."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 D = 4
 IDS = np.array([[1, 1, 2]], "int32")  # id 1 twice: of its two gradients the first overflows
-FACTORS = np.array([np.inf, 1, 1], "float16")[None, :, None]
+FACTORS = np.array([np.inf, 1, 1], "float32")[None, :, None]
 
 
 def make_positions(dtype):
@@ -31,16 +31,25 @@ def gradients_of(layer, ids, factors=1.0):
 
     layer(ids)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(tf.cast(layer(ids) * factors, "float32"))
+        loss = tf.reduce_sum(tf.cast(layer(ids), "float32") * factors)
     return tape.gradient(loss, tape.watched_variables())
 
 
 @pytest.mark.parametrize("make", [make_tokens, make_segments, make_positions])
-@pytest.mark.parametrize("dtype", ["mixed_float16", "float16"])
+@pytest.mark.parametrize("dtype", ["mixed_float16", "float16", "float32"])  # a float32 table in a float16 model, too
 def test_an_overflow_of_one_occurrence_of_an_id_is_seen(make, dtype):
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
     assert optimizer.check_finite(gradients_of(make(dtype), IDS))
     assert not optimizer.check_finite(gradients_of(make(dtype), IDS, FACTORS))
+
+
+@pytest.mark.parametrize("make", [make_tokens, make_segments, make_positions])
+def test_adam_sees_the_sum_over_all_occurrences_of_an_id(make):
+    table = next(gradient for gradient in gradients_of(make("float32"), IDS) if float(gradient[1, 0]) == 2)
+    variable = keras.Variable(np.zeros(table.shape), dtype="float32")
+    (optimizer := keras.optimizers.Adam(beta_2=0.5)).apply([table], [variable])
+    (velocity,) = (each for each in optimizer.variables if each.path.endswith("velocity"))
+    assert np.asarray(velocity)[:3, 0].tolist() == [0, 2, 0.5]  # half of 2 squared, and of 1 squared
 
 
 def test_the_table_of_a_relative_bias_has_a_dense_gradient():

@@ -326,6 +326,12 @@ def test_labels_that_are_no_names_are_refused(labels):
             make(encoder(), labels)
 
 
+def test_a_config_that_still_says_labels_is_read():
+    config = TextClassifier(encoder(), LABELS).get_config()
+    config["labels"] = config.pop("class_names")
+    assert TextClassifier.from_config(config).class_names == LABELS
+
+
 def test_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="`dropout` must be at least 0 and less than 1. Received: dropout=1.5"):
         TextRegressor(encoder(), dropout=1.5)

@@ -14,7 +14,7 @@ from keras_tfm.ops import AttentionDropout, Visibility, scaled_dot_product_atten
 from tests import reference
 from tests.gradients import outputs_and_gradients
 
-LEAN = sys.modules["keras_tfm.ops.lean_attention"]
+LEAN = sys.modules["keras_tfm.ops.attention"]
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ def test_numbers_come_out_and_go_back_in_order():
     structure, numbers = split_numbers(sampler)
     assert [number.tolist() for number in numbers] == [0.5, 3, [4, 5]]
     doubled = with_numbers(sampler, [number * 2 for number in numbers])
-    assert doubled.processors[0].value == 1.0
+    assert doubled.processors[0].temperature == 1.0
     assert doubled.processors[2].token_ids.tolist() == [8, 10]
     other = samplers.RandomSampler([samplers.Temperature(0.9), samplers.TopK(7), samplers.BanTokens((1, 2))])
     assert split_numbers(other)[0] == structure

@@ -118,7 +118,7 @@ def test_a_failed_save_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
         ("normalizer", {"type": "NFKC"}, "NFKC"),
         ("pre_tokenizer", None, "None"),
         ("pre_tokenizer", {"type": "Whitespace"}, "Whitespace"),
-        ("pre_tokenizer.use_regex", False, "ByteLevel"),
+        ("pre_tokenizer.use_regex", False, "'use_regex': False"),
         ("post_processor", {"type": "BertProcessing"}, r"\(\)"),
         ("post_processor", {"type": "Whitespace"}, "Whitespace"),
         ("decoder", {"type": "WordPiece"}, "WordPiece"),
@@ -140,9 +140,10 @@ def test_files_that_ask_for_other_tokenization_are_refused(folder, tmp_path, pla
         target = target[key]
     target[last] = value
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=rf"{last}.* must .*Received: .*{received}") as caught:
+    with pytest.raises(ValueError, match=rf"must .*Received: .*{received}") as caught:
         BytePairTokenizer.from_file(tmp_path)
-    assert len(str(caught.value)) < 400
+    assert len(message := str(caught.value)) < 400
+    assert any(key in message for key in (place, last, place.split(".")[0].replace("_tokens", " token")))
 
 
 @pytest.mark.parametrize(("content", "received"), [("[1]", r"\[1\]"), ("{", "Expecting"), ("\udcff", "invalid start")])

@@ -10,17 +10,16 @@ from keras_tfm.checkpoints.families.roberta import WithoutUnusedRows
 from keras_tfm.checkpoints.tensors import OneRow
 from keras_tfm.models import build_bart
 
-# Of fairseq and of Marian: what the first files of both families say beside.
+# What the first files of both families say beside, in the words of fairseq.
 _OLDER_KEYS = (
     Only("normalize_embedding", True),
     Only("add_bias_logits", False),
     Only("static_position_embeddings", False),
     Only("extra_pos_embeddings", 2),
-    Only("classif_dropout", 0.0, also=(0.1,)),
 )
 
 
-def config(norm_placement: str, default_start: int | str | None, older: tuple = _OLDER_KEYS) -> tuple:
+def config(norm_placement: str, default_start: int | None) -> tuple:
     """The config map of BART, or of mBART, which differs in where norms sit."""
     is_pre = norm_placement == "pre"
     return (
@@ -38,9 +37,9 @@ def config(norm_placement: str, default_start: int | str | None, older: tuple = 
         Only("tie_word_embeddings", True),
         Only("normalize_before", is_pre),
         Only("add_final_layer_norm", is_pre),
-        *older,
+        *_OLDER_KEYS,
         *IS_ENCODER_DECODER,
-        Harmless((*TRAINING_ONLY, "save_step")),
+        Harmless((*TRAINING_ONLY, "classif_dropout", "force_bos_token_to_be_generated", "save_step")),
     )
 
 

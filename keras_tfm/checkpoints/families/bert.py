@@ -1,11 +1,14 @@
 """BERT and its descendants (MiniLM, sentence transformers, ...): the bare encoder, pretraining, and tasks."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Harmless, Labels, Number, Only, Size
 from keras_tfm.checkpoints.tensors import Transposed
 from keras_tfm.models import BertPretrainer, MaskedLM, SpanClassifier, TextClassifier, TokenClassifier, build_bert
+from keras_tfm.types import ActivationLike
 
 CONFIG = (
     Size("vocab_size", "vocabulary_size", default=30522),
@@ -81,7 +84,7 @@ HEADS = {
 }
 
 
-def describe(encoder) -> dict:
+def describe(encoder: Any) -> dict:
     """The arguments of `build_bert` that give this encoder."""
     embedding, block = encoder.token_embedding, encoder.stack.blocks[0]
     return {
@@ -97,27 +100,34 @@ def describe(encoder) -> dict:
     }
 
 
-def task(model_class, activation, **arguments):
+def task(model_class: Any, activation: ActivationLike, **arguments: Any) -> Any:
     """A model on top of an encoder, whose head has the encoder's activation."""
     return model_class(build_bert(activation=activation, **arguments), activation=activation)
 
 
-def classifier(model_class, class_names, **arguments):
+def classifier(model_class: Any, class_names: Sequence[str], **arguments: Any) -> Any:
     """A model with a dense layer over classes on top of an encoder."""
     return model_class(build_bert(**arguments), class_names)
 
 
-def describe_encoder(model) -> dict:
+def describe_encoder(model: Any) -> dict:
     """The arguments of the encoder, for models that have no others."""
     return describe(model.encoder)
 
 
-def describe_classifier(model) -> dict:
+def describe_classifier(model: Any) -> dict:
     """The arguments of the encoder, and the names of its classes."""
     return {**describe(model.encoder), "class_names": tuple(model.class_names)}
 
 
-def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:
+def architecture(
+    name: str,
+    tensors: dict,
+    build: Callable[..., Any],
+    describe: Callable[[Any], dict[str, Any]],
+    config: tuple = CONFIG,
+    **more: Any,
+) -> Architecture:
     """An `Architecture` of this family."""
     return Architecture(name, "bert", config, tensors, build, describe, "bert.", older=OLDER, **more)
 

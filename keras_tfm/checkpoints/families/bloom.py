@@ -1,5 +1,7 @@
 """BLOOM."""
 
+from typing import Any
+
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Harmless, Number, Only, Size
 from keras_tfm.checkpoints.tensors import FusedByHead, Transposed
@@ -52,7 +54,7 @@ TENSORS = {
 }
 
 
-def describe(model) -> dict:
+def describe(model: Any) -> dict:
     """The arguments of `build_bloom` that give this model."""
     block = model.stack.blocks[0]
     return {

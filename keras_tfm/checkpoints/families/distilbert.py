@@ -1,6 +1,8 @@
 """DistilBERT: BERT without segments and pooler, under other names."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -9,6 +11,7 @@ from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Always, 
 from keras_tfm.checkpoints.families import bert
 from keras_tfm.checkpoints.families.bert import dense, norm
 from keras_tfm.models import Bert, MaskedLM, SpanClassifier, TextClassifier, TokenClassifier, build_bert
+from keras_tfm.types import ActivationLike
 
 CONFIG = (
     Size("vocab_size", "vocabulary_size", default=30522),
@@ -56,29 +59,36 @@ _CLASSIFIERS = ("pre_classifier", "classifier", "qa_outputs")
 HEADS = dict.fromkeys((*MASKED_LM, *COPIES, *(name for layer in _CLASSIFIERS for name in dense(layer, ""))))
 
 
-def build_encoder(**arguments) -> Bert:
+def build_encoder(**arguments: Any) -> Bert:
     """A BERT whose vector for the text is that of its first token."""
     return build_bert(**arguments, pooler=False)
 
 
-def build_text_classifier(class_names, **arguments) -> TextClassifier:
+def build_text_classifier(class_names: Sequence[str], **arguments: Any) -> TextClassifier:
     """The classifier has a dense layer of its own, with relu, where BERT has the pooler's with tanh."""
     encoder = build_encoder(**arguments)
     pooler = keras.layers.Dense(encoder.hidden_dim, activation="relu", name="pooler")
     return TextClassifier(Bert(encoder.token_embedding, encoder.stack, pooler, name="distilbert"), class_names)
 
 
-def task(model_class, activation, **arguments):
+def task(model_class: Any, activation: ActivationLike, **arguments: Any) -> Any:
     """A task model whose head has the encoder's activation."""
     return model_class(build_encoder(activation=activation, **arguments), activation=activation)
 
 
-def classifier(model_class, class_names, **arguments):
+def classifier(model_class: Any, class_names: Sequence[str], **arguments: Any) -> Any:
     """A task model with names for its classes."""
     return model_class(build_encoder(**arguments), class_names)
 
 
-def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:
+def architecture(
+    name: str,
+    tensors: dict,
+    build: Callable[..., Any],
+    describe: Callable[[Any], dict[str, Any]],
+    config: tuple = CONFIG,
+    **more: Any,
+) -> Architecture:
     """An `Architecture` of this family."""
     return Architecture(name, "distilbert", config, tensors, build, describe, "distilbert.", older=bert.OLDER, **more)
 

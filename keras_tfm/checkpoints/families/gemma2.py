@@ -1,6 +1,8 @@
 """Gemma 2."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from keras_tfm.checkpoints.config_keys import ACTIVATIONS, LARGEST, MOST_LAYERS, Choice, Number, Only, Size, value_at
 from keras_tfm.checkpoints.families import llama
@@ -16,13 +18,13 @@ class AttentionScale:
 
     keys: tuple[str, ...] = ("query_pre_attn_scalar",)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         scalar = value_at(config, self.keys[0], 256)
         if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not 0 < scalar <= LARGEST:
             raise ValueError(f"`{self.keys[0]}` of the config must be a positive number. Received: {scalar!r}.")
         return {"attention_scale": scalar**-0.5}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         scalar = (arguments["attention_scale"] or arguments["head_dim"] ** -0.5) ** -2
         nearest = round(scalar)
         return {self.keys[0]: nearest if nearest**-0.5 == arguments["attention_scale"] else scalar}
@@ -37,16 +39,16 @@ class Cap:
     default: float
 
     @property
-    def keys(self):
+    def keys(self) -> tuple[str, ...]:
         return (self.key,)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         cap = config.get(self.key, self.default)
         if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or not 0 < cap <= LARGEST):
             raise ValueError(f"`{self.key}` of the config must be null or positive. Received: {cap!r}.")
         return {self.argument: cap}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {self.key: arguments[self.argument]}
 
 
@@ -82,7 +84,7 @@ TENSORS = {
 }
 
 
-def describe(model) -> dict:
+def describe(model: Any) -> dict:
     """The arguments of `build_gemma2` that give this model."""
     attention, feed_forward = model.stack.blocks[0].self_attention, model.stack.blocks[0].feed_forward
     shared = {

@@ -1,5 +1,7 @@
 """GPT-2 and its descendants (DistilGPT-2, ...)."""
 
+from typing import Any
+
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Flag, Number, Only, Size
 from keras_tfm.checkpoints.tensors import Fused, Transposed
@@ -50,7 +52,7 @@ TENSORS = {
 }
 
 
-def describe(model) -> dict:
+def describe(model: Any) -> dict:
     """The arguments of `build_gpt` that give this model."""
     block = model.stack.blocks[0]
     return {

@@ -1,5 +1,7 @@
 """GPT-NeoX and Pythia."""
 
+from typing import Any
+
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Choice, Flag, Number, Only, Size
 from keras_tfm.checkpoints.rotary_keys import Rotary
@@ -48,7 +50,7 @@ TENSORS = {
 }
 
 
-def describe(model) -> dict:
+def describe(model: Any) -> dict:
     """The arguments of `build_gpt_neox` that give this model."""
     block = model.stack.blocks[0]
     return {

@@ -1,6 +1,8 @@
 """Llama 1 to 3, SmolLM and others of exactly that wiring."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.config_keys import MOST_LAYERS, Always, Flag, Number, Only, Size, value_at
@@ -50,14 +52,14 @@ class Biases:
 
     keys: tuple[str, ...] = ("attention_bias", "mlp_bias")
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         attention, feed_forward = (value_at(config, key, False) for key in self.keys)
         for key, value in zip(self.keys, (attention, feed_forward), strict=True):
             if not isinstance(value, bool):
                 raise ValueError(f"`{key}` of the config must be true or false. Received: {value!r}.")
         return {"biases": (*BIASES[:2],) * attention + (BIASES[2],) * feed_forward}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         biases = arguments["biases"]
         return {"attention_bias": BIASES[0] in biases, "mlp_bias": BIASES[2] in biases}
 
@@ -87,7 +89,7 @@ TENSORS = {
 }
 
 
-def describe(model) -> dict:
+def describe(model: Any) -> dict:
     """The arguments of `build_llama` that give this model."""
     block = model.stack.blocks[0]
     attention = block.self_attention
@@ -109,7 +111,14 @@ def describe(model) -> dict:
     }
 
 
-def architecture(name: str, model_type: str, config: tuple, build=build_llama, describe=describe, tensors=TENSORS):
+def architecture(
+    name: str,
+    model_type: str,
+    config: tuple,
+    build: Callable[..., Any] = build_llama,
+    describe: Callable[[Any], dict[str, Any]] = describe,
+    tensors: Any = TENSORS,
+) -> Architecture:
     """An `Architecture` whose files have Llama's names; `name` ends in "ForCausalLM"."""
     return Architecture(
         name=name,

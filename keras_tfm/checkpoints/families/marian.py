@@ -48,7 +48,7 @@ CONFIG = (
     Only("add_bias_logits", False),
     Only("static_position_embeddings", True),
     *IS_ENCODER_DECODER,
-    Harmless((*TRAINING_ONLY, "classif_dropout")),
+    Harmless((*TRAINING_ONLY, "classif_dropout", "extra_pos_embeddings")),
 )
 
 

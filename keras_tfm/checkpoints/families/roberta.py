@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,30 +23,30 @@ class Positions:
 
     keys: tuple[str, ...] = ("max_position_embeddings",)
 
-    def read(self, config):
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         number = value_at(config, self.keys[0], 514)
         if isinstance(number, bool) or not isinstance(number, int) or not _UNUSED < number < 2**31:
             raise ValueError(f"`{self.keys[0]}` of the config must be greater than {_UNUSED}. Received: {number!r}.")
         return {"max_sequence_length": number - _UNUSED}
 
-    def write(self, arguments):
+    def write(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {self.keys[0]: arguments["max_sequence_length"] + _UNUSED}
 
 
 class WithoutUnusedRows(Same):
     """The variable is the tensor without its first rows, which are written as zeros."""
 
-    def unit(self, get):
+    def unit(self, get: Callable[[str], Any]) -> int:
         return self.shape(get)[0]
 
-    def shape(self, get):
+    def shape(self, get: Callable[[str], Any]) -> tuple[int, ...]:
         num_rows, width = get(self.path).shape
         return (num_rows + _UNUSED, width)
 
-    def split(self, tensor, get):
+    def split(self, tensor: np.ndarray, get: Callable[[str], Any]) -> list[np.ndarray]:
         return [tensor[_UNUSED:]]
 
-    def join(self, values, get):
+    def join(self, values: list[np.ndarray], get: Callable[[str], Any]) -> np.ndarray:
         return np.concatenate([np.zeros_like(values[0][:1]).repeat(_UNUSED, axis=0), values[0]])
 
 
@@ -88,7 +90,14 @@ HEADS = dict.fromkeys((*MASKED_LM, *COPIES, *(name for layer in _CLASSIFIERS for
 NO_POOLER = dict.fromkeys(("roberta.pooler.dense.weight", "roberta.pooler.dense.bias"))
 
 
-def architecture(name: str, tensors: dict, build, describe, config: tuple = CONFIG, **more) -> Architecture:
+def architecture(
+    name: str,
+    tensors: dict,
+    build: Callable[..., Any],
+    describe: Callable[[Any], dict[str, Any]],
+    config: tuple = CONFIG,
+    **more: Any,
+) -> Architecture:
     """An `Architecture` of this family."""
     return Architecture(name, "roberta", config, tensors, build, describe, "roberta.", older=bert.OLDER, **more)
 

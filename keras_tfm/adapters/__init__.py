@@ -1,0 +1,19 @@
+"""Adapters: small weights beside frozen ones, added to any model of this library, merged, and in peft's files."""
+
+from keras_tfm.adapters.lora import (
+    ROLES,
+    adapter_names,
+    add_lora,
+    merge,
+    projections_of,
+    remove,
+    unmerge,
+    use,
+)
+from keras_tfm.adapters.peft_files import load, save
+
+__all__ = ["ROLES", "adapter_names", "add_lora", "load", "merge", "projections_of", "remove", "save", "unmerge", "use"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,271 @@
+"""LoRA on a model: put beside projections, switched, merged into the kernels, taken away."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
+
+import keras
+from keras import ops
+
+from keras_tfm import compat
+from keras_tfm.layers import Lora, Projection
+from keras_tfm.layers.composite import parts_of
+
+# What a projection is for -> an expression that its path matches.
+ROLES = {
+    "query": r"attention\.query_dense$",
+    "key": r"attention\.key_dense$",
+    "value": r"attention\.value_dense$",
+    "attention_output": r"attention\.output_dense$",
+    "feed_forward": r"feed_forward\.\w+_dense$",
+    "head": r"^head$",
+}
+
+
+def add_lora(
+    model: keras.Model,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: str | Iterable[str] = ("query", "value"),
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
+    name: str = "default",
+    trained: str | Iterable[str] = (),
+) -> None:
+    """Puts a LoRA beside each target, and freezes all else; the model computes what it did before.
+
+    `compile` the model afterwards. `fit`, `generate`, exports and `.keras` files go on working; only the adapters, and
+    the optimizer's state for them, take memory for gradients. Kernels may be rounded to 8 bits before or after
+    (QLoRA): they are frozen, and kept apart.
+
+    Args:
+        model: of this library, or any with its layers in it.
+        rank: int, of the matrices.
+        alpha: float; what is learned is multiplied by alpha / rank.
+        targets: names of `ROLES` ("query", "key", "value", "attention_output", "feed_forward", "head"), or regular
+            expressions that are searched in the paths that `projections_of` gives; one, or several.
+        dropout: float, rate of dropout of the adapters' inputs.
+        rslora: bool, alpha / sqrt(rank) instead.
+        dora: bool, DoRA: learned lengths of the kernels' columns as well.
+        name: of the adapter; several may be beside each other, and `use` chooses.
+        trained: expressions of paths of layers that are trained as they are, such as "^head$" (peft's
+            `modules_to_save`).
+
+    Raises:
+        ValueError: for a target that is in no path, a name that is there already, a layer that has an activation or
+            cannot be adapted; before anything is changed.
+
+    Example:
+        >>> model = ktfm.models.build_llama(vocabulary_size=512, num_layers=1, num_heads=2, hidden_dim=32)
+        >>> ktfm.adapters.add_lora(model, rank=4, targets=("query", "value", "feed_forward"))
+        >>> model.compile("adamw", loss="chunked")
+
+    Reference:
+        Hu et al. 2021, "LoRA", https://arxiv.org/abs/2106.09685
+    """
+    if name in adapter_names(model):
+        raise ValueError(f"`name` must be of no adapter that is there. Received: name={name!r}. Remove that first.")
+    chosen = _matching(projections_of(model), targets, "targets")
+    kept = _matching(_layers_of(model), trained, "trained")
+    made = {path: make_lora(layer, rank, alpha, dropout, rslora, dora, name) for path, layer in chosen.items()}
+    for path, lora in made.items():
+        attach(chosen[path], lora)
+    freeze(model)
+    for layer in kept.values():
+        layer.trainable = True
+    _forget_compiled(model)
+
+
+def make_lora(
+    projection: Projection,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
+    name: str = "default",
+) -> Lora:
+    """A `Lora` for a projection, not yet beside it."""
+    if projection.activation is not keras.activations.linear:
+        raise ValueError(f"A layer with an adapter must be without activation. Received: {projection.path}.")
+    if dora and projection.quantization_mode is not None:
+        raise ValueError(
+            f"DoRA must see the kernel. Received: {projection.path}, which Keras has quantized. Use LoRA, or "
+            "`quantize_for_generation`."
+        )
+    dtype = projection.dtype_policy if projection.quantization_mode is None else projection.compute_dtype
+    return Lora(projection.units, rank, alpha, dropout, rslora, dora, dtype=dtype, name=name)
+
+
+def attach(projection: Projection, lora: Lora) -> None:
+    """Puts it beside the projection; DoRA's lengths begin with those of the kernel."""
+    projection.trainable = True  # itself: what it holds is frozen by `add_adapter`
+    with contextlib.ExitStack() as scopes:
+        for name in projection.path.split("/"):
+            scopes.enter_context(keras.name_scope(name))
+        projection.add_adapter(lora)
+    if lora.dora:
+        kernel = ops.cast(projection.kernel_values(), "float32")
+        lora.magnitude.assign(ops.sqrt(ops.sum(ops.square(kernel), axis=0)))
+
+
+def freeze(model: keras.Model) -> None:
+    """Freezes all weights but those of adapters."""
+    adapters = _all(model)
+    theirs = {id(part) for lora in adapters for part in compat.all_layers(lora)}
+    for layer in compat.all_layers(model, include_self=False):
+        if id(layer) in theirs:
+            continue
+        if any(id(part) in theirs for part in compat.all_layers(layer)):
+            for variable in compat.own_variables(layer):  # as a whole it must stay trainable
+                variable.trainable = False
+        else:
+            layer.trainable = False
+
+
+def projections_of(model: keras.layers.Layer) -> dict[str, Projection]:
+    """The dense layers of a model that can be adapted, by path.
+
+    Example:
+        >>> list(projections_of(model))[:2]
+        ['stack.blocks.0.self_attention.query_dense', 'stack.blocks.0.self_attention.key_dense']
+    """
+    return {path: layer for path, layer in _layers_of(model).items() if isinstance(layer, Projection)}
+
+
+def adapter_names(model: keras.layers.Layer) -> list[str]:
+    """The names of a model's adapters, in the order in which they were added."""
+    return list(dict.fromkeys(lora.name for lora in _all(model)))
+
+
+def use(model: keras.layers.Layer, adapters: str | Iterable[str] | Mapping[str, float]) -> None:
+    """Chooses the adapters that count; the others are kept.
+
+    Args:
+        model: with adapters.
+        adapters: a name, names, or a dict from names to shares of what they change; () is none.
+
+    Raises:
+        ValueError: for a name that is not there.
+
+    Example:
+        >>> use(model, {"polite": 0.7, "short": 0.3})
+    """
+    given = [adapters] if isinstance(adapters, str) else adapters
+    shares = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
+    _check_names(model, shares)
+    for lora in _all(model):
+        lora.share = float(shares.get(lora.name, 0.0))
+    _forget_compiled(model)
+
+
+def merge(model: keras.Model, name: str | None = None) -> None:
+    """Adds adapters to the kernels, so that they take no time; `unmerge` takes them out again, exactly.
+
+    Args:
+        model: with adapters.
+        name: of one of them. Default: all that count.
+
+    Raises:
+        ValueError: for a name that is not there, a kernel that is rounded, or one that was merged already.
+    """
+    _check_names(model, [] if name is None else [name])
+    chosen = [
+        (projection, [lora for lora in projection.adapters if lora.is_active and name in (None, lora.name)])
+        for projection in projections_of(model).values()
+    ]
+    chosen = [(projection, loras) for projection, loras in chosen if loras]
+    for projection, _ in chosen:
+        if projection.int8_rows is not None or projection.quantization_mode is not None:
+            raise ValueError(
+                f"A kernel must be in floats to be merged. Received: {projection.path}, which is rounded. Load the "
+                "model without `quantize`, and its adapters, and merge these."
+            )
+    for projection, loras in chosen:
+        if projection.unmerged_kernel is None:
+            projection.unmerged_kernel = ops.convert_to_numpy(projection.kernel)
+        for lora in loras:
+            projection.kernel.assign(ops.cast(lora.merged_with(projection.kernel), projection.kernel.dtype))
+            lora.merged = True
+    _forget_compiled(model)
+
+
+def unmerge(model: keras.layers.Layer) -> None:
+    """Puts the kernels back that were there before `merge`, to the last bit.
+
+    Raises:
+        ValueError: if the model was saved since: the kernels of before are not in the file.
+    """
+    merged = [one for one in projections_of(model).values() if any(lora.merged for lora in one.adapters)]
+    for projection in merged:
+        if projection.unmerged_kernel is None:
+            raise ValueError(
+                "A model must be unmerged by the process that merged it. Received: one that was saved merged; the file "
+                "has the merged kernels alone."
+            )
+    for projection in merged:
+        projection.kernel.assign(projection.unmerged_kernel)
+        projection.unmerged_kernel = None
+        for lora in projection.adapters:
+            lora.merged = False
+    _forget_compiled(model)
+
+
+def remove(model: keras.Model, name: str | None = None) -> None:
+    """Takes adapters away; what was merged of them stays in the kernels.
+
+    Args:
+        model: with adapters.
+        name: of one of them. Default: all.
+
+    Raises:
+        ValueError: for a name that is not there.
+    """
+    _check_names(model, [] if name is None else [name])
+    for projection in projections_of(model).values():
+        if any(name in (None, lora.name) for lora in projection.adapters):
+            projection.remove_adapters(lambda lora: name in (None, lora.name))
+            if not any(lora.merged for lora in projection.adapters):
+                projection.unmerged_kernel = None
+    _forget_compiled(model)
+
+
+def _layers_of(model) -> dict[str, keras.layers.Layer]:
+    """All parts by the path of attributes that leads to them; those of a graph of the user's by their names."""
+    found = {path: part for path, part, _ in parts_of(model)}
+    known = {id(part) for part in found.values()}
+    for layer in getattr(model, "layers", ()):
+        if id(layer) not in known:
+            found[layer.name] = layer
+            found.update({f"{layer.name}.{path}": part for path, part, _ in parts_of(layer)})
+    return found
+
+
+def _forget_compiled(model) -> None:
+    if isinstance(model, keras.Model):
+        model.train_function = model.test_function = model.predict_function = None
+
+
+def _all(model) -> list[Lora]:
+    return [lora for projection in projections_of(model).values() for lora in projection.adapters]
+
+
+def _check_names(model, names: Iterable[str]) -> None:
+    known = adapter_names(model)
+    if missing := [name for name in names if name not in known]:
+        raise ValueError(f"Adapters must be among {known}. Received: {missing}.")
+
+
+def _matching(layers: dict[str, keras.layers.Layer], targets: str | Iterable[str], argument: str) -> dict:
+    """The layers that any target names, in their order."""
+    found: dict[str, keras.layers.Layer] = {}
+    for target in [targets] if isinstance(targets, str) else targets:
+        matched = {path: one for path, one in layers.items() if re.search(ROLES.get(target, target), path)}
+        if not matched:
+            raise ValueError(
+                f"`{argument}` must be names of {sorted(ROLES)}, or expressions that are in paths of its layers. "
+                f"Received: {target!r}, which is in none of {len(layers)} paths, such as {list(layers)[:2]}."
+            )
+        found.update(matched)
+    return {path: one for path, one in layers.items() if path in found}

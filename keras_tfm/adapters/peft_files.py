@@ -1,0 +1,287 @@
+"""Adapters in the files of Hugging Face's peft: a folder with adapter_config.json and adapter_model.safetensors."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_tfm.adapters.lora import adapter_names, attach, freeze, make_lora, projections_of
+from keras_tfm.checkpoints.architecture import architectures_of, model_types
+from keras_tfm.checkpoints.tensors import FusedByHead, Part, Transposed, parts_of
+from keras_tfm.checkpoints.writer import architecture_for
+from keras_tfm.files import check_is_free, read_json_object, written_whole
+from keras_tfm.layers import Lora, Projection
+from keras_tfm.optional import required
+
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+# What changes the result and is not supported, unless it is empty or false.
+_UNSUPPORTED = (
+    "alora_invocation_tokens",
+    "layer_replication",
+    "lora_bias",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+)
+
+
+@dataclasses.dataclass
+class _Module:
+    """A linear layer as torch has it, and the projections that it is here: one, or several that it fuses."""
+
+    part: Part
+    projections: list[Projection]
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether torch keeps its weight as (outputs, inputs): all but GPT-2's Conv1D."""
+        return isinstance(self.part.rule, Transposed | FusedByHead)
+
+    def split(self, up: np.ndarray) -> list[np.ndarray]:
+        """(outputs, r) -> for each projection (r, its outputs)."""
+        return self.part.rule.split(up if self.is_transposed else up.T, self.part.get)
+
+    def join(self, ups: list[np.ndarray]) -> np.ndarray:
+        """The inverse of `split`."""
+        joined = self.part.rule.join(ups, self.part.get)
+        return joined if self.is_transposed else joined.T
+
+
+def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> None:
+    """Puts the LoRA of a peft folder beside a model's projections; the model computes what peft's does.
+
+    LoRA, rsLoRA, DoRA, rank and alpha patterns, fused projections and `modules_to_save` are read. All weights but the
+    adapter's, and those of `modules_to_save`, are frozen, so that `fit` goes on training it.
+
+    Args:
+        model: from `checkpoints.load`, or of a wiring that `checkpoints.save` can write.
+        path: folder.
+        name: of the adapter here.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: for another kind of adapter, tensors that the model has no place for or of other shapes, a name that
+            is there already; before anything is changed.
+
+    Example:
+        >>> ktfm.adapters.load(model, "my-adapter")
+
+    Reference:
+        Mangrulkar et al. 2022, "PEFT", https://github.com/huggingface/peft
+    """
+    path = Path(path).expanduser()
+    if name in adapter_names(model):
+        raise ValueError(f"`name` must be of no adapter that is there. Received: name={name!r}. Remove that first.")
+    config = read_json_object(path / _CONFIG)
+    _check_config(config)
+    tensors = _read(path / _TENSORS)
+    modules, wholes = _modules(model), {part.name: part for part in _parts(model)}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    whole: list[tuple[Part, np.ndarray]] = []
+    unknown = []
+    for key, tensor in tensors.items():
+        given = re.sub(r"\.(modules_to_save|base_layer)\b", "", key.removeprefix(_PREFIX))
+        match = re.fullmatch(r"(.*)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.\w+)?(?:\.weight)?", given)
+        if match and match[1] in modules:
+            found.setdefault(match[1], {})[match[2]] = tensor
+        elif given in wholes and tuple(tensor.shape) == tuple(wholes[given].shape):
+            whole.append((wholes[given], tensor))
+        else:
+            unknown.append(f"{key} {tensor.shape}")
+    if unknown or not found:
+        raise ValueError(
+            f"The tensors of an adapter must be those of the model's modules. Received {path}: {len(unknown)} that "
+            f"are not, such as {unknown[:3]}, and {len(found)} that are. The model has {list(modules)[:3]}, ..."
+        )
+    made = [lora for module, parts in found.items() for lora in _loras(modules[module], module, parts, config, name)]
+    for projection, lora, values in made:
+        attach(projection, lora)
+        for variable, value in values.items():
+            getattr(lora, variable).assign(value)
+    freeze(model)
+    for part, tensor in whole:
+        for variable, value in zip(part.variables, part.rule.split(tensor, part.get), strict=True):
+            variable.assign(value)
+            variable.trainable = True
+    model.train_function = model.test_function = model.predict_function = None
+
+
+def save(
+    model: keras.Model, path: str | os.PathLike, name: str | None = None, base: str = "", overwrite: bool = False
+) -> None:
+    """Writes an adapter as a folder that `peft.PeftModel.from_pretrained` reads, with equal logits.
+
+    Where torch fuses projections (GPT-2's `c_attn`, GPT-NeoX's `query_key_value`), their matrices stand side by side in
+    one of the sum of their ranks, which computes the same. Weights that are trained beside the adapter become
+    `modules_to_save`.
+
+    Args:
+        model: with adapters, of a wiring that `checkpoints.save` can write.
+        path: a folder that does not exist yet, unless `overwrite`.
+        name: of the adapter. Default: the only one.
+        base: the model's name on the hub or its folder, for peft to find it.
+        overwrite: bool, whether a folder that exists is replaced.
+
+    Raises:
+        ValueError: if there is no such adapter, or several and no `name`; FileExistsError: if `path` exists.
+    """
+    names = adapter_names(model)
+    if name not in names and not (name is None and len(names) == 1):
+        raise ValueError(f"`name` must be one of the model's adapters {names}. Received: name={name!r}.")
+    name = names[0] if name is None else name
+    path = Path(path).expanduser()
+    if not overwrite:
+        check_is_free(path)
+    tensors: dict[str, np.ndarray] = {}
+    kinds: dict[str, tuple[int, float]] = {}
+    loras: list[Lora] = []
+    written: set[int] = set()
+    modules = _modules(model)
+    for module, one in modules.items():
+        own = [next((lora for lora in x.adapters if lora.name == name), None) for x in one.projections]
+        if any(own):
+            present = [lora for lora in own if lora is not None]
+            loras += present
+            kinds[module] = _join(one, own, f"{_PREFIX}{module}.", tensors)
+            written.update(map(id, present))
+    everywhere = [(x.path, lora) for x in projections_of(model).values() for lora in x.adapters if lora.name == name]
+    if left := [where for where, lora in everywhere if id(lora) not in written]:
+        raise ValueError(f"An adapter must be beside modules that the family's checkpoints have. Received: {left[:3]}.")
+    trained = [part for part in _parts(model) if any(x.trainable for x in part.variables)]
+    for part in trained:
+        values = [np.asarray(ops.convert_to_numpy(x)) for x in part.variables]
+        tensors[_PREFIX + part.name] = np.ascontiguousarray(part.rule.join(values, part.get), "float32")
+    first_rank, first_alpha = kinds[next(iter(kinds))]
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": first_rank,
+        "lora_alpha": first_alpha,
+        "lora_dropout": loras[0].dropout,
+        "use_rslora": loras[0].rslora,
+        "use_dora": loras[0].dora,
+        "bias": "none",
+        "fan_in_fan_out": not modules[next(iter(kinds))].is_transposed,
+        "target_modules": sorted(kinds),
+        "rank_pattern": {re.escape(module): rank for module, (rank, _) in kinds.items() if rank != first_rank},
+        "alpha_pattern": {re.escape(module): alpha for module, (_, alpha) in kinds.items() if alpha != first_alpha},
+        "modules_to_save": sorted({part.name.rpartition(".")[0] for part in trained}) or None,
+    }
+    safetensors = required("safetensors.numpy", "checkpoints", "peft's files")
+    with written_whole(path, overwrite) as unfinished:
+        unfinished.mkdir()
+        safetensors.save_file(tensors, unfinished / _TENSORS, metadata={"format": "pt"})
+        (unfinished / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _loras(module: _Module, name: str, parts: dict, config: dict, adapter: str) -> Iterator[tuple]:
+    """(projection, its `Lora`, values of the variables) for each projection of a module."""
+    if {"lora_A", "lora_B"} - set(parts) or ("lora_magnitude_vector" in parts) != bool(config.get("use_dora")):
+        raise ValueError(
+            f"An adapter must have lora_A and lora_B of each module. Received: {sorted(parts)} of {name!r}."
+        )
+    down, up = parts["lora_A"], parts["lora_B"]
+    rank, inputs = down.shape[0], module.projections[0].input_spec.axes[-1]
+    outputs = sum(projection.units for projection in module.projections)
+    if down.shape != (rank, inputs) or up.shape != (outputs, rank):
+        raise ValueError(
+            f"The adapter's tensors must fit {name!r}, which has {inputs} inputs and {outputs} outputs. Received: "
+            f"lora_A {down.shape}, lora_B {up.shape}."
+        )
+    expected = _of_pattern(config.get("rank_pattern"), name, config["r"])
+    if rank != expected:
+        raise ValueError(f"`r` of {_CONFIG} must be the rank of its tensors. Received: {expected}, {rank} in {name!r}.")
+    alpha = _of_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+    ups = module.split(up)
+    lengths: list = [None] * len(ups)
+    if "lora_magnitude_vector" in parts:
+        lengths = [x[0] for x in module.split(parts["lora_magnitude_vector"].reshape(-1, 1))]
+    for projection, own_up, length in zip(module.projections, ups, lengths, strict=True):
+        values = {"down": down.T, "up": own_up, **({} if length is None else {"magnitude": length})}
+        flags = bool(config.get("use_rslora")), bool(config.get("use_dora"))
+        yield projection, make_lora(projection, rank, alpha, config.get("lora_dropout", 0.0), *flags, adapter), values
+
+
+def _join(module: _Module, own: list, place: str, tensors: dict) -> tuple[int, float]:
+    """Adds the tensors of a module; returns (rank, alpha). Projections stand side by side, each with its rank."""
+    first = next(lora for lora in own if lora is not None)
+    if any(lora is not None and (lora.rslora, lora.dora) != (first.rslora, first.dora) for lora in own):
+        raise ValueError(f"Adapters of a fused module must be of one kind. Received: {place} with several.")
+    ranks = [0 if lora is None else lora.rank for lora in own]
+    total = sum(ranks)
+    downs, ups, lengths, start = [], [], [], 0
+    alpha = first.alpha * (total / first.rank) ** (0.5 if first.rslora else 1.0)
+    for projection, lora in zip(module.projections, own, strict=True):
+        up = np.zeros((total, projection.units), "float32")
+        if lora is not None:
+            down, own_up = (np.asarray(ops.convert_to_numpy(x), "float32") for x in (lora.down, lora.up))
+            downs.append(down)
+            change = _unshared(lora) / _unshared(first)  # whose scale the file's numbers give
+            up[start : start + lora.rank] = own_up * change
+            start += lora.rank
+        ups.append(up)
+        if first.dora:
+            kernel = np.asarray(ops.convert_to_numpy(projection.kernel_values()), "float32")
+            lengths.append(np.linalg.norm(kernel, axis=0) if lora is None else ops.convert_to_numpy(lora.magnitude))
+    tensors[place + "lora_A.weight"] = np.ascontiguousarray(np.concatenate(downs, axis=1).T)
+    tensors[place + "lora_B.weight"] = np.ascontiguousarray(module.join(ups))
+    if first.dora:
+        joined = module.join([np.asarray(length, "float32")[None] for length in lengths])
+        tensors[place + "lora_magnitude_vector"] = np.ascontiguousarray(joined[:, 0])
+    return total, alpha
+
+
+def _unshared(lora: Lora) -> float:
+    return lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
+
+
+def _parts(model) -> list[Part]:
+    name = getattr(model, "checkpoint", {}).get("architecture")
+    known = {one.name: one for kind in model_types() for one in architectures_of(kind)}
+    architecture = known[name] if name in known else architecture_for(model)[0]
+    return list(parts_of(architecture.tensors, model))
+
+
+def _modules(model) -> dict[str, _Module]:
+    """Modules with a kernel that can be adapted, by torch's names."""
+    found = {}
+    for part in _parts(model):
+        owners = [part.get(path.rpartition(".")[0]) for path in part.rule.paths]
+        if part.name.endswith(".weight") and all(isinstance(owner, Projection) for owner in owners):
+            found[part.name.removesuffix(".weight")] = _Module(part, owners)
+    return found
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"`peft_type` of {_CONFIG} must be LORA. Received: {config.get('peft_type')!r}.")
+    if unsupported := [key for key in _UNSUPPORTED if config.get(key)]:
+        raise ValueError(
+            f"An adapter must be without {unsupported}, which are not supported. Received them in {_CONFIG}."
+        )
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int | float) or config[key] <= 0:
+            raise ValueError(f"`{key}` of {_CONFIG} must be positive. Received: {config.get(key)!r}.")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"A folder of an adapter must have {path.name}. Received: {path.parent} without it.")
+    safetensors = required("safetensors", "checkpoints", "peft's files")
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {key: np.asarray(file.get_tensor(key), "float32") for key in file.keys()}  # noqa: SIM118 (no dict)
+
+
+def _of_pattern(pattern: dict | None, module: str, default):
+    """peft's rule: the first key that the end of the module's name matches."""
+    return next((x for key, x in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -1,0 +1,82 @@
+"""Adapters in peft's files: what peft saves computes the same here, and what is saved here the same there."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_tfm import adapters, checkpoints
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+from tests.checkpoints.families import FAMILIES  # noqa: E402
+
+IDS = np.random.default_rng(0).integers(0, 29, (2, 9))
+ATTENTION = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "llama2": ["q_proj", "v_proj", "down_proj"],
+    "pythia": ["query_key_value", "dense", "dense_4h_to_h"],
+}
+KINDS = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "patterns": {"rank_pattern": {r"^.*\.1\.[a-z_.]+": 3}, "alpha_pattern": {r"^.*\.0\.[a-z_.]+": 5}},
+    "whole": {"modules_to_save": ["lm_head"]},
+}
+
+
+def theirs(family, folder):
+    kind, numbers = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**numbers)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.tensor(IDS)).logits.numpy()
+
+
+def disturbed(model):
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            weight.data = weight.data + 0.3 * torch.rand_like(weight)
+    return model
+
+
+CASES = [(family, kind) for kind in KINDS for family in ATTENTION if kind != "whole" or family == "llama2"]
+
+
+# What peft warns of: Conv1D lies the other way, transformers renames an argument.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("family", "kind"), [pytest.param(*case, marks=[pytest.mark.slow] * (case[1] != "lora")) for case in CASES]
+)
+def test_what_peft_saves_is_read_and_comes_back(family, kind, tmp_path):
+    base = theirs(family, tmp_path / "base")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=ATTENTION[family], **KINDS[kind])
+    expected_model = disturbed(peft.get_peft_model(base, config)).eval()
+    expected_model.save_pretrained(tmp_path / "adapter")
+    expected = logits(expected_model)
+
+    model = checkpoints.load(tmp_path / "base")
+    before = ops.convert_to_numpy(model(IDS))
+    adapters.load(model, tmp_path / "adapter", "theirs")
+    found = ops.convert_to_numpy(model(IDS))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - before).max() > 1e-3
+
+    adapters.save(model, tmp_path / "again")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "again")
+    np.testing.assert_allclose(logits(again.eval()), expected, atol=1e-5)
+
+    adapters.merge(model)
+    checkpoints.save(model, tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    np.testing.assert_allclose(logits(merged.eval()), expected, atol=1e-5)
