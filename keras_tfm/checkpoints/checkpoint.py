@@ -214,7 +214,9 @@ class Checkpoint(abc.ABC):
             )
         return TextGenerator(model, self.tokenizer(), sampler, self.stop_token_ids)
 
-    def text_to_text(self, sampler="greedy", prefix: str = "", dtype=None, **options: Any) -> TextToText:
+    def text_to_text(
+        self, sampler: str | Sampler = "greedy", prefix: str = "", dtype: DTypeLike | None = None, **options: Any
+    ) -> TextToText:
         """An encoder-decoder and its tokenizer as one object that writes texts of sources.
 
         What the checkpoint forces at the begin and the end of a text, and bans, is kept to: "forced_bos_token_id",
@@ -253,7 +255,9 @@ class Checkpoint(abc.ABC):
             banned_token_ids=tuple(words[0] for words in banned if len(words) == 1),
         )
 
-    def writer(self, sampler="greedy", dtype=None, **options: Any) -> TextGenerator:
+    def writer(
+        self, sampler: str | Sampler = "greedy", dtype: DTypeLike | None = None, **options: Any
+    ) -> TextGenerator:
         """`text_generator` or `text_to_text`, whichever writes with this checkpoint.
 
         Args:

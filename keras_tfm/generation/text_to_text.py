@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
@@ -12,6 +14,8 @@ from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.samplers.constraints import BanTokens, ForceFirstToken, ForceLastToken
 from keras_tfm.samplers.registry import get_sampler
+from keras_tfm.samplers.sampler import Sampler
+from keras_tfm.types import Tensor
 
 
 class TextToText(TextGenerator):
@@ -54,15 +58,15 @@ class TextToText(TextGenerator):
 
     def __init__(
         self,
-        model,
-        source_tokenizer,
-        target_tokenizer=None,
-        sampler="greedy",
+        model: Any,
+        source_tokenizer: Any,
+        target_tokenizer: Any = None,
+        sampler: str | Sampler = "greedy",
         prefix: str = "",
-        stop_token_ids=(),
+        stop_token_ids: Iterable[int] = (),
         first_token_id: int | None = None,
         last_token_id: int | None = None,
-        banned_token_ids=(),
+        banned_token_ids: Iterable[int] = (),
         max_source_tokens: int | None = None,
     ):
         super().__init__(model, target_tokenizer or source_tokenizer, sampler, stop_token_ids)
@@ -77,7 +81,7 @@ class TextToText(TextGenerator):
         self.prefix = prefix
         self.last_token_id = None if last_token_id is None else as_integer("last_token_id", last_token_id, 0)
         banned = token_ids_of("banned_token_ids", banned_token_ids, least=0)
-        self.processors = (
+        self.processors: tuple[Any, ...] = (
             *([BanTokens(banned)] if banned else []),
             *([] if first_token_id is None else [ForceFirstToken(first_token_id)]),
         )
@@ -109,17 +113,17 @@ class TextToText(TextGenerator):
         is_special = self.tokenizer.id_to_token(token_id) in self.tokenizer.special_tokens
         return b"" if is_special else self.tokenizer.token_bytes(token_id)
 
-    def prompt_rows(self, prompts):
+    def prompt_rows(self, prompts: Tensor) -> tf.RaggedTensor:
         """string (B,) -> token ids of sources, RaggedTensor of int32 (B, tokens); in the graph."""
         rows = self._whole_rows(prompts)
-        return rows if self.max_source_tokens is None else self._cut(rows)
+        return rows if self.max_source_tokens is None else self._cut(rows, self.max_source_tokens)
 
-    def text_rows(self, token_ids):
+    def text_rows(self, token_ids: Tensor) -> Tensor:
         """See `TextGenerator`."""
         return self.tokenizer.detokenize(token_ids, skip_special_tokens=True)
 
-    def encode(self, prompts, name: str = "prompts") -> list[list[int]]:
-        """Token ids of each source, given in the argument `name`."""
+    def encode(self, prompts: str | Iterable[str], name: str = "prompts", begins_text: bool = True) -> list[list[int]]:
+        """Token ids of each source, given in the argument `name`; every source begins a text."""
         rows = self._whole_rows(tf.constant(texts_of(name, prompts), tf.string))
         longest = max([0, *rows.row_lengths().numpy().tolist()])
         if self.max_source_tokens is not None and longest > self.max_source_tokens:
@@ -127,20 +131,20 @@ class TextToText(TextGenerator):
                 f"Sources of up to {longest} tokens were cut to `max_source_tokens`={self.max_source_tokens}.",
                 stacklevel=2,
             )
-            rows = self._cut(rows)
+            rows = self._cut(rows, self.max_source_tokens)
         return rows.to_list()
 
-    def options(self, **options) -> GenerationOptions:
+    def options(self, *args: Any, **options: Any) -> GenerationOptions:
         """The options of a call, with what is forced and banned among the processors of the sampler."""
-        options = super().options(**options)
-        own, sampler = self.processors, get_sampler(options.sampler)
-        if self.last_token_id is not None and options.max_new_tokens > 0:
-            own += (ForceLastToken(self.last_token_id, options.max_new_tokens),)
+        checked = super().options(*args, **options)
+        own, sampler = self.processors, get_sampler(checked.sampler)
+        if self.last_token_id is not None and checked.max_new_tokens > 0:
+            own += (ForceLastToken(self.last_token_id, checked.max_new_tokens),)
         # Before the others: a temperature of 0 leaves the best token only, which must be one that may come.
         sampler = dataclasses.replace(sampler, processors=(*own, *sampler.processors))
-        return dataclasses.replace(options, sampler=sampler)
+        return dataclasses.replace(checked, sampler=sampler)
 
-    def session(self, text: str = ""):
+    def session(self, text: str = "") -> NoReturn:
         """Not here: each source is a text of its own."""
         raise TypeError("A session goes on with a text, which an encoder-decoder does not. Call it for each source.")
 
@@ -152,9 +156,9 @@ class TextToText(TextGenerator):
             rows = tf.concat([rows, tf.RaggedTensor.from_row_lengths(ends, tf.ones_like(rows.row_lengths()))], axis=1)
         return rows
 
-    def _cut(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
-        """Rows of at most `max_source_tokens`, whose last ones stay."""
-        kept = self.max_source_tokens - self._num_ending
+    def _cut(self, rows: tf.RaggedTensor, length: int) -> tf.RaggedTensor:
+        """Rows of at most so many tokens, whose last ones stay."""
+        kept = length - self._num_ending
         if not self._num_ending:
             return rows[:, :kept]
         return tf.concat([rows[:, : -self._num_ending][:, :kept], rows[:, -self._num_ending :]], axis=1)

@@ -270,6 +270,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         method: str = "auto",
         kernel_initializer: InitializerLike = "glorot_uniform",
         output_kernel_initializer: InitializerLike | None = None,
+        query_kernel_initializer: InitializerLike | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -287,6 +288,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
             method,
             kernel_initializer,
             output_kernel_initializer,
+            query_kernel_initializer,
             **kwargs,
         )
         if window is not None:
@@ -400,7 +402,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         """
         context = ops.cast(context, self.compute_dtype)
         positions = _positions_of(context, context_mask, name="context_mask")
-        return ContextCache.of(*self._keys_and_values(context), positions, dtype)
+        key, value = self._keys_and_values(context)
+        return ContextCache.of(key, value, positions, dtype)
 
     def call(
         self,

@@ -6,6 +6,7 @@ from keras_tfm.layers import PositionEmbedding
 from keras_tfm.models.encoder_decoder import encoder_decoder
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
 from keras_tfm.models.wiring import size_of
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _BASE = {"num_layers": 6, "num_decoder_layers": 6, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
 _LARGE = {"num_layers": 12, "num_decoder_layers": 12, "num_heads": 16, "hidden_dim": 1024, "intermediate_dim": 4096}
@@ -32,13 +33,13 @@ def build_bart(
     intermediate_dim: int | None = None,
     norm_placement: str | None = None,
     scale_embedding: bool | None = None,
-    activation="gelu",
+    activation: ActivationLike = "gelu",
     norm_epsilon: float = 1e-5,
     start_token_id: int = 2,
     dropout: float = 0.1,
     method: str = "plain",
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "bart",
 ) -> Seq2SeqLM:
     """BART: post-norm, learned positions, a norm after each embedding, GELU; or mBART: pre-norm, with scaled vectors.

@@ -81,7 +81,7 @@ class CausalLM(LanguageModel):
         return self.token_embedding
 
     @property
-    def writing_stack(self):
+    def writing_stack(self) -> keras.layers.Layer:
         """See `LanguageModel`."""
         return self.stack
 
@@ -90,7 +90,7 @@ class CausalLM(LanguageModel):
         """Number of tokens that prompts are made of: those that are written."""
         return self.vocabulary_size
 
-    def most_new_tokens(self, num_prompt, num_positions):
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> int | Tensor:
         """See `LanguageModel`: a prompt and its new tokens are one text."""
         return num_positions - num_prompt
 

@@ -14,6 +14,7 @@ from keras_tfm.layers import (
     TransformerStack,
 )
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
+from keras_tfm.types import DTypeLike
 
 # What all of their builders ask for; `num_decoder_layers` is that of the encoder where nothing is said.
 NUMBERS = ("vocabulary_size", "num_layers", "num_decoder_layers", "num_heads", "hidden_dim", "intermediate_dim")
@@ -36,7 +37,7 @@ def encoder_decoder(
     dropout: float = 0.0,
     method: str = "plain",
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "seq2seq",
 ) -> Seq2SeqLM:
     """An encoder and a decoder of blocks with layer norms and biases, and a tied head.

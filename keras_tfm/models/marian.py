@@ -6,6 +6,7 @@ from keras_tfm.layers import SinusoidalEmbedding
 from keras_tfm.models.encoder_decoder import encoder_decoder
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
 from keras_tfm.models.wiring import size_of
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _OPUS = {"num_layers": 6, "num_decoder_layers": 6, "num_heads": 8, "hidden_dim": 512, "intermediate_dim": 2048}
 SIZES = {"opus_mt_en_de": {"vocabulary_size": 58_101, **_OPUS}, "opus_mt_en_fr": {"vocabulary_size": 59_514, **_OPUS}}
@@ -22,13 +23,13 @@ def build_marian(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     scale_embedding: bool = True,
-    activation="silu",
+    activation: ActivationLike = "silu",
     norm_epsilon: float = 1e-5,
     start_token_id: int | None = None,
     dropout: float = 0.1,
     method: str = "plain",
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "marian",
 ) -> Seq2SeqLM:
     """Marian's Transformer, as OPUS-MT trains it: post-norm, sinusoids before cosines, SiLU, a bias on the logits.

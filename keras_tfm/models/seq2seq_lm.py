@@ -1,5 +1,7 @@
 """The encoder-decoder: one text in, another one out."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,6 +12,7 @@ from keras_tfm.models.language_model import LanguageModel, longest_of
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.tensors import size
+from keras_tfm.types import Config, DTypeLike, LayerLike, Tensor
 
 _ENCODERS = "encoder"  # in a config: the table of the other embedding
 
@@ -65,15 +68,15 @@ class Seq2SeqLM(LanguageModel):
 
     def __init__(
         self,
-        encoder_embedding,
-        encoder,
-        decoder,
-        decoder_embedding=None,
-        head=None,
+        encoder_embedding: LayerLike,
+        encoder: LayerLike,
+        decoder: LayerLike,
+        decoder_embedding: LayerLike | None = None,
+        head: LayerLike | None = None,
         start_token_id: int = 0,
-        weight_dtype=None,
-        dtype=None,
-        **kwargs,
+        weight_dtype: str | None = None,
+        dtype: DTypeLike | None = None,
+        **kwargs: Any,
     ):
         encoder_embedding = as_embedding(encoder_embedding, "encoder_embedding")
         decoder_embedding = _decoder_embedding(decoder_embedding, encoder_embedding)
@@ -105,7 +108,7 @@ class Seq2SeqLM(LanguageModel):
         return self.decoder_embedding
 
     @property
-    def writing_stack(self):
+    def writing_stack(self) -> keras.layers.Layer:
         """See `LanguageModel`."""
         return self.decoder
 
@@ -120,7 +123,7 @@ class Seq2SeqLM(LanguageModel):
         limits = [longest_of(embedding) for embedding in (self.encoder_embedding, self.decoder_embedding)]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def most_new_tokens(self, num_prompt, num_positions):
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Tensor:
         """See `LanguageModel`: a source has positions of its own; the target's first is the start token's."""
         return ops.where(num_prompt <= num_positions, num_positions - 1, -1)
 
@@ -136,7 +139,7 @@ class Seq2SeqLM(LanguageModel):
         x = self.decoder_embedding(decoder_token_ids, positions=positions)
         return self.decoder(x, positions=positions, context=context, context_mask=context_mask)
 
-    def encode(self, token_ids, padding_mask=None):
+    def encode(self, token_ids: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the decoder attends to.
 
         Args:
@@ -152,11 +155,11 @@ class Seq2SeqLM(LanguageModel):
 
     def init_state(
         self,
-        batch_size,
-        max_sequence_length,
+        batch_size: int | Tensor,
+        max_sequence_length: int | Tensor,
         dtype: str | None = None,
-        encoder_token_ids=None,
-        encoder_padding_mask=None,
+        encoder_token_ids: Tensor | None = None,
+        encoder_padding_mask: Tensor | None = None,
     ) -> DecodingState:
         """What the model remembers before it writes: its sources, as keys and values of each block; room for targets.
 
@@ -176,14 +179,16 @@ class Seq2SeqLM(LanguageModel):
         memories = self.decoder.init_cache(batch_size, max_sequence_length, dtype, **context)
         return DecodingState(ops.zeros((batch_size,), "int32"), memories)
 
-    def begin(self, token_ids, padding_mask, num_slots, dtype: str | None = None):
+    def begin(
+        self, token_ids: Tensor, padding_mask: Tensor, num_slots: int | Tensor, dtype: str | None = None
+    ) -> tuple[Tensor, Tensor, DecodingState]:
         """See `LanguageModel`: reads the sources, and gives the start tokens to read next."""
         num_rows = size(token_ids, 0)
         state = self.init_state(num_rows, num_slots + 1, dtype, token_ids, padding_mask)
         start = ops.full((num_rows, 1), self.start_token_id, dtype="int32")
         return start, ops.ones((num_rows, 1), "bool"), state
 
-    def read_logits(self, encoder_token_ids, decoder_token_ids):
+    def read_logits(self, encoder_token_ids: Tensor, decoder_token_ids: Tensor) -> Tensor:
         """The logits (B, T, V) of a forward pass, by way of a cache; see `CausalLM.read_logits`.
 
         Args:
@@ -193,13 +198,13 @@ class Seq2SeqLM(LanguageModel):
         state = self.init_state(batch, length, encoder_token_ids=encoder_token_ids)
         return self.project(self.read(decoder_token_ids, state)[0])
 
-    def _read(self, token_ids, padding_mask=None, state: DecodingState | None = None):
+    def _read(self, token_ids, padding_mask, state: DecodingState):
         positions = self.token_positions(token_ids, padding_mask=padding_mask, num_tokens=state.num_tokens)
         x = self.decoder_embedding(token_ids, positions=positions)
         hidden, memories = self.decoder(x, positions=positions, cache=state.memories)
         return hidden, state.after(positions, memories)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "encoder_embedding": serialize(self.encoder_embedding),
@@ -213,7 +218,7 @@ class Seq2SeqLM(LanguageModel):
     def _decoder_embedding_config(self):
         if self.decoder_embedding is self.encoder_embedding:
             return None
-        config = serialize(self.decoder_embedding)
+        config: Any = serialize(self.decoder_embedding)
         if self.decoder_embedding.embedding is self.encoder_embedding.embedding:
             config["config"]["table"] = _ENCODERS
         return config

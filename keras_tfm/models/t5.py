@@ -16,6 +16,7 @@ from keras_tfm.layers import (
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
 from keras_tfm.models.wiring import size_of
 from keras_tfm.ops import gelu_tanh
+from keras_tfm.types import ActivationLike, DTypeLike
 
 
 def _row(num_layers, num_heads, head_dim, hidden_dim, intermediate_dim, **more):
@@ -61,7 +62,7 @@ def build_t5(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     gated: bool | None = None,
-    activation=None,
+    activation: ActivationLike | None = None,
     tie_weights: bool | None = None,
     num_buckets: int = 32,
     max_distance: int = 128,
@@ -70,7 +71,7 @@ def build_t5(
     dropout: float = 0.1,
     method: str = "plain",
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "t5",
 ) -> Seq2SeqLM:
     """T5: pre-norm RMS norms, relative position biases shared by a stack's blocks, no other positions, no biases.

@@ -6,6 +6,7 @@ from keras_tfm.layers import SinusoidalEmbedding
 from keras_tfm.models.encoder_decoder import encoder_decoder
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
 from keras_tfm.models.wiring import size_of
+from keras_tfm.types import ActivationLike, DTypeLike
 
 _PAPER = {"vocabulary_size": 37_000, "num_layers": 6, "num_decoder_layers": 6}
 SIZES = {
@@ -27,13 +28,13 @@ def build_transformer(
     hidden_dim: int | None = None,
     intermediate_dim: int | None = None,
     norm_placement: str = "post",
-    activation="relu",
+    activation: ActivationLike = "relu",
     norm_epsilon: float = 1e-6,
     start_token_id: int = 0,
     dropout: float = 0.1,
     method: str = "plain",
     remat: bool = False,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     name: str = "transformer",
 ) -> Seq2SeqLM:
     """The encoder-decoder of "Attention Is All You Need": post-norm, sinusoids, ReLU, one table for all three places.
