@@ -249,7 +249,7 @@ def _parts(model) -> list[Part]:
     name = getattr(model, "checkpoint", {}).get("architecture")
     known = {one.name: one for kind in model_types() for one in architectures_of(kind)}
     architecture = known[name] if name in known else architecture_for(model)[0]
-    return list(parts_of(architecture.tensors, model))
+    return list(parts_of(architecture.tensors_of(model), model))
 
 
 def _modules(model) -> dict[str, _Module]:

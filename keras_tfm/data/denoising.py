@@ -394,12 +394,13 @@ def _damaged(
 
 
 def _end_of(tokenizer: Tokenizer) -> int:
-    if getattr(tokenizer, "end_of_text_id", None) is None:
+    end = getattr(tokenizer, "end_of_text_id", None)
+    if end is None:
         raise ValueError(
             "`tokenizer` must have an end of text, which ends what is written. "
             f"Received: {str(tokenizer)[:60]} with end_of_text_id=None."
         )
-    return tokenizer.end_of_text_id
+    return end
 
 
 def _rate(name: str, value: float) -> float:

@@ -49,7 +49,6 @@ class TextGenerator:
         "a `CausalLM`, as `build_gpt` and `checkpoints.load` make it",
         "Put the embedding and the stack of a model of your own into a `CausalLM`; a `Seq2SeqLM` needs `TextToText`.",
     )
-    drops_first_space = False
 
     def __init__(
         self, model: Any, tokenizer: Any, sampler: str | Sampler = "greedy", stop_token_ids: Iterable[int] = ()
@@ -97,6 +96,11 @@ class TextGenerator:
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes of text that a token which is written stands for."""
         return self.tokenizer.token_bytes(token_id)
+
+    @property
+    def drops_first_space(self) -> bool:
+        """Whether the first space that is written is none of the text."""
+        return False
 
     @property
     def tokenizers(self) -> list:

@@ -81,7 +81,7 @@ class TextToText(TextGenerator):
         self.prefix = prefix
         self.last_token_id = None if last_token_id is None else as_integer("last_token_id", last_token_id, 0)
         banned = token_ids_of("banned_token_ids", banned_token_ids, least=0)
-        self.processors = (
+        self.processors: tuple[Any, ...] = (
             *([BanTokens(banned)] if banned else []),
             *([] if first_token_id is None else [ForceFirstToken(first_token_id)]),
         )
@@ -116,7 +116,7 @@ class TextToText(TextGenerator):
     def prompt_rows(self, prompts: Tensor) -> Tensor:
         """string (B,) -> token ids of sources, RaggedTensor of int32 (B, tokens); in the graph."""
         rows = self._whole_rows(prompts)
-        return rows if self.max_source_tokens is None else self._cut(rows)
+        return rows if self.max_source_tokens is None else self._cut(rows, self.max_source_tokens)
 
     def text_rows(self, token_ids: Tensor) -> Tensor:
         """See `TextGenerator`."""
@@ -131,18 +131,18 @@ class TextToText(TextGenerator):
                 f"Sources of up to {longest} tokens were cut to `max_source_tokens`={self.max_source_tokens}.",
                 stacklevel=2,
             )
-            rows = self._cut(rows)
+            rows = self._cut(rows, self.max_source_tokens)
         return rows.to_list()
 
     def options(self, **options: Any) -> GenerationOptions:
         """The options of a call, with what is forced and banned among the processors of the sampler."""
-        options = super().options(**options)
-        own, sampler = self.processors, get_sampler(options.sampler)
-        if self.last_token_id is not None and options.max_new_tokens > 0:
-            own += (ForceLastToken(self.last_token_id, options.max_new_tokens),)
+        checked = super().options(*args, **options)
+        own, sampler = self.processors, get_sampler(checked.sampler)
+        if self.last_token_id is not None and checked.max_new_tokens > 0:
+            own += (ForceLastToken(self.last_token_id, checked.max_new_tokens),)
         # Before the others: a temperature of 0 leaves the best token only, which must be one that may come.
         sampler = dataclasses.replace(sampler, processors=(*own, *sampler.processors))
-        return dataclasses.replace(options, sampler=sampler)
+        return dataclasses.replace(checked, sampler=sampler)
 
     def session(self, text: str = "") -> NoReturn:
         """Not here: each source is a text of its own."""
@@ -156,9 +156,9 @@ class TextToText(TextGenerator):
             rows = tf.concat([rows, tf.RaggedTensor.from_row_lengths(ends, tf.ones_like(rows.row_lengths()))], axis=1)
         return rows
 
-    def _cut(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
-        """Rows of at most `max_source_tokens`, whose last ones stay."""
-        kept = self.max_source_tokens - self._num_ending
+    def _cut(self, rows: tf.RaggedTensor, length: int) -> tf.RaggedTensor:
+        """Rows of at most so many tokens, whose last ones stay."""
+        kept = length - self._num_ending
         if not self._num_ending:
             return rows[:, :kept]
         return tf.concat([rows[:, : -self._num_ending][:, :kept], rows[:, -self._num_ending :]], axis=1)

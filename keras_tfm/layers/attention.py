@@ -402,7 +402,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         """
         context = ops.cast(context, self.compute_dtype)
         positions = _positions_of(context, context_mask, name="context_mask")
-        return ContextCache.of(*self._keys_and_values(context), positions, dtype)
+        key, value = self._keys_and_values(context)
+        return ContextCache.of(key, value, positions, dtype)
 
     def call(
         self,

@@ -63,11 +63,11 @@ class LanguageModel(ChunkedLossModel):
         """The `TransformerStack` that reads the tokens that are written."""
         raise NotImplementedError(f"{type(self).__name__} must define `writing_stack`.")
 
-    def _hidden(self, **inputs):
+    def _hidden(self, *args: Any, **inputs: Any) -> Tensor:
         """Hidden states (B, T, D) of the model's inputs."""
         raise NotImplementedError(f"{type(self).__name__} must define `_hidden`.")
 
-    def _read(self, token_ids, padding_mask=None, state: DecodingState | None = None):
+    def _read(self, token_ids, padding_mask, state: DecodingState):
         """The pair (hidden states (B, T, D), new state)."""
         raise NotImplementedError(f"{type(self).__name__} must define `_read`.")
 
@@ -76,7 +76,7 @@ class LanguageModel(ChunkedLossModel):
         """Number of tokens that prompts are made of."""
         raise NotImplementedError(f"{type(self).__name__} must define `prompt_vocabulary_size`.")
 
-    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> int | Tensor:
         """How many new tokens so many positions hold beside a prompt of so many tokens; negative if not even that fits.
 
         All are int, or int32 () where traced.

@@ -199,7 +199,7 @@ class Seq2SeqLM(LanguageModel):
         state = self.init_state(batch, length, encoder_token_ids=encoder_token_ids)
         return self.project(self.read(decoder_token_ids, state)[0])
 
-    def _read(self, token_ids, padding_mask=None, state: DecodingState | None = None):
+    def _read(self, token_ids, padding_mask, state: DecodingState):
         positions = self.token_positions(token_ids, padding_mask=padding_mask, num_tokens=state.num_tokens)
         x = self.decoder_embedding(token_ids, positions=positions)
         hidden, memories = self.decoder(x, positions=positions, cache=state.memories)
@@ -219,7 +219,7 @@ class Seq2SeqLM(LanguageModel):
     def _decoder_embedding_config(self):
         if self.decoder_embedding is self.encoder_embedding:
             return None
-        config = serialize(self.decoder_embedding)
+        config: Any = serialize(self.decoder_embedding)
         if self.decoder_embedding.embedding is self.encoder_embedding.embedding:
             config["config"]["table"] = _ENCODERS
         return config

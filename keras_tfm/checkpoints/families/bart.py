@@ -1,6 +1,7 @@
 """BART and its descendants (DistilBART, ...)."""
 
 import functools
+from typing import Any
 
 from keras_tfm.checkpoints.architecture import Architecture
 from keras_tfm.checkpoints.config_keys import ACTIVATIONS, MOST_LAYERS, Always, Choice, Flag, Harmless, Only, Size
@@ -46,7 +47,7 @@ def config(norm_placement: str, default_start: int | None) -> tuple:
 def layers(is_pre: bool) -> dict:
     """The tensors of the blocks of both stacks."""
     place = "norm_before" if is_pre else "norm_after"
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for side in ("encoder", "decoder"):
         theirs, ours = f"model.{side}.layers.{{i}}", f"{side}.blocks.{{i}}"
         attentions = [("self_attn", "self_attention", "attention")]
