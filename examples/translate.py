@@ -240,7 +240,7 @@ def main(steps=1740, verses=500, output="runs/translate") -> dict[str, dict]:
         [text for texts in data["train"] for text in texts], VOCABULARY, ["<pad>", "<|endoftext|>"]
     )
     testing = ktfm.data.text_pair_dataset(
-        *data["test"], tokenizer, tokenizer, LENGTH, LENGTH, BATCH_SIZE, START, shuffle=False
+        sources, expected, tokenizer, tokenizer, LENGTH, LENGTH, BATCH_SIZE, START, shuffle=False
     )
     results, texts = {}, {}
 
