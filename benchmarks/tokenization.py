@@ -1,12 +1,15 @@
-"""Byte pair encoding and WordPiece: keras_tfm beside the Rust library `tokenizers` and, for WordPiece, tensorflow-text.
+"""Byte pairs, WordPiece and SentencePiece: keras_tfm beside `tokenizers`, `sentencepiece` and tensorflow-text.
 
 All read the same tokenizer, trained on the text itself, and encode the first megabyte of Shakespeare as lines and as
 one string. Run it with `python benchmarks/tokenization.py`; README.md beside this file tells the method.
 """
 
 import argparse
+import collections
 import contextlib
 import importlib.metadata
+import itertools
+import json
 import os
 import statistics
 import sys
@@ -58,8 +61,11 @@ class Encoding:
 
         tokenizer = tokenizers.Tokenizer.from_file(self.case["tokenizer"])
         expected = tokenizer.encode_batch(self.texts, add_special_tokens=False)
-        if self.ids(self.encoded) != [encoding.ids for encoding in expected]:
+        if not self.is_right(self.ids(self.encoded), [encoding.ids for encoding in expected]):
             raise RuntimeError("Must give the ids of `tokenizers`. Received: others.")
+
+    def is_right(self, ids: list[list[int]], expected: list[list[int]]) -> bool:
+        return ids == expected
 
 
 class KerasTfm(Encoding):
@@ -119,19 +125,49 @@ class RustOneThread(Rust):
     parallel = False
 
 
-class TensorflowText(Encoding):
-    """To a RaggedTensor, WordPiece only; its op is not part of TensorFlow, so a SavedModel needs the package."""
+class SentencePiece(Encoding):
+    """To Python lists, on one core: the library `sentencepiece`, on the tokenizer.model beside the tokenizer.json."""
 
     def load(self):
-        if self.case["algorithm"] != "WordPiece":
-            raise harness.LeftOut("WordPiece only")
+        if self.case["algorithm"] not in SENTENCE_PIECE:
+            raise harness.LeftOut("SentencePiece only")
+        import sentencepiece
+
+        model = Path(self.case["tokenizer"]).with_name("tokenizer.model")
+        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+    def encode(self):
+        return self.processor.encode(self.texts, num_threads=1)
+
+    def ids(self, encoded):
+        return encoded
+
+    def is_right(self, ids, expected):
+        return _is_nearly(ids, expected)
+
+
+class TensorflowText(Encoding):
+    """To a RaggedTensor, not for byte pairs; its op is not part of TensorFlow, so a SavedModel needs the package."""
+
+    def load(self):
+        algorithm, folder = self.case["algorithm"], Path(self.case["tokenizer"]).parent
+        if algorithm not in ("WordPiece", *SENTENCE_PIECE):
+            raise harness.LeftOut("WordPiece and SentencePiece only")
+        import tensorflow as tf
         import tensorflow_text
 
-        tokens = (Path(self.case["tokenizer"]).parent / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        self.tokenizer = tensorflow_text.FastBertTokenizer(tokens, lower_case_nfd_strip_accents=True)
+        if algorithm == "WordPiece":
+            tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+            self.tokenizer = tensorflow_text.FastBertTokenizer(tokens, lower_case_nfd_strip_accents=True)
+        else:  # the fast one gives other ids for BPE
+            model = (folder / "tokenizer.model").read_bytes()
+            self.tokenizer = tensorflow_text.SentencepieceTokenizer(model, tf.int32)
 
     def encode(self):
         return self.tokenizer.tokenize(self.texts)
+
+    def is_right(self, ids, expected):
+        return ids == expected if self.case["algorithm"] == "WordPiece" else _is_nearly(ids, expected)
 
     def ids(self, encoded):
         return encoded.to_list()
@@ -143,6 +179,7 @@ CONTENDERS: dict[str, type[Encoding]] = {
     "tokenizers": Rust,
     "tokenizers_lists": RustLists,
     "tokenizers_one_thread": RustOneThread,
+    "sentencepiece": SentencePiece,
     "tensorflow_text": TensorflowText,
 }
 # Ours, and what it is compared to.
@@ -150,16 +187,66 @@ PAIRS = (
     ("keras_tfm", "tokenizers"),
     ("keras_tfm", "tokenizers_one_thread"),
     ("keras_tfm_lists", "tokenizers_lists"),
+    ("keras_tfm_lists", "sentencepiece"),
     ("keras_tfm", "tensorflow_text"),
 )
-ALGORITHMS = ("byte pair", "WordPiece")
+SENTENCE_PIECE = {"SentencePiece BPE": "byte pair", "SentencePiece Unigram": "unigram"}
+ALGORITHMS = ("byte pair", "WordPiece", *SENTENCE_PIECE)
+
+
+def _is_nearly(ids: list[list[int]], expected: list[list[int]]) -> bool:
+    """Whether all but one of 10,000 ids are equal: scores of Unigram are float32 or float64, which may break ties."""
+    ours, theirs = (collections.Counter(itertools.chain(*rows)) for rows in (ids, expected))
+    return (ours - theirs).total() * 10_000 <= ours.total()
 
 
 def tokenizer_class(algorithm: str) -> type:
     """Our class for one of `ALGORITHMS`."""
-    from keras_tfm.tokenizers import BytePairTokenizer, WordPieceTokenizer
+    from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 
-    return {"byte pair": BytePairTokenizer, "WordPiece": WordPieceTokenizer}[algorithm]
+    return {"byte pair": BytePairTokenizer, "WordPiece": WordPieceTokenizer}.get(algorithm, SentencePieceTokenizer)
+
+
+def train(algorithm: str, text: str, vocabulary_size: int, folder: Path) -> Any:
+    """A tokenizer of ours that the other libraries find in the folder."""
+    if algorithm not in SENTENCE_PIECE:
+        tokenizer = tokenizer_class(algorithm).train(text, vocabulary_size)
+        tokenizer.save(folder)
+        return tokenizer
+    options = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    kind = tokenizer_class(algorithm)
+    tokenizer = kind.train(text, vocabulary_size, SENTENCE_PIECE[algorithm], **options)
+    tokenizer.save(folder)
+    document = sentence_piece_json(tokenizer.model)
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    return kind(document)
+
+
+def sentence_piece_json(model: bytes) -> dict[str, Any]:
+    """The tokenizer.json of a tokenizer.model that normalizes nothing."""
+    from keras_tfm.tokenizers.sentence_piece_proto import BYTE_PAIR, NORMAL, read_proto
+
+    proto = read_proto(model)
+    scores = {piece.text: piece.score for piece in proto.pieces if piece.kind == NORMAL}
+    if proto.model_type == BYTE_PAIR:
+        pairs = [[text[:i], text[i:]] for text in scores for i in range(1, len(text))]
+        pairs = [pair for pair in pairs if {*pair} <= scores.keys()]
+        rules = {
+            "type": "BPE",
+            "vocab": {piece.text: number for number, piece in enumerate(proto.pieces)},
+            "merges": sorted(pairs, key=lambda pair: -scores["".join(pair)]),
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+        }
+    else:
+        rules = {
+            "type": "Unigram",
+            "unk_id": proto.unk_id,
+            "vocab": [[piece.text, piece.score] for piece in proto.pieces],
+        }
+    sign = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": proto.model_type != BYTE_PAIR}
+    parts = {"normalizer": None, "pre_tokenizer": sign, "post_processor": None, "decoder": sign}
+    return {"version": "1.0", "added_tokens": [], **parts, "model": {**rules, "byte_fallback": proto.byte_fallback}}
 
 
 def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, Any]) -> str:
@@ -203,7 +290,7 @@ def main() -> int:
         return 0
     settings = {name: getattr(args, name) for name in ("characters", "vocabulary_size", "rounds")}
     environment = harness.environment()
-    for package in ("tokenizers", "tensorflow-text"):
+    for package in ("tokenizers", "sentencepiece", "tensorflow-text"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             environment["versions"][package] = importlib.metadata.version(package)
     report = {"benchmark": "tokenization", "environment": environment, "settings": settings, "cases": []}
@@ -212,8 +299,7 @@ def main() -> int:
             case = {"corpus": str(args.corpus.resolve()), "characters": args.characters, "algorithm": algorithm}
             case |= {"tokenizer": str(Path(folder) / "tokenizer.json"), "texts": "one string"}
             (text,) = read_texts(case)
-            tokenizer = tokenizer_class(algorithm).train(text, args.vocabulary_size)
-            tokenizer.save(folder)
+            tokenizer = train(algorithm, text, args.vocabulary_size, Path(folder))
             for texts in ("lines", "one string"):
                 harness.say(f"{algorithm}, {texts}")
                 tokens = sum(map(len, tokenizer.encode(read_texts(case | {"texts": texts}))))

@@ -110,7 +110,7 @@ def transformer(vocabulary_size) -> keras.Model:
 MODELS = {
     "LSTM, one fixed vector": (fixed_vector_lstm, 6e-3),
     "LSTM, Bahdanau attention": (attention_lstm, 6e-3),
-    "Transformer": (transformer, 2e-3),
+    "Transformer": (transformer, 4e-3),
 }
 
 

@@ -24,6 +24,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -55,7 +57,7 @@ class Architecture:
     older: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def tensors_of(self, model: Any) -> Mapping[str, Any]:
+    def tensors_of(self, model: keras.Model) -> Mapping[str, Any]:
         """The tensor map for a model of this class."""
         return self.tensors(model) if callable(self.tensors) else self.tensors
 

@@ -215,7 +215,11 @@ class Checkpoint(abc.ABC):
         return TextGenerator(model, self.tokenizer(), sampler, self.stop_token_ids)
 
     def text_to_text(
-        self, sampler: str | Sampler = "greedy", prefix: str = "", dtype: DTypeLike | None = None, **options: Any
+        self,
+        sampler: str | Sampler = "greedy",
+        prefix: str = "",
+        dtype: DTypeLike | None = None,
+        **options: Any,
     ) -> TextToText:
         """An encoder-decoder and its tokenizer as one object that writes texts of sources.
 

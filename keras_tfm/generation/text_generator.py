@@ -45,7 +45,7 @@ class TextGenerator:
     """
 
     _reads_sources: bool = False  # whether the model writes of a source rather than going on with a prompt
-    _model_needed: tuple[str, str] = (  # what, and what to do otherwise
+    _model_needed: tuple[str, str] = (
         "a `CausalLM`, as `build_gpt` and `checkpoints.load` make it",
         "Put the embedding and the stack of a model of your own into a `CausalLM`; a `Seq2SeqLM` needs `TextToText`.",
     )

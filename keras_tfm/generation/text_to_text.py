@@ -113,7 +113,7 @@ class TextToText(TextGenerator):
         is_special = self.tokenizer.id_to_token(token_id) in self.tokenizer.special_tokens
         return b"" if is_special else self.tokenizer.token_bytes(token_id)
 
-    def prompt_rows(self, prompts: Tensor) -> tf.RaggedTensor:
+    def prompt_rows(self, prompts: Tensor) -> Tensor:
         """string (B,) -> token ids of sources, RaggedTensor of int32 (B, tokens); in the graph."""
         rows = self._whole_rows(prompts)
         return rows if self.max_source_tokens is None else self._cut(rows, self.max_source_tokens)
@@ -123,7 +123,7 @@ class TextToText(TextGenerator):
         return self.tokenizer.detokenize(token_ids, skip_special_tokens=True)
 
     def encode(self, prompts: str | Iterable[str], name: str = "prompts", begins_text: bool = True) -> list[list[int]]:
-        """Token ids of each source, given in the argument `name`; every source begins a text."""
+        """Token ids of each source, given in the argument `name`; each begins a text."""
         rows = self._whole_rows(tf.constant(texts_of(name, prompts), tf.string))
         longest = max([0, *rows.row_lengths().numpy().tolist()])
         if self.max_source_tokens is not None and longest > self.max_source_tokens:
@@ -134,7 +134,7 @@ class TextToText(TextGenerator):
             rows = self._cut(rows, self.max_source_tokens)
         return rows.to_list()
 
-    def options(self, *args: Any, **options: Any) -> GenerationOptions:
+    def options(self, **options: Any) -> GenerationOptions:
         """The options of a call, with what is forced and banned among the processors of the sampler."""
         checked = super().options(*args, **options)
         own, sampler = self.processors, get_sampler(checked.sampler)

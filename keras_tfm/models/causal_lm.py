@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
+from keras_tfm.layers.transformer_stack import TransformerStack
 from keras_tfm.models.language_model import LanguageModel
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
@@ -81,7 +82,7 @@ class CausalLM(LanguageModel):
         return self.token_embedding
 
     @property
-    def writing_stack(self) -> keras.layers.Layer:
+    def writing_stack(self) -> TransformerStack:
         """See `LanguageModel`."""
         return self.stack
 
@@ -90,7 +91,7 @@ class CausalLM(LanguageModel):
         """Number of tokens that prompts are made of: those that are written."""
         return self.vocabulary_size
 
-    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> int | Tensor:
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
         """See `LanguageModel`: a prompt and its new tokens are one text."""
         return num_positions - num_prompt
 

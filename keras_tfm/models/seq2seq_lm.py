@@ -8,6 +8,7 @@ from keras import ops
 from keras_tfm.arguments import as_integer, require
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
+from keras_tfm.layers.transformer_stack import TransformerStack
 from keras_tfm.models.language_model import LanguageModel, longest_of
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
@@ -108,7 +109,7 @@ class Seq2SeqLM(LanguageModel):
         return self.decoder_embedding
 
     @property
-    def writing_stack(self) -> keras.layers.Layer:
+    def writing_stack(self) -> TransformerStack:
         """See `LanguageModel`."""
         return self.decoder
 
@@ -123,7 +124,7 @@ class Seq2SeqLM(LanguageModel):
         limits = [longest_of(embedding) for embedding in (self.encoder_embedding, self.decoder_embedding)]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Tensor:
+    def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
         """See `LanguageModel`: a source has positions of its own; the target's first is the start token's."""
         return ops.where(num_prompt <= num_positions, num_positions - 1, -1)
 

@@ -221,8 +221,13 @@ class SentencePieceTokenizer(Tokenizer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, from which copies and pickles are made."""
-        size = self.vocabulary_size if self._is_padded else None
-        return {**super().get_config(), "vocabulary_size": size}
+        # What follows from other arguments is left to them, so that `changed` may change these.
+        default = (self._begin_of_text,) if self.add_begin_of_text else ()
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size if self._is_padded else None,
+            "begin_tokens": None if self.begin_tokens == default else self.begin_tokens,
+        }
 
     @property
     def end_of_text(self) -> str | None:

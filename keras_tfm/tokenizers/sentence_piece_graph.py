@@ -110,9 +110,8 @@ class SentencePieceCutter(tf.Module):
     def __init__(self, rules: CuttingRules, vocabulary_size: int):
         super().__init__(name="sentence_piece_cutter")
         self._untracked = _Untracked(rules)
-        self._parts = [
-            step for step in rules.steps if isinstance(step, tf.Module)
-        ]  # TensorFlow is to find their tables
+        # TensorFlow is to find the tables of steps.
+        self._parts = [step for step in rules.steps if isinstance(step, tf.Module)]
         model = rules.model
         pieces: Collection[str]
         self._symbols: CodePointTable | None = None

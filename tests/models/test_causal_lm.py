@@ -291,7 +291,7 @@ def test_a_cache_of_another_depth_is_refused(models):
 
 @pytest.mark.parametrize("name", ["gpt_learned", "llama_multi_query_tied"])
 def test_logits_read_in_pieces_are_those_of_one_pass(models, name, monkeypatch):
-    import keras_tfm.models.causal_lm as module
+    import keras_tfm.models.language_model as module
 
     monkeypatch.setattr(module, "LONGEST_APPEND", 4)
     for length in (1, 4, 6, 11):

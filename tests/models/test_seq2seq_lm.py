@@ -185,3 +185,16 @@ def test_wrong_parts_and_inputs_are_named():
         TokenEmbedding(7, 8, table=embedding.embedding)
     with pytest.raises(ValueError, match="without .*'num_heads'"):
         build_transformer(vocabulary_size=5, num_layers=2)
+
+
+@pytest.mark.parametrize("name", ["t5", pytest.param("marian", marks=pytest.mark.slow)])
+def test_a_loss_in_chunks_is_the_loss_of_all_logits(models, name):
+    """The head's scale (T5) and its bias (Marian) are in it."""
+    inputs, targets = batch()
+    if name == "marian":
+        models[name].decoder_embedding.bias.assign(np.linspace(-1, 1, VOCABULARY_SIZE))
+    losses = []
+    for loss in (keras.losses.SparseCategoricalCrossentropy(from_logits=True), "chunked"):
+        models[name].compile(loss=loss, run_eagerly=True)
+        losses.append(models[name].test_on_batch(inputs, targets))
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # sums of float32 in another order

@@ -288,9 +288,9 @@ def test_checkpoints_with_a_model_file_are_read(models, tmp_path):
     assert isinstance(tokenizer, SentencePieceTokenizer)
     assert tokenizer.encode("the king") == theirs.encode("the king")
     assert (tokenizer.vocabulary_size, tokenizer.end_of_text_id) == (640, theirs.piece_to_id("<turn>"))
-    assert not tokenizer.space_after_special
-    config.write_text(json.dumps({"eos_token": "</s>", "legacy": True}))
-    assert load_tokenizer(tmp_path).space_after_special
+    assert tokenizer.space_after_special  # as transformers has it where no class is named
+    config.write_text(json.dumps({"eos_token": "</s>", "legacy": False}))
+    assert not load_tokenizer(tmp_path).space_after_special
 
 
 def test_wrong_models_and_arguments_are_refused(models, tmp_path):

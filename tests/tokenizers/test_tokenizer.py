@@ -9,7 +9,15 @@ import pytest
 import tensorflow as tf
 
 from keras_tfm import files
-from keras_tfm.tokenizers import BytePairTokenizer, CharacterTokenizer, SentencePacker, Tokenizer, WordPieceTokenizer
+from keras_tfm.tokenizers import (
+    BytePairTokenizer,
+    CharacterTokenizer,
+    SentencePacker,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordPieceTokenizer,
+)
+from keras_tfm.tokenizers.sentence_piece_proto import CONTROL, UNKNOWN, ModelProto, Piece
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS
 
 SYMBOLS = {symbol: i for i, symbol in enumerate(BYTE_SYMBOLS)}
@@ -17,6 +25,13 @@ TOKENIZERS = {
     "byte pair": lambda special=("<s>",), **more: BytePairTokenizer({**SYMBOLS, "<s>": 256}, [], special, **more),
     "word piece": lambda special=("<s>",), **more: WordPieceTokenizer(
         {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<s>", "a", "b", "##b"])},
+        special_tokens=special,
+        **more,
+    ),
+    "sentence piece": lambda special=("<s>",), **more: SentencePieceTokenizer(
+        ModelProto(
+            (Piece("<s>", 0.0, CONTROL), *map(Piece, "▁ab"), Piece("<unk>", 0.0, UNKNOWN)), add_dummy_prefix=False
+        ),
         special_tokens=special,
         **more,
     ),
