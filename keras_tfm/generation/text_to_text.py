@@ -134,7 +134,7 @@ class TextToText(TextGenerator):
             rows = self._cut(rows, self.max_source_tokens)
         return rows.to_list()
 
-    def options(self, **options: Any) -> GenerationOptions:
+    def options(self, *args: Any, **options: Any) -> GenerationOptions:
         """The options of a call, with what is forced and banned among the processors of the sampler."""
         checked = super().options(*args, **options)
         own, sampler = self.processors, get_sampler(checked.sampler)

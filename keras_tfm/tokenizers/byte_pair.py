@@ -275,65 +275,6 @@ class BytePairTokenizer(Tokenizer):
         has_none = tf.not_equal(texts, "") & tf.not_equal(tf.strings.substr(texts, 0, 1), " ")
         return tf.where(has_none, tf.strings.join([" ", texts]), texts)
 
-    def encode_with_offsets(
-        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
-    ) -> tuple[list, list]:
-        """As of `Tokenizer`; without the spaces that a token begins or ends with, if its post-processor trims them."""
-        ids, offsets = super().encode_with_offsets(texts, add_special_tokens, allow_special)
-        is_one = as_string_tensor(texts).shape.rank == 0
-        for prefixed in trimmings(self.post_processor):
-            rows = zip([ids], [offsets], strict=True) if is_one else zip(ids, offsets, strict=True)
-            trimmed = [self._trimmed(*row, prefixed) for row in rows]
-            offsets = trimmed[0] if is_one else trimmed
-        return ids, offsets
-
-    def _trimmed(self, ids: list[int], offsets: list[tuple[int, int]], prefixed: bool) -> list[tuple[int, int]]:
-        """Places of tokens without the spaces at their ends, as the Rust library trims them."""
-        trimmed = []
-        for place, (token_id, (start, end)) in enumerate(zip(ids, offsets, strict=True)):
-            token = self.id_to_token(token_id).replace(BYTE_SYMBOLS[32], " ")
-            before, after = len(token) - len(token.lstrip()), len(token) - len(token.rstrip())
-            if before == 1 and prefixed and (place == 0 or start == 0):
-                before = 0
-            start = min(start + before, end)
-            trimmed.append((start, max(end - after, start) if after and end >= after else end))
-        return trimmed
-
-    def places_of_pieces(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
-        if self._split_off is None:
-            pieces = tf.RaggedTensor.from_tensor(texts[:, None])
-            token_ids = pieces.with_values(tf.fill(tf.shape(texts), -1))
-        else:
-            pieces, token_ids = self._split_off(texts, allow_special)
-        between = tf.where(token_ids.values < 0, pieces.values, "")
-        ids = tf.cast(self.tokenize_rows(between), tf.int32)
-        lengths = ids.with_values(tf.strings.length(tf.gather(self._token_bytes, ids.values)))
-        num_before = tf.strings.length(self._with_prefix(between)) - tf.strings.length(between)
-        is_whole = tf.equal(tf.reduce_sum(lengths, axis=1), tf.strings.length(between) + num_before)
-        message = (
-            "Where tokens are can be told of texts with a token for each byte, and normalized (NFC) if the tokenizer "
-            "normalizes. Received:"
-        )
-        joined = tf.strings.reduce_join(pieces, axis=1)
-        checks = [
-            tf.debugging.Assert(tf.reduce_all(is_whole), [message, tf.boolean_mask(between, ~is_whole)], summarize=1),
-            tf.debugging.Assert(tf.reduce_all(tf.equal(joined, texts)), [message, joined], summarize=1),
-        ]
-        with tf.control_dependencies(checks):
-            ends = tf.cumsum(lengths.values)
-        first = tf.gather(tf.concat([[0], ends], 0), lengths.row_starts()) + num_before  # of each piece
-        ends -= tf.repeat(first, lengths.row_lengths())
-        # The space that was put before a piece belongs to its first character.
-        parts = (ids, ids.with_values(tf.maximum(ends - lengths.values, 0)), ids.with_values(tf.maximum(ends, 1)))
-        return with_places_of_tokens(pieces, token_ids, parts)
-
-    def _with_prefix(self, texts: tf.Tensor) -> tf.Tensor:
-        """The texts, which got a space before them if they are to."""
-        if not self.add_prefix_space:
-            return texts
-        has_none = tf.not_equal(texts, "") & tf.not_equal(tf.strings.substr(texts, 0, 1), " ")
-        return tf.where(has_none, tf.strings.join([" ", texts]), texts)
-
     def tokenize_rows(self, texts: tf.Tensor) -> tf.RaggedTensor:
         words = self._split(self._with_prefix(texts))  # (N, words)
         distinct, index = tf.unique(words.values)
