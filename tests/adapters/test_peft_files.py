@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from keras_tfm import adapters, checkpoints
+from keras_tfm.models import build_t5
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -80,3 +81,17 @@ def test_what_peft_saves_is_read_and_comes_back(family, kind, tmp_path):
     checkpoints.save(model, tmp_path / "merged")
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(logits(merged.eval()), expected, atol=1e-5)
+
+
+def test_an_encoder_decoder_whose_tensor_map_is_a_function(tmp_path):
+    model = build_t5(vocabulary_size=29, num_layers=1, num_heads=2, head_dim=4, hidden_dim=8, intermediate_dim=16)
+    inputs = {"encoder_token_ids": IDS, "decoder_token_ids": IDS[:, :3]}
+    adapters.add_lora(model, rank=2)
+    for variable in model.trainable_variables:
+        variable.assign(np.random.default_rng(1).normal(size=variable.shape))
+    expected = ops.convert_to_numpy(model(inputs))
+    adapters.save(model, tmp_path / "adapter")
+    adapters.remove(model)
+    assert np.abs(ops.convert_to_numpy(model(inputs)) - expected).max() > 1e-3
+    adapters.load(model, tmp_path / "adapter")
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(inputs)), expected)
