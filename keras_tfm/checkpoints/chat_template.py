@@ -182,7 +182,8 @@ def _plain(value: Any) -> Any:
         return type(value)(map(_plain, value)) if type(value) in (list, tuple) else list(map(_plain, value))
     if value is None or type(value) in (str, bool, int, float):
         return value
-    for kind, value_of in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
+    kinds: Any = ((str, str.__str__), (int, int.__int__), (float, float.__float__))
+    for kind, value_of in kinds:
         if isinstance(value, kind):  # an enumeration, for example
             return value_of(value)
     return f"<{type(value).__name__}>"

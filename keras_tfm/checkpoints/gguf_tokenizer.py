@@ -67,7 +67,7 @@ def _chat_templates(header: dict[str, Any]) -> dict[str, str] | None:
     return {name: source for name, source in sources.items() if isinstance(source, str)} or None
 
 
-def _tokens_around(header: dict[str, Any], roles: dict[str, str]) -> dict[str, list[str]]:
+def _tokens_around(header: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
     """The tokens before and after each text; a SentencePiece vocabulary has one before, unless the file denies it."""
     around = {}
     for side, role in _SIDES.items():

@@ -130,6 +130,7 @@ def _byte_pair(folder: Path, document: dict[str, Any] | None, size: int, setting
 def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, settings: TokenizerSettings):
     """What tokenizer.json says, or else a tokenizer.model, in a vocabulary of the model's size."""
     end_of_text = settings.roles.get("eos_token")
+    arguments: dict[str, Any]
     if document is not None:
         model: Any = settings.rebuilt(document)
         vocabulary = document["model"].get("vocab")
@@ -143,7 +144,7 @@ def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, se
         file = next(folder / name for name in FILE_NAMES if (folder / name).is_file())
         model = read_proto(file.read_bytes())
         meaning = meaning_of_proto(model, space_after_special=False)
-        known = {token: number for number, token in enumerate(meaning.tokens)}
+        known = {token: number for number, token in enumerate(meaning.tokens) if token is not None}
         arguments = {"vocabulary": known, "special_tokens": as_added_tokens(meaning.special_tokens)}
         for side, role in (("begin", "bos"), ("end", "eos")):
             adds = settings.flag(f"add_{role}_token") and f"{role}_token" in settings.roles

@@ -139,7 +139,7 @@ class TokenizerSettings:
     @property
     def known(self) -> TokenizerClass:
         """What is known of the class; of others, nothing."""
-        return CLASSES.get(self.class_name, TokenizerClass())
+        return CLASSES.get(self.class_name or "", TokenizerClass())
 
     def flag(self, name: str) -> bool:
         """An entry of tokenizer_config.json that is true or false; False if it is not there."""

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-_SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
-_CONTAINERS = {list: "array", tuple: "array", dict: "object"}
+_SCALARS: dict[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
+_CONTAINERS: dict[Any, str] = {list: "array", tuple: "array", dict: "object"}
 _SECTION = r"(?:Args|Returns|Raises):"
 _ARGUMENT = re.compile(
     r"^([ \t]*)(\w+)(?:[ \t]*\([^()\n]*\))?:\s*(.*?)\s*(?=^(?!\1[ \t])[ \t]*\w+(?:[ \t]*\([^()\n]*\))?:|\Z)",
@@ -65,7 +65,7 @@ def tool_schema(tool: Any) -> dict[str, Any]:
             description = description[: choices.start()].strip()
         schema["description"] = description
     parameters = {"type": "object", "properties": properties, **({"required": required} if required else {})}
-    first = re.search(rf"^(.*?)\s*(?:{_SECTION}|\Z)", documentation, re.DOTALL)[1].strip()
+    first = re.split(_SECTION, documentation, maxsplit=1)[0].strip()
     function = {"name": tool.__name__, "description": first, "parameters": parameters}
     if returned is not None:
         if told := re.search(r"\n\s*Returns:\n\s*(.*?)\s*(?:Raises:|\Z)", documentation, re.DOTALL):

@@ -57,18 +57,18 @@ def as_added_tokens(
     """
     if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
         as_strings("special_tokens", tokens)  # says what is wrong
-    tokens = tuple(token if isinstance(token, AddedToken) else AddedToken(token) for token in tokens)
-    contents = as_strings("special_tokens", [token.content for token in tokens])
+    found = tuple(token if isinstance(token, AddedToken) else AddedToken(token) for token in tokens)
+    contents = as_strings("special_tokens", [token.content for token in found])
     if "" in contents:
         raise ValueError("A special token must not be empty (it would be everywhere). Received: ''.")
     if len(set(contents)) < len(contents):
         raise ValueError(f"`special_tokens` must differ from each other. Received: {contents}.")
-    for content in contents if vocabulary is not None else ():
-        if content not in vocabulary:
+    for content in contents:
+        if vocabulary is not None and content not in vocabulary:
             raise ValueError(
                 f"Each special token must be in `vocabulary`. Received: {content!r}, which is not. Add it with an id."
             )
-    return tokens
+    return found
 
 
 def added_tokens_of(entries: Iterable[Mapping[str, Any]], token_ids: dict[str, int]) -> list[AddedToken]:

@@ -87,7 +87,7 @@ class CodePointTable(tf.Module):
         int32 (N,).
     """
 
-    def __init__(self, codes: Sequence[int], values: Sequence[int], default: int):
+    def __init__(self, codes: Sequence[int] | np.ndarray, values: Sequence[int] | np.ndarray, default: int):
         super().__init__(name="code_point_table")
         codes, values = np.array(codes, np.int64), np.array(values, np.int32)
         pages, place = np.unique(codes // _PAGE, return_inverse=True)

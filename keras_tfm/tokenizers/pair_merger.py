@@ -44,7 +44,10 @@ class PairMerger(tf.Module):
     """
 
     def __init__(
-        self, merges: Sequence[tuple[int, int, int]], vocabulary_size: int, ranks: Sequence[int] | None = None
+        self,
+        merges: Sequence[tuple[int, int, int]],
+        vocabulary_size: int,
+        ranks: Sequence[int] | np.ndarray | None = None,
     ):
         super().__init__(name="pair_merger")
         self._vocabulary_size = vocabulary_size

@@ -20,7 +20,8 @@ def tokens_around(
     Raises:
         ValueError: if it does anything else, or its tokens have other ids in the vocabulary.
     """
-    begin, end = [], []
+    begin: list[str] = []
+    end: list[str] = []
     for part in _parts(post_processor):
         kind = part.get("type")
         if kind in ("BertProcessing", "RobertaProcessing"):
@@ -85,7 +86,8 @@ def _parts(processor: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 def _template(part: Mapping[str, Any]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """(token, id) of what stands before and after the one text of a template."""
-    single, special = part.get("single"), part.get("special_tokens") or {}
+    single: Any = part.get("single")
+    special = part.get("special_tokens") or {}
     is_template = isinstance(single, list) and all(isinstance(one, dict) and len(one) == 1 for one in single)
     sides: list[list[tuple[str, int]]] = [[]]
     for one in single if is_template else ():

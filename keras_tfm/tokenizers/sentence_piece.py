@@ -118,13 +118,14 @@ class SentencePieceTokenizer(Tokenizer):
                     f"{tokens[number]!r}."
                 )
             tokens[number] = token
-        if add_begin_of_text and meaning.begin_of_text is None:
+        begin = meaning.begin_of_text if add_begin_of_text else None
+        if add_begin_of_text and begin is None:
             raise ValueError(
                 "`add_begin_of_text` must be False for a model without a piece that begins a text. "
                 f"Received: {add_begin_of_text}."
             )
         if begin_tokens is None:
-            begin_tokens = [meaning.begin_of_text] if add_begin_of_text else []
+            begin_tokens = [] if begin is None else [begin]
         joining = meaning.joining.extended({number: token for token, number in more_tokens.items()}, size)
         found = as_added_tokens(meaning.special_tokens if special_tokens is None else special_tokens)
         contents = {token.content for token in found}
@@ -288,11 +289,11 @@ class SentencePieceTokenizer(Tokenizer):
         begins = tf.cumsum(lengths, exclusive=True)
         begins -= tf.gather(begins, first)
         tokens = ids.values, tf.zeros_like(lengths), lengths
-        columns = [with_tokens(column, token, is_token) for column, token in zip(columns, tokens, strict=True)]
+        joined = [with_tokens(column, token, is_token) for column, token in zip(columns, tokens, strict=True)]
         for number in (1, 2):
-            shift = tf.gather(begins, columns[number].value_rowids())
-            columns[number] = columns[number].with_values(columns[number].values + shift)
-        return tuple(pieces.with_values(column).merge_dims(1, 2) for column in columns)
+            shift = tf.gather(begins, joined[number].value_rowids())
+            joined[number] = joined[number].with_values(joined[number].values + shift)
+        return tuple(pieces.with_values(column).merge_dims(1, 2) for column in joined)
 
     def _added_entries(self) -> list[dict[str, Any]]:
         """The special tokens as a tokenizer.json has them."""

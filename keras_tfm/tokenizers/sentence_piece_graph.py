@@ -1,7 +1,8 @@
 """SentencePiece in the graph: texts to ids and their places in the text, and ids to text."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -112,6 +113,8 @@ class SentencePieceCutter(tf.Module):
         # TensorFlow is to find the tables of steps.
         self._parts = [step for step in rules.steps if isinstance(step, tf.Module)]
         model = rules.model
+        pieces: Collection[str]
+        self._symbols: CodePointTable | None = None
         if isinstance(model, PairModel):
             pieces = model.products
             size = max([vocabulary_size, *(number + 1 for number in model.symbols.values())])
@@ -119,7 +122,6 @@ class SentencePieceCutter(tf.Module):
             self._cut = PairMerger(model.merges, size, model.ranks)
         else:
             pieces = model.scores
-            self._symbols = None
             self._cut = UnigramCutter(model.scores, model.ids, model.least_score, model.dtype)
         self._sums_over_texts = isinstance(model, UnigramModel) and model.dtype == tf.float32
         # Words end where no piece goes on.
@@ -130,6 +132,7 @@ class SentencePieceCutter(tf.Module):
         self._fixed = KeyFinder(Trie.of([*rules.whole_words])) if rules.whole_words and rules.fixed_words else None
         self._vocabulary_size = vocabulary_size
         if rules.byte_ids is not None:
+            self._lacks_bytes = min(rules.byte_ids) < 0
             with tf.init_scope(), tf.device("CPU:0"):
                 self._byte_ids = tf.constant(rules.byte_ids, tf.int32)
 
@@ -169,7 +172,9 @@ class SentencePieceCutter(tf.Module):
             has_words = tf.math.bincount(rows, minlength=num_texts) > 1
             is_again = is_close & has_words
             kept = tf.where(~tf.gather(is_again, columns[1]))[:, 0]
-            found = [tf.concat([old, tf.gather(new, kept)], axis=0) for old, new in zip(found, columns, strict=True)]
+            found = tuple(
+                tf.concat([old, tf.gather(new, kept)], axis=0) for old, new in zip(found, columns, strict=True)
+            )
             characters = characters.where(tf.gather(is_again, characters.rows))
             return characters, characters.is_first(), tf.reduce_any(is_again), *found
 
@@ -246,6 +251,7 @@ class SentencePieceCutter(tf.Module):
         characters = tf.strings.unicode_decode(words, "UTF-8")
         codes = characters.values
         symbols = characters if self._symbols is None else characters.with_values(self._symbols(codes))
+        gaps: list[Any]
         tokens, firsts, *gaps = self._cut(symbols)
         first = firsts.values
         token = tf.where(tokens.values < self._vocabulary_size, tokens.values, _UNKNOWN)
@@ -255,13 +261,13 @@ class SentencePieceCutter(tf.Module):
         columns = tokens.with_values(token), firsts.with_values(first - start), firsts.with_values(last - start)
         if self._rules.byte_ids is not None:
             columns = self._with_bytes(columns, tf.gather(codes, first))
-        gaps = gaps[0] if gaps else None
+        gap = gaps[0] if gaps else None
         if whole is None:
-            return columns, gaps
+            return columns, gap
         is_whole = whole >= 0
         values = (whole, tf.zeros_like(whole), num_characters - 1)
-        columns = [with_tokens(column, value, is_whole) for column, value in zip(columns, values, strict=True)]
-        return columns, gaps
+        columns = tuple(with_tokens(column, value, is_whole) for column, value in zip(columns, values, strict=True))
+        return columns, gap
 
     def _with_bytes(self, columns, codes: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
         """With the bytes of unknown characters; `codes` (tokens,) are the characters that tokens begin with."""
@@ -269,7 +275,7 @@ class SentencePieceCutter(tf.Module):
         counts = tf.where(tf.equal(tokens, _UNKNOWN), num_bytes(codes), 1)
         token, place = repeated(counts)
         byte = tf.gather(self._byte_ids, _byte(tf.gather(codes, token), place))
-        if min(self._rules.byte_ids) < 0:  # characters with such a byte stay unknown
+        if self._lacks_bytes:  # characters with such a byte stay unknown
             has_all = tf.math.segment_min(byte, token) >= 0
             counts = tf.where(has_all, counts, 1)
             token, place = repeated(counts)

@@ -4,7 +4,7 @@ import base64
 import binascii
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
@@ -242,7 +242,7 @@ def _joining(document: Mapping[str, Any], tokens: Sequence[str | None]) -> Joini
         is_known = not rest and len(names) == len(set(names)) and (not parts or replace is not None)
         is_known &= replace is None or {key: replace.get(key) for key in expected} == expected
         strips = stripped is not None
-        if strips:
+        if stripped is not None:
             is_known &= fuses and names.index("Fuse") < names.index("Strip")
             is_known &= (stripped.get("content"), stripped.get("start"), stripped.get("stop")) == (" ", 1, 0)
         if not is_known:
@@ -250,7 +250,7 @@ def _joining(document: Mapping[str, Any], tokens: Sequence[str | None]) -> Joini
     texts, first_texts, closes, is_byte = [], [], [], []
     for token in tokens:
         is_byte.append(has_bytes and token in BYTE_PIECES)
-        text = bytes([BYTE_PIECES[token]]) if is_byte[-1] else (token or "").replace(WORD_SIGN, " ").encode()
+        text = bytes([BYTE_PIECES[token or ""]]) if is_byte[-1] else (token or "").replace(WORD_SIGN, " ").encode()
         texts.append(text)
         first_texts.append(
             (token or "").replace(WORD_SIGN, "").encode()
@@ -277,7 +277,7 @@ def _flat(part: Any, name: str) -> list[Mapping[str, Any]]:
     return [inner for outer in parts for inner in _flat(outer, name)]
 
 
-def _refuse(field: str, received: Any, expected: str) -> None:
+def _refuse(field: str, received: Any, expected: str) -> NoReturn:
     raise ValueError(
         f"Of a tokenizer.json that is no byte-level BPE, `{field}` must be {expected}; more is not supported. "
         f"Received: {received!r}."

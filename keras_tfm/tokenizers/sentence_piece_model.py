@@ -152,7 +152,7 @@ def _unigram_model(proto: ModelProto, ids: Mapping[str, int]) -> UnigramModel:
 
 
 def _steps(proto: ModelProto, user_defined: Mapping[str, int], space_after_special: bool) -> list[Step]:
-    steps = []
+    steps: list[Step] = []
     if proto.precompiled_charsmap:
         replacements = read_charsmap(proto.precompiled_charsmap)
         spaces = np.flatnonzero(replacements.codes == ord(" "))

@@ -80,7 +80,8 @@ def read_proto(model: bytes) -> ModelProto:
         https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto;
         https://protobuf.dev/programming-guides/encoding
     """
-    pieces, values = [], {}
+    pieces: list[Piece] = []
+    values: dict[str, Any] = {}
     try:
         for number, value in _fields(model):
             if number == _PIECES:
@@ -140,6 +141,7 @@ def _values(message: bytes, names: dict[int, str]) -> dict[str, Any]:
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """(number, value) of the fields of a message: an int, or bytes."""
     place = 0
+    value: int | bytes
     while place < len(message):
         key, place = _varint(message, place)
         number, wire = key >> 3, key & 7

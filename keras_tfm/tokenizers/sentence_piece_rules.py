@@ -122,7 +122,8 @@ def _trie_of_units(units: np.ndarray) -> tuple[Trie, np.ndarray]:
 
 def write_charsmap(replacements: Mapping[str, str]) -> bytes:
     """A `precompiled_charsmap`, in the simplest layout: 256 units for the children of each node."""
-    texts, nodes, units = b"", {b"": 0}, {}
+    texts, nodes = b"", {b"": 0}
+    units: dict[int, int] = {}
     values: dict[bytes, int] = {}
     for key, text in replacements.items():
         values[key.encode()] = len(texts)
@@ -323,8 +324,8 @@ def strip(characters: Characters, begins_text: tf.Tensor, left: bool, right: boo
 
 def is_white_space(codes: tf.Tensor) -> tf.Tensor:
     """bool (N,), what Unicode calls White_Space."""
-    ranges = ((0x09, 0x0D), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A))
-    ranges += ((0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000))
+    ranges = [(0x09, 0x0D), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A)]
+    ranges += [(0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)]
     return functools.reduce(tf.logical_or, [(codes >= first) & (codes <= last) for first, last in ranges])
 
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 import tensorflow as tf
 
@@ -255,6 +255,14 @@ class Tokenizer(tf.Module):
         )
         return rows if texts.shape.rank else rows.values
 
+    @overload
+    def encode(self, texts: str, add_special_tokens: bool = ..., allow_special: bool = ...) -> list[int]: ...
+
+    @overload
+    def encode(
+        self, texts: Any, add_special_tokens: bool = ..., allow_special: bool = ...
+    ) -> list[int] | list[list[int]]: ...
+
     def encode(
         self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
     ) -> list[int] | list[list[int]]:
@@ -402,8 +410,7 @@ class Tokenizer(tf.Module):
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
         with tf.device("CPU:0"):
             ids, *places = self.places_of_pieces(replace_invalid_utf8(texts), allow_special[0])
-            places = (self._around(place, adds, adds, value=0) for place in places)
-            return self._around(ids, adds, adds), *places
+            return self._around(ids, adds, adds), *(self._around(place, adds, adds, value=0) for place in places)
 
     @tf.function(input_signature=[TEXTS, CHOICES], autograph=False)
     def _tokenize_prompts(self, texts: tf.Tensor, adds: tf.Tensor) -> tf.RaggedTensor:

@@ -160,10 +160,11 @@ def unicode_tables(compatibility: bool) -> UnicodeTables:
 
     normalizers = tokenizers.normalizers
     compose, apart = normalizers.NFC().normalize_str, normalizers.NFD().normalize_str
-    split, join = (normalizers.NFKD(), normalizers.NFKC()) if compatibility else (normalizers.NFD(), normalizers.NFC())
+    splitter = normalizers.NFKD() if compatibility else normalizers.NFD()
+    joiner = normalizers.NFKC() if compatibility else normalizers.NFC()
     characters = [*map(chr, _CODES)]
     classes = _classes(characters, apart)
-    split, join = _each(split.normalize_str, characters), _each(join.normalize_str, characters)
+    split, join = _each(splitter.normalize_str, characters), _each(joiner.normalize_str, characters)
     pieces = _each(apart, characters)
     composed = _each(compose, characters)
     decompositions, pairs, unsafe = {}, {}, {*classes, *range(_V, _V + _NUM_V), *range(_T + 1, _T + _NUM_T)}

@@ -121,7 +121,7 @@ def _post_processor(tokenizer: "WordPieceTokenizer") -> dict[str, Any] | None:
         return dict(tokenizer.post_processor)
     if CLASS not in tokenizer.vocabulary or SEPARATOR_TOKEN not in tokenizer.vocabulary:
         return None
-    packed = post_processor_of([CLASS], [SEPARATOR_TOKEN], tokenizer.vocabulary)
+    packed: Any = post_processor_of([CLASS], [SEPARATOR_TOKEN], tokenizer.vocabulary)
     packed["pair"] = [one for one in packed["pair"] if one != {"SpecialToken": {"id": CLASS, "type_id": 1}}]
     return packed
 

@@ -26,34 +26,34 @@ def train_word_piece_arguments(
 
     vocabulary_size = as_integer("vocabulary_size", vocabulary_size)
     added_tokens = as_added_tokens(special_tokens)
-    special_tokens = tuple(token.content for token in added_tokens)
-    if UNKNOWN not in special_tokens:
-        raise ValueError(f"`special_tokens` must hold {UNKNOWN!r}. Received: special_tokens={special_tokens}.")
-    if vocabulary_size <= len(special_tokens):
+    contents = tuple(token.content for token in added_tokens)
+    if UNKNOWN not in contents:
+        raise ValueError(f"`special_tokens` must hold {UNKNOWN!r}. Received: special_tokens={contents}.")
+    if vocabulary_size <= len(contents):
         raise ValueError(
-            f"`vocabulary_size` must be greater than the number of special tokens, {len(special_tokens)}. "
+            f"`vocabulary_size` must be greater than the number of special tokens, {len(contents)}. "
             f"Received: vocabulary_size={vocabulary_size}."
         )
     if isinstance(texts_or_files, Iterable) and not isinstance(texts_or_files, str | bytes):
         texts_or_files = list(texts_or_files)  # it is read twice
     # The trainer numbers "##" characters in the order of a hash table, never the same, and breaks ties by number.
     # So a first round finds the characters, and a second one is told their order.
-    texts = TrainingTexts(texts_or_files, special_tokens)
-    alphabet = _train(tokenizers, texts, 0, rules, special_tokens).get_vocab()
-    in_order = sorted(set(alphabet) - set(special_tokens), key=lambda piece: (piece.startswith("##"), piece))
+    texts = TrainingTexts(texts_or_files, contents)
+    alphabet = _train(tokenizers, texts, 0, rules, contents).get_vocab()
+    in_order = sorted(set(alphabet) - set(contents), key=lambda piece: (piece.startswith("##"), piece))
     tokenizer = _train(
-        tokenizers, TrainingTexts(texts_or_files, special_tokens), vocabulary_size, rules, [*special_tokens, *in_order]
+        tokenizers, TrainingTexts(texts_or_files, contents), vocabulary_size, rules, [*contents, *in_order]
     )
     if not texts.num_characters:
         raise ValueError(
             f"There must be text to train on. Received: {texts.num_texts} texts with no characters but special tokens."
         )
     document = json.loads(tokenizer.to_str())
-    document["added_tokens"] = [added for added in document["added_tokens"] if added["content"] in special_tokens]
+    document["added_tokens"] = [added for added in document["added_tokens"] if added["content"] in contents]
     arguments = {**arguments_from_json(document), "special_tokens": added_tokens, "post_processor": None}
     if (size := len(arguments["vocabulary"])) > vocabulary_size:
         raise ValueError(
-            f"`vocabulary_size` must be at least {size} for this text: {len(special_tokens)} special tokens and each "
+            f"`vocabulary_size` must be at least {size} for this text: {len(contents)} special tokens and each "
             f"character, with and without ##. Received: vocabulary_size={vocabulary_size}."
         )
     if size < vocabulary_size:

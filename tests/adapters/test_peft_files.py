@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from keras_tfm import adapters, checkpoints
+from keras_tfm.models import build_t5
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -80,3 +81,22 @@ def test_what_peft_saves_is_read_and_comes_back(family, kind, tmp_path):
     checkpoints.save(model, tmp_path / "merged")
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(logits(merged.eval()), expected, atol=1e-5)
+
+
+def test_an_encoder_decoder_whose_tensor_map_is_a_function(tmp_path):
+    model = build_t5(vocabulary_size=29, num_layers=1, num_heads=2, head_dim=4, hidden_dim=8, intermediate_dim=16)
+    adapters.add_lora(model, rank=2)
+    before = adapters_of(model)
+    for lora in before:
+        lora.up.assign(np.random.default_rng(1).normal(size=lora.up.shape))
+    adapters.save(model, tmp_path / "adapter")
+    adapters.remove(model)
+    adapters.load(model, tmp_path / "adapter")
+    assert len(before) == 6  # of queries and values of both attentions of the decoder, and of the encoder's
+    for lora, expected in zip(adapters_of(model), before, strict=True):
+        for name in ("down", "up"):
+            np.testing.assert_array_equal(*(ops.convert_to_numpy(getattr(x, name)) for x in (lora, expected)))
+
+
+def adapters_of(model):
+    return [lora for projection in adapters.projections_of(model).values() for lora in projection.adapters]
