@@ -14,6 +14,8 @@ import time
 import warnings
 from typing import NamedTuple
 
+from command_line import positive
+
 import keras_tfm as ktfm
 from keras_tfm.optional import required
 from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
@@ -146,8 +148,8 @@ def cut(tokenizer: Tokenizer, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="entries of the vocabularies")
-    parser.add_argument("--characters", type=int, default=2_000_000, help="of each text to train on, at most")
+    parser.add_argument("--sizes", type=positive, nargs="+", default=list(SIZES), help="entries of the vocabularies")
+    parser.add_argument("--characters", type=positive, default=2_000_000, help="of each text to train on, at most")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/tokenizer_study"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from command_line import positive
 from keras import layers, ops
 
 import keras_tfm as ktfm
@@ -294,8 +295,8 @@ def main(steps=1740, verses=500, output="runs/translate") -> dict[str, dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--steps", type=int, default=1740, help="optimizer steps of each model (default: 1740, 6 epochs)"
+        "--steps", type=positive, default=1740, help="optimizer steps of each model (default: 1740, 6 epochs)"
     )
-    parser.add_argument("--verses", type=int, default=500, help="held-out verses to translate (default: 500, all)")
+    parser.add_argument("--verses", type=positive, default=500, help="held-out verses to translate (default: 500, all)")
     parser.add_argument("--output", default="runs/translate", help="where results go (default: runs/translate)")
     main(**vars(parser.parse_args()))

@@ -98,7 +98,7 @@ def test_export_passes_its_limits_on(monkeypatch):
     exported = {}
 
     class Opened:
-        def text_generator(self, sampler):
+        def writer(self, sampler):
             return self
 
         def export(self, path, **options):

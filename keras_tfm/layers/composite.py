@@ -51,12 +51,11 @@ class Composite(keras.layers.Layer):
 
     def get_config(self) -> Config:
         trainable, quantized, adapted = self._settings
-        adapted = {**adapted, **adapted_settings(self)}
         return {
             **super().get_config(),
             "parts_trainable": {**trainable, **trainable_settings(self)},
             "parts_quantized": {**quantized, **quantized_settings(self)},
-            **({"parts_adapted": adapted} if adapted else {}),
+            "parts_adapted": {**adapted, **adapted_settings(self)},
         }
 
 

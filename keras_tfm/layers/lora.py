@@ -97,6 +97,9 @@ class Lora(keras.layers.Layer):
         down, up = (ops.cast(matrix, self.compute_dtype) for matrix in (self.down, self.up))
         return ops.matmul(ops.matmul(x, down), up) * self.scale
 
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
+        return (*x_shape[:-1], self.units)
+
     def changed(self, y: Tensor, x: Tensor, kernel: Tensor, training: bool | None = None) -> Tensor:
         """Outputs of the dense layer, without its bias, with this change.
 

@@ -224,8 +224,7 @@ class Projection(keras.layers.Dense):
         return (*self.int8_rows, *([self.bias] if self.use_bias else []))
 
     def get_config(self) -> Config:
-        adapters = [adapter.get_config() for adapter in self.adapters]
-        return {**super().get_config(), **({"adapters": adapters} if adapters else {})}
+        return {**super().get_config(), "adapters": [adapter.get_config() for adapter in self.adapters]}
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

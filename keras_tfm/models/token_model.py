@@ -161,14 +161,13 @@ class TokenModel(keras.Model):
         save_whole(super().save, filepath, overwrite, **options)
 
     def get_config(self) -> Config:
-        adapted = adapted_settings(self)
         return {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialize(self.dtype_policy),
             "parts_trainable": trainable_settings(self),
             "parts_quantized": quantized_settings(self),
-            **({"parts_adapted": adapted} if adapted else {}),
+            "parts_adapted": adapted_settings(self),
             "checkpoint": self.checkpoint,
         }
 

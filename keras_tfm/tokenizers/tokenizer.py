@@ -404,7 +404,7 @@ class Tokenizer(tf.Module):
             rows = self._between(texts, allow_special[0])
             return self._around(rows, adds, adds)
 
-    @tf.function(input_signature=[TEXTS, CHOICES, CHOICES], autograph=False)
+    @tf.function(reduce_retracing=True, autograph=False)  # with a signature, every SavedModel would hold it
     def _tokenize_with_offsets(
         self, texts: tf.Tensor, adds: tf.Tensor, allow_special: tf.Tensor
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:

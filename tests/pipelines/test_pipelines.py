@@ -77,7 +77,7 @@ def classification(make_encoder, tokenizer):
         text_label_dataset(TEXTS, LABELS, tokenizer, 24, 6, class_names=pipeline.model.class_names),
         crossentropy(),
         60,
-        5e-3,
+        3e-3,
     )
 
 
