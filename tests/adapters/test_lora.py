@@ -66,6 +66,7 @@ def test_only_adapters_train():
     assert len(model.optimizer.variables) == 2 + 2 * len(trained)  # steps, rate, two moments each
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_what_is_written_follows_each_change():
     model = TINY["llama"]()
     plain = model.generate(PROMPTS, 6).token_ids

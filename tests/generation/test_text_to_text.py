@@ -72,6 +72,7 @@ print(json.dumps([[text.decode() for text in answer["text"].numpy()] for answer 
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_a_saved_model_of_strings_writes_with_beams_what_python_writes(writer, model, tmp_path):
     expected = writer.generate(TEXTS, 6).texts

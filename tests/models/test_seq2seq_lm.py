@@ -95,7 +95,8 @@ def test_reading_with_a_cache_gives_the_logits_of_a_full_pass(models, name):
     np.testing.assert_allclose(float32(model.project(hidden)), np.repeat(full, 3, axis=0), atol=ATOL)
 
 
-@pytest.mark.parametrize("name", ["t5_gated", pytest.param("bart", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformer", "t5_gated", "bart"])
 def test_a_batch_is_memorised(name):
     model, (inputs, targets) = compile_model(TINY[name](dropout=0.0)), batch()
     history = model.fit(inputs, targets, epochs=100, verbose=0)

@@ -141,6 +141,7 @@ def test_tokens_around_a_text_are_put_there_once_and_not_around_chats():
         tokenizer.changed(begin_tokens=["<x>"])
 
 
+@pytest.mark.slow
 def test_a_saved_model_finds_them_and_takes_the_same_choices(tmp_path):
     tokens = {**SYMBOLS, "<a>": 256, "Éa": 257}
     rules = [AddedToken("<a>", lstrip=True, single_word=True), AddedToken("Éa", special=False, normalized=True)]
