@@ -57,7 +57,7 @@ def add_lora(
             cannot be adapted; before anything is changed.
 
     Example:
-        >>> model = ktfm.models.build_llama(vocabulary_size=512, num_layers=1, num_heads=2, hidden_dim=32)
+        >>> model = ktfm.models.build_llama("nano", vocabulary_size=512, num_layers=1)
         >>> ktfm.adapters.add_lora(model, rank=4, targets=("query", "value", "feed_forward"))
         >>> model.compile("adamw", loss="chunked")
 

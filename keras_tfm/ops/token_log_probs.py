@@ -67,11 +67,11 @@ def logit_statistics(
     Returns:
         Three of float32 (...).
     """
-    hidden, table = ops.convert_to_tensor(hidden), ops.convert_to_tensor(table)
+    hidden, table = ops.convert_to_tensor(hidden), _read(table)
     token_ids = ops.convert_to_tensor(token_ids)
     ids = ops.reshape(ops.cast(token_ids, "int32"), (-1,))
     rows = ops.reshape(hidden, (-1, hidden.shape[-1]))
-    biases = () if bias is None else (ops.convert_to_tensor(bias),)
+    biases = () if bias is None else (_read(bias),)
 
     # What can learn is an argument: gradients flow through the arguments of a custom gradient only.
     @ops.custom_gradient
@@ -87,6 +87,12 @@ def logit_statistics(
 
     result = statistics(rows, table, *biases)
     return tuple(ops.reshape(result[i], ops.shape(token_ids)) for i in range(3))
+
+
+def _read(weight):
+    """The value of a variable: TensorFlow's custom gradients take none that is read inside of them."""
+    weight = ops.convert_to_tensor(weight)
+    return ops.reshape(weight, weight.shape)
 
 
 class _Logits:
