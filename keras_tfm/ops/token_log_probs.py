@@ -170,7 +170,8 @@ def _backward(logits: _Logits, ids, log_sum, upstream):
     def add(i, to_rows, to_table, to_bias):
         chunk, slope = logits.chunk(i)
         share = summed * ops.exp(chunk - log_sum[:, None]) + mean / logits.vocabulary_size
-        share = share + chosen * ops.one_hot(logits.places(i, ids), logits.size, dtype="float32")
+        is_chosen = ops.equal(logits.places(i, ids)[:, None], ops.arange(logits.size, dtype="int32"))
+        share = ops.where(is_chosen, share + chosen, share)
         if slope is not None:
             share = share * slope
         if logits.overlap:
