@@ -178,16 +178,7 @@ class CTranslate2(Generation):
 
         folder = Path(self.case["scratch"]) / self.case["shape"]
         if not folder.exists():
-            # In its own process, so that torch's memory and threads are gone before the runs.
-            import multiprocessing
-
-            process = multiprocessing.get_context("spawn").Process(
-                target=convert_for_ctranslate2, args=(self.case["shape"], str(folder))
-            )
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise RuntimeError(f"The conversion for CTranslate2 ended with status {process.exitcode}.")
+            harness.run_apart(convert_for_ctranslate2, self.case["shape"], str(folder))
         self.generator = ctranslate2.Generator(
             str(folder), device="cpu", compute_type=self.compute_type, inter_threads=1, intra_threads=harness.CORES
         )

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -222,6 +223,15 @@ def _summary(result: dict[str, Any]) -> dict[str, Any]:
 
 
 # What comes out
+
+
+def run_apart(function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function in a process of its own, so that its libraries' memory and threads are gone afterwards."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"`{function.__name__}` ended with status {process.exitcode}.")
 
 
 def say(text: str) -> None:

@@ -109,6 +109,31 @@ def test_a_built_layer_takes_weights_in_the_scope_and_only_there():
             layer.add_weight(name="later", shape=(4,))
 
 
+@pytest.fixture
+def layer_with_a_late_part():
+    layer, part = keras.layers.Dense(2), keras.layers.Dense(3)
+    layer.build((1, 3))
+    part.build((1, 3))
+    with compat.unlocked(layer):
+        layer.parts = [part]
+    return layer, part
+
+
+def test_a_layer_tells_its_own_weights_from_those_of_its_parts(layer_with_a_late_part):
+    layer, part = layer_with_a_late_part
+    with says("`Layer._trainable_variables` no longer holds a layer's own weights alone", "own_variables"):
+        assert [id(x) for x in compat.own_variables(layer)] == [id(layer.kernel), id(layer.bias)]
+        assert {id(x) for x in part.variables} < {id(x) for x in layer.variables}
+
+
+def test_a_part_is_taken_out_of_a_built_layer(layer_with_a_late_part):
+    layer, part = layer_with_a_late_part
+    with says("`Layer._tracker.untrack` no longer takes a part out of a layer", "remove_layer"):
+        compat.remove_layer(layer, part)
+        assert compat.all_layers(layer) == [layer]
+        assert [id(x) for x in layer.variables] == [id(layer.kernel), id(layer.bias)]
+
+
 def test_a_layer_that_refuses_a_weight_is_locked_again():
     layer = keras.layers.Dense(2)
     layer.build((1, 3))

@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.layers import Lora, Projection
-from keras_tfm.layers.composite import parts_of
+from keras_tfm.layers.composite import forget_compiled, parts_of
+from keras_tfm.layers.lora import column_lengths
 
 # What a projection is for -> an expression that its path matches.
 ROLES = {
@@ -64,8 +65,7 @@ def add_lora(
     Reference:
         Hu et al. 2021, "LoRA", https://arxiv.org/abs/2106.09685
     """
-    if name in adapter_names(model):
-        raise ValueError(f"`name` must be of no adapter that is there. Received: name={name!r}. Remove that first.")
+    check_is_new(model, name)
     chosen = _matching(projections_of(model), targets, "targets")
     kept = _matching(_layers_of(model), trained, "trained")
     made = {path: make_lora(layer, rank, alpha, dropout, rslora, dora, name) for path, layer in chosen.items()}
@@ -74,7 +74,7 @@ def add_lora(
     freeze(model)
     for layer in kept.values():
         layer.trainable = True
-    _forget_compiled(model)
+    forget_compiled(model)
 
 
 def make_lora(
@@ -106,8 +106,7 @@ def attach(projection: Projection, lora: Lora) -> None:
             scopes.enter_context(keras.name_scope(name))
         projection.add_adapter(lora)
     if lora.dora:
-        kernel = ops.cast(projection.kernel_values(), "float32")
-        lora.magnitude.assign(ops.sqrt(ops.sum(ops.square(kernel), axis=0)))
+        lora.magnitude.assign(column_lengths(projection.kernel_values()))
 
 
 def freeze(model: keras.Model) -> None:
@@ -139,6 +138,12 @@ def adapter_names(model: keras.layers.Layer) -> list[str]:
     return list(dict.fromkeys(lora.name for lora in _all(model)))
 
 
+def check_is_new(model: keras.layers.Layer, name: str) -> None:
+    """Raises if there is an adapter of this name."""
+    if name in adapter_names(model):
+        raise ValueError(f"`name` must be of no adapter that is there. Received: name={name!r}. Remove that first.")
+
+
 def use(model: keras.layers.Layer, adapters: str | Iterable[str] | Mapping[str, float]) -> None:
     """Chooses the adapters that count; the others are kept.
 
@@ -157,7 +162,7 @@ def use(model: keras.layers.Layer, adapters: str | Iterable[str] | Mapping[str, 
     _check_names(model, shares)
     for lora in _all(model):
         lora.share = float(shares.get(lora.name, 0.0))
-    _forget_compiled(model)
+    forget_compiled(model)
 
 
 def merge(model: keras.Model, name: str | None = None) -> None:
@@ -188,7 +193,7 @@ def merge(model: keras.Model, name: str | None = None) -> None:
         for lora in loras:
             projection.kernel.assign(ops.cast(lora.merged_with(projection.kernel), projection.kernel.dtype))
             lora.merged = True
-    _forget_compiled(model)
+    forget_compiled(model)
 
 
 def unmerge(model: keras.layers.Layer) -> None:
@@ -209,7 +214,7 @@ def unmerge(model: keras.layers.Layer) -> None:
         projection.unmerged_kernel = None
         for lora in projection.adapters:
             lora.merged = False
-    _forget_compiled(model)
+    forget_compiled(model)
 
 
 def remove(model: keras.Model, name: str | None = None) -> None:
@@ -228,7 +233,7 @@ def remove(model: keras.Model, name: str | None = None) -> None:
             projection.remove_adapters(lambda lora: name in (None, lora.name))
             if not any(lora.merged for lora in projection.adapters):
                 projection.unmerged_kernel = None
-    _forget_compiled(model)
+    forget_compiled(model)
 
 
 def _layers_of(model) -> dict[str, keras.layers.Layer]:
@@ -240,11 +245,6 @@ def _layers_of(model) -> dict[str, keras.layers.Layer]:
             found[layer.name] = layer
             found.update({f"{layer.name}.{path}": part for path, part, _ in parts_of(layer)})
     return found
-
-
-def _forget_compiled(model) -> None:
-    if isinstance(model, keras.Model):
-        model.train_function = model.test_function = model.predict_function = None
 
 
 def _all(model) -> list[Lora]:

@@ -12,12 +12,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tfm.adapters.lora import adapter_names, attach, freeze, make_lora, projections_of
-from keras_tfm.checkpoints.architecture import architectures_of, model_types
+from keras_tfm.adapters.lora import adapter_names, attach, check_is_new, freeze, make_lora, projections_of
+from keras_tfm.checkpoints.architecture import architectures
 from keras_tfm.checkpoints.tensors import FusedByHead, Part, Transposed, parts_of
 from keras_tfm.checkpoints.writer import architecture_for
-from keras_tfm.files import check_is_free, read_json_object, written_whole
+from keras_tfm.files import check_is_free, local_path, read_json_object, written_whole
 from keras_tfm.layers import Lora, Projection
+from keras_tfm.layers.composite import forget_compiled
+from keras_tfm.layers.lora import column_lengths
 from keras_tfm.optional import required
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -77,13 +79,13 @@ def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> 
     Reference:
         Mangrulkar et al. 2022, "PEFT", https://github.com/huggingface/peft
     """
-    path = Path(path).expanduser()
-    if name in adapter_names(model):
-        raise ValueError(f"`name` must be of no adapter that is there. Received: name={name!r}. Remove that first.")
+    path = local_path(path)
+    check_is_new(model, name)
     config = read_json_object(path / _CONFIG)
     _check_config(config)
     tensors = _read(path / _TENSORS)
-    modules, wholes = _modules(model), {part.name: part for part in _parts(model)}
+    parts = _parts(model)
+    modules, wholes = _modules(parts), {part.name: part for part in parts}
     found: dict[str, dict[str, np.ndarray]] = {}
     whole: list[tuple[Part, np.ndarray]] = []
     unknown = []
@@ -101,7 +103,7 @@ def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> 
             f"The tensors of an adapter must be those of the model's modules. Received {path}: {len(unknown)} that "
             f"are not, such as {unknown[:3]}, and {len(found)} that are. The model has {list(modules)[:3]}, ..."
         )
-    made = [lora for module, parts in found.items() for lora in _loras(modules[module], module, parts, config, name)]
+    made = [lora for module, given in found.items() for lora in _loras(modules[module], module, given, config, name)]
     for projection, lora, values in made:
         attach(projection, lora)
         for variable, value in values.items():
@@ -111,7 +113,7 @@ def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> 
         for variable, value in zip(part.variables, part.rule.split(tensor, part.get), strict=True):
             variable.assign(value)
             variable.trainable = True
-    model.train_function = model.test_function = model.predict_function = None
+    forget_compiled(model)
 
 
 def save(
@@ -137,25 +139,24 @@ def save(
     if name not in names and not (name is None and len(names) == 1):
         raise ValueError(f"`name` must be one of the model's adapters {names}. Received: name={name!r}.")
     name = names[0] if name is None else name
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not overwrite:
         check_is_free(path)
     tensors: dict[str, np.ndarray] = {}
     kinds: dict[str, tuple[int, float]] = {}
     loras: list[Lora] = []
-    written: set[int] = set()
-    modules = _modules(model)
+    parts = _parts(model)
+    modules = _modules(parts)
     for module, one in modules.items():
         own = [next((lora for lora in x.adapters if lora.name == name), None) for x in one.projections]
-        if any(own):
-            present = [lora for lora in own if lora is not None]
+        if present := [lora for lora in own if lora is not None]:
             loras += present
             kinds[module] = _join(one, own, f"{_PREFIX}{module}.", tensors)
-            written.update(map(id, present))
+    written = {id(lora) for lora in loras}
     everywhere = [(x.path, lora) for x in projections_of(model).values() for lora in x.adapters if lora.name == name]
     if left := [where for where, lora in everywhere if id(lora) not in written]:
         raise ValueError(f"An adapter must be beside modules that the family's checkpoints have. Received: {left[:3]}.")
-    trained = [part for part in _parts(model) if any(x.trainable for x in part.variables)]
+    trained = [part for part in parts if any(x.trainable for x in part.variables)]
     for part in trained:
         values = [np.asarray(ops.convert_to_numpy(x)) for x in part.variables]
         tensors[_PREFIX + part.name] = np.ascontiguousarray(part.rule.join(values, part.get), "float32")
@@ -226,13 +227,13 @@ def _join(module: _Module, own: list, place: str, tensors: dict) -> tuple[int, f
         if lora is not None:
             down, own_up = (np.asarray(ops.convert_to_numpy(x), "float32") for x in (lora.down, lora.up))
             downs.append(down)
-            change = _unshared(lora) / _unshared(first)  # whose scale the file's numbers give
+            change = lora.whole_scale / first.whole_scale  # whose scale the file's numbers give
             up[start : start + lora.rank] = own_up * change
             start += lora.rank
         ups.append(up)
         if first.dora:
-            kernel = np.asarray(ops.convert_to_numpy(projection.kernel_values()), "float32")
-            lengths.append(np.linalg.norm(kernel, axis=0) if lora is None else ops.convert_to_numpy(lora.magnitude))
+            length = column_lengths(projection.kernel_values()) if lora is None else lora.magnitude
+            lengths.append(ops.convert_to_numpy(length))
     tensors[place + "lora_A.weight"] = np.ascontiguousarray(np.concatenate(downs, axis=1).T)
     tensors[place + "lora_B.weight"] = np.ascontiguousarray(module.join(ups))
     if first.dora:
@@ -241,21 +242,16 @@ def _join(module: _Module, own: list, place: str, tensors: dict) -> tuple[int, f
     return total, alpha
 
 
-def _unshared(lora: Lora) -> float:
-    return lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
-
-
 def _parts(model) -> list[Part]:
-    name = getattr(model, "checkpoint", {}).get("architecture")
-    known = {one.name: one for kind in model_types() for one in architectures_of(kind)}
+    name, known = getattr(model, "checkpoint", {}).get("architecture"), architectures()
     architecture = known[name] if name in known else architecture_for(model)[0]
     return list(parts_of(architecture.tensors_of(model), model))
 
 
-def _modules(model) -> dict[str, _Module]:
+def _modules(parts: list[Part]) -> dict[str, _Module]:
     """Modules with a kernel that can be adapted, by torch's names."""
     found = {}
-    for part in _parts(model):
+    for part in parts:
         owners = [part.get(path.rpartition(".")[0]) for path in part.rule.paths]
         if part.name.endswith(".weight") and all(isinstance(owner, Projection) for owner in owners):
             found[part.name.removesuffix(".weight")] = _Module(part, owners)

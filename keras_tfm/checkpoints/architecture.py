@@ -79,6 +79,11 @@ def architectures_of(model_type: str | None) -> tuple[Architecture, ...]:
     return importlib.import_module(f"keras_tfm.checkpoints.families.{model_type}").ARCHITECTURES
 
 
+def architectures() -> dict[str, Architecture]:
+    """All architectures that have a map, by the names of their classes."""
+    return {one.name: one for model_type in model_types() for one in architectures_of(model_type)}
+
+
 def architecture_of(config: Mapping[str, Any], name: str | None = None) -> Architecture:
     """The architecture that a config.json names, or another one of its family.
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_tfm import compat
-from keras_tfm.checkpoints.architecture import Architecture, architectures_of, model_types
+from keras_tfm.checkpoints.architecture import Architecture, architectures
 from keras_tfm.checkpoints.chat_template import ChatTemplate
 from keras_tfm.checkpoints.config_keys import read_config, write_config
 from keras_tfm.checkpoints.filling import build_empty
@@ -114,7 +114,7 @@ def architecture_for(model: keras.Model, name: str | None = None) -> tuple[Archi
     Raises:
         ValueError: if there is none.
     """
-    known = {one.name: one for model_type in model_types() for one in architectures_of(model_type)}
+    known = architectures()
     if name is not None and name not in known:
         raise ValueError(f"`architecture` must be one of {sorted(known)}. Received: {name!r}.")
     named = list(known.values()) if name is None else [known[name]]

@@ -269,9 +269,8 @@ class TextInfilling:
         permute_sentences: bool,
     ):
         end_id = _end_of(tokenizer)
-        is_missing = tokenizer.end_of_text not in tokenizer.end_tokens
         self._begin = [tokenizer.token_to_id(token) for token in tokenizer.begin_tokens]
-        self._ending = [*map(tokenizer.token_to_id, tokenizer.end_tokens), *([end_id] if is_missing else [])]
+        self._ending = tokenizer.ending_ids
         self._mask = as_integer("mask_token_id", mask_token_id, least=0)
         self._mean = _mean_length(mean_span_length)
         self._permute = permute_sentences

@@ -134,21 +134,15 @@ def shifted_right(labels: tf.Tensor, start_token_id: int, mask: tf.Tensor | None
 
 def _rows(texts: Sequence[str], tokenizer: Tokenizer, name: str, length: int) -> tuple[tf.RaggedTensor, int]:
     """Token ids (N, tokens), each row with its end of text, and how many texts were cut; `name`: of the length."""
-    end = tokenizer.end_of_text_id
-    is_missing = end is not None and tokenizer.end_of_text not in tokenizer.end_tokens
-    num_ending = len(tokenizer.end_tokens) + is_missing
+    num_ending = len(tokenizer.ending_ids)
     require(
         length > num_ending, f"`{name}` must be more than the {num_ending} tokens that end a text", **{name: length}
     )
     pieces, num_cut = [], 0
     for block in blocks(iter(texts)):
-        rows = tf.cast(tokenizer(block), tf.int32)
-        if is_missing:
-            rows = tf.concat([rows, tf.fill([len(block), 1], end)], axis=1)
+        rows = tokenizer.whole_rows(block)
         num_cut += int(tf.math.count_nonzero(rows.row_lengths() > length))
-        inner = rows[:, :-num_ending] if num_ending else rows
-        ending = rows[:, -num_ending:] if num_ending else rows[:, :0]
-        pieces.append(tf.concat([inner[:, : length - num_ending], ending], axis=1))
+        pieces.append(tokenizer.cut_rows(rows, length))
     return tf.concat(pieces, axis=0), num_cut
 
 

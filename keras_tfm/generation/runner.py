@@ -177,7 +177,10 @@ class GenerationRunner:
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
-            state = self._begin_beside_tracing(compiled, arguments)
+            if compiled.shapes:
+                state = compiled.begin(*arguments)
+            else:
+                state = self._begin_beside_tracing(compiled, arguments)
             # Until 0 tokens nothing is decoded: this only compiles the rest, so that it delays no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)

@@ -85,12 +85,11 @@ class TextToText(TextGenerator):
             *([BanTokens(banned)] if banned else []),
             *([] if first_token_id is None else [ForceFirstToken(first_token_id)]),
         )
-        end, ends = source_tokenizer.end_of_text, source_tokenizer.end_tokens
-        self._missing_end = [] if end is None or end in ends else [source_tokenizer.end_of_text_id]
-        self._num_ending = len(ends) + len(self._missing_end)
         self.max_source_tokens = max_source_tokens
         if max_source_tokens is not None:
-            self.max_source_tokens = as_integer("max_source_tokens", max_source_tokens, self._num_ending + 1)
+            self.max_source_tokens = as_integer(
+                "max_source_tokens", max_source_tokens, len(source_tokenizer.ending_ids) + 1
+            )
 
     @property
     def start_token_id(self) -> int:
@@ -116,7 +115,7 @@ class TextToText(TextGenerator):
     def prompt_rows(self, prompts: Tensor) -> Tensor:
         """string (B,) -> token ids of sources, RaggedTensor of int32 (B, tokens); in the graph."""
         rows = self._whole_rows(prompts)
-        return rows if self.max_source_tokens is None else self._cut(rows, self.max_source_tokens)
+        return rows if self.max_source_tokens is None else self.source_tokenizer.cut_rows(rows, self.max_source_tokens)
 
     def text_rows(self, token_ids: Tensor) -> Tensor:
         """See `TextGenerator`."""
@@ -131,7 +130,7 @@ class TextToText(TextGenerator):
                 f"Sources of up to {longest} tokens were cut to `max_source_tokens`={self.max_source_tokens}.",
                 stacklevel=2,
             )
-            rows = self._cut(rows, self.max_source_tokens)
+            rows = self.source_tokenizer.cut_rows(rows, self.max_source_tokens)
         return rows.to_list()
 
     def options(self, *args: Any, **options: Any) -> GenerationOptions:
@@ -150,15 +149,4 @@ class TextToText(TextGenerator):
 
     def _whole_rows(self, prompts) -> tf.RaggedTensor:
         """The sources with all that stands around them, of any length."""
-        rows = tf.cast(self.source_tokenizer(tf.strings.join([self.prefix, prompts])), tf.int32)
-        if self._missing_end:
-            ends = tf.fill([rows.nrows()], self._missing_end[0])
-            rows = tf.concat([rows, tf.RaggedTensor.from_row_lengths(ends, tf.ones_like(rows.row_lengths()))], axis=1)
-        return rows
-
-    def _cut(self, rows: tf.RaggedTensor, length: int) -> tf.RaggedTensor:
-        """Rows of at most so many tokens, whose last ones stay."""
-        kept = length - self._num_ending
-        if not self._num_ending:
-            return rows[:, :kept]
-        return tf.concat([rows[:, : -self._num_ending][:, :kept], rows[:, -self._num_ending :]], axis=1)
+        return self.source_tokenizer.whole_rows(tf.strings.join([self.prefix, prompts]))

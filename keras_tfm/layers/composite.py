@@ -193,6 +193,12 @@ def clone(part: Any) -> Any:
     return part.__class__.from_config(config)
 
 
+def forget_compiled(model: keras.layers.Layer) -> None:
+    """Lets `fit`, `evaluate` and `predict` compile a model anew, of which a part has changed."""
+    if isinstance(model, keras.Model):
+        model.train_function = model.test_function = model.predict_function = None
+
+
 def build_part(layer: keras.layers.Layer, *shapes: Shape) -> None:
     """Builds a sublayer, unless reviving it from a config (or its owner) has done so already."""
     if not layer.built:

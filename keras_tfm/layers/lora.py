@@ -73,9 +73,14 @@ class Lora(keras.layers.Layer):
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
     @property
+    def whole_scale(self) -> float:
+        """The factor of the change where all of it counts."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    @property
     def scale(self) -> float:
         """The factor of the change."""
-        return self.share * self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+        return self.share * self.whole_scale
 
     @property
     def is_active(self) -> bool:
@@ -120,8 +125,7 @@ class Lora(keras.layers.Layer):
     def factor(self, kernel: Tensor) -> Tensor:
         """float32 (units,): by what DoRA multiplies each output. It is no function of the kernel to the gradient."""
         changed = ops.cast(kernel, "float32") + self.product()
-        length = ops.stop_gradient(ops.sqrt(ops.sum(ops.square(changed), axis=0)))
-        return ops.cast(self.magnitude, "float32") / length
+        return ops.cast(self.magnitude, "float32") / ops.stop_gradient(column_lengths(changed))
 
     def product(self) -> Tensor:
         """float32 (inputs, units): the change of the kernel, without DoRA's lengths."""
@@ -145,3 +149,8 @@ class Lora(keras.layers.Layer):
             "share": self.share,
             "merged": self.merged,
         }
+
+
+def column_lengths(kernel: Tensor) -> Tensor:
+    """float32 (units,): how long the columns of a kernel (inputs, units) are."""
+    return ops.sqrt(ops.sum(ops.square(ops.cast(kernel, "float32")), axis=0))

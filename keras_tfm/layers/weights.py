@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
+from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.layers.lora import Lora
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
@@ -140,7 +141,7 @@ class Projection(keras.layers.Dense):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         for config in self._adapters_to_add:
-            self.add_adapter(Lora.from_config(config))
+            self.add_adapter(revive(config))
 
     def add_adapter(self, adapter: Lora) -> None:
         """Puts an adapter beside the kernel, which is frozen, and the bias with it."""
@@ -224,7 +225,7 @@ class Projection(keras.layers.Dense):
         return (*self.int8_rows, *([self.bias] if self.use_bias else []))
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "adapters": [adapter.get_config() for adapter in self.adapters]}
+        return {**super().get_config(), "adapters": [serialize(adapter) for adapter in self.adapters]}
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

@@ -8,7 +8,7 @@ import keras
 
 from keras_tfm.losses.chunked_cross_entropy import ChunkedCrossEntropy, HeadWeights
 from keras_tfm.models.token_model import TokenModel
-from keras_tfm.types import Config, Tensor
+from keras_tfm.types import Tensor
 
 
 class ChunkedLossModel(TokenModel):
@@ -50,11 +50,6 @@ class ChunkedLossModel(TokenModel):
             self.head_weights()  # raises if it has none
             loss = loss.bound_to(self.head_weights)
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **options)
-
-    def compile_from_config(self, config: Config) -> None:
-        # Keras compiles a reloaded model anew only if `compile` is its own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *args: Any) -> dict[str, Tensor]:
         with self._for_the_loss():

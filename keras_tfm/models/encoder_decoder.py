@@ -16,9 +16,6 @@ from keras_tfm.layers import (
 from keras_tfm.models.seq2seq_lm import Seq2SeqLM
 from keras_tfm.types import DTypeLike
 
-# What all of their builders ask for; `num_decoder_layers` is that of the encoder where nothing is said.
-NUMBERS = ("vocabulary_size", "num_layers", "num_decoder_layers", "num_heads", "hidden_dim", "intermediate_dim")
-
 
 def encoder_decoder(
     numbers: dict[str, int],
@@ -43,7 +40,7 @@ def encoder_decoder(
     """An encoder and a decoder of blocks with layer norms and biases, and a tied head.
 
     Args:
-        numbers: those of `NUMBERS`.
+        numbers: of `size_of`; those from "vocabulary_size" to "intermediate_dim" are read.
         position: makes the positions' embedding, for each of the two embeddings.
         norm_placement: "post", or "pre" with a norm after each stack.
         embedding_norm: bool, a norm after each embedding.

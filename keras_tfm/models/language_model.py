@@ -12,6 +12,7 @@ from keras_tfm.arguments import check_rank
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
+from keras_tfm.layers.composite import forget_compiled
 from keras_tfm.layers.embeddings import PositionEmbedding
 from keras_tfm.layers.weights import Projection
 from keras_tfm.losses.chunked_cross_entropy import HeadWeights
@@ -281,7 +282,7 @@ class LanguageModel(ChunkedLossModel):
             if hasattr(layer, "to_int8"):
                 layer.to_int8()
         self.weight_dtype = "int8"
-        self.train_function = self.test_function = self.predict_function = None
+        forget_compiled(self)
 
     @functools.cached_property
     def generation_runner(self) -> GenerationRunner:

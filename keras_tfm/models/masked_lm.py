@@ -96,11 +96,6 @@ class MaskedLM(TokenModel):
         weighted_metrics = {name: accuracy() for name in outputs} if weighted_metrics is None else weighted_metrics
         super().compile(optimizer, loss=loss, weighted_metrics=weighted_metrics, **kwargs)
 
-    def compile_from_config(self, config: Config) -> None:
-        # Keras compiles a reloaded model anew only if `compile` is its own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
     def _forward(self, mask_positions=None, **inputs):
         sequence = self.encoder(inputs)["sequence_output"]
         return {"masked_lm": self.masked_lm(sequence, mask_positions=mask_positions)}

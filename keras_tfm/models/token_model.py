@@ -160,6 +160,11 @@ class TokenModel(keras.Model):
         """
         save_whole(super().save, filepath, overwrite, **options)
 
+    def compile_from_config(self, config: Config) -> None:
+        # Keras compiles a reloaded model anew only if `compile` is its own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def get_config(self) -> Config:
         return {
             "name": self.name,

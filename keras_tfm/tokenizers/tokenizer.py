@@ -229,6 +229,30 @@ class Tokenizer(tf.Module):
         """The id of the token at which a text ends; None if there is none."""
         return None if self.end_of_text is None else self._table.ids[self.end_of_text]
 
+    @property
+    def ending_ids(self) -> list[int]:
+        """The ids that a whole text ends with: those of `end_tokens`, and the end of text if it is not among them."""
+        tokens = [*self.end_tokens]
+        if self.end_of_text is not None and self.end_of_text not in tokens:
+            tokens.append(self.end_of_text)
+        return [self.token_to_id(token) for token in tokens]
+
+    def whole_rows(self, texts: Any) -> tf.RaggedTensor:
+        """The ids of whole texts, int32 (B, tokens): those of a call, and the end of text where that gives none."""
+        rows = tf.cast(self(texts), tf.int32)
+        missing = self.ending_ids[len(self.end_tokens) :]
+        if not missing:
+            return rows
+        ends = tf.fill([rows.nrows()], missing[0])
+        return tf.concat([rows, tf.RaggedTensor.from_row_lengths(ends, tf.ones_like(rows.row_lengths()))], axis=1)
+
+    def cut_rows(self, rows: tf.RaggedTensor, length: int) -> tf.RaggedTensor:
+        """Rows of `whole_rows` of at most so many tokens, with their endings."""
+        num_ending = len(self.ending_ids)
+        if not num_ending:
+            return rows[:, :length]
+        return tf.concat([rows[:, :-num_ending][:, : length - num_ending], rows[:, -num_ending:]], axis=1)
+
     def token_to_id(self, token: str) -> int:
         """The id of a token, written as the vocabulary has it; ValueError if it is not there."""
         if not isinstance(token, str):
