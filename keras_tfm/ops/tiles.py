@@ -191,6 +191,15 @@ class TileBuffer:
         return array.unstack(zeros)
 
     @staticmethod
+    def unwritten(count: int, shape: tuple[int, ...]) -> Any:
+        """Contents of `count` float32 tiles, each of which is going to be set; no memory is taken for them before."""
+        if backend.backend() != "tensorflow":
+            return ops.zeros((count, *shape), "float32")
+        import tensorflow as tf
+
+        return tf.TensorArray(tf.float32, count, element_shape=shape)
+
+    @staticmethod
     def set(contents: Any, i: Tensor, tile: Tensor) -> Any:
         """Contents with tile i replaced."""
         if backend.backend() != "tensorflow":

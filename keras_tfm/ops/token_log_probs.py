@@ -183,9 +183,8 @@ def _backward(logits: _Logits, ids, log_sum, upstream):
             to_bias = TileBuffer.set(to_bias, i, ops.sum(share, axis=0))
         return i + 1, to_rows, TileBuffer.set(to_table, i, products), to_bias
 
-    sizes = logits.count, logits.size
-    to_bias = TileBuffer.zeros(ops.zeros(sizes)) if logits.biases else ()
-    to_table = TileBuffer.zeros(ops.zeros((*sizes, logits.table.shape[1])))
+    to_bias = TileBuffer.unwritten(logits.count, (logits.size,)) if logits.biases else ()
+    to_table = TileBuffer.unwritten(logits.count, (logits.size, logits.table.shape[1]))
     state = (ops.zeros((), "int32"), ops.zeros_like(logits.rows, "float32"), to_table, to_bias)
     _, to_rows, to_table, to_bias = while_loop(lambda i, *_: i < logits.count, add, state)
     gradients = [
