@@ -225,7 +225,7 @@ def test_threads_share_a_template():
 @pytest.mark.slow
 def test_the_advice_of_the_documentation_ends_what_never_would(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "chat_templates.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "ProcessPool" in block]
     (tmp_path / "honest.py").write_text(program)
 
     def run(name):
