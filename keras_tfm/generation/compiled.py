@@ -1,6 +1,5 @@
 """The generation loop compiled by XLA, and the buckets of sizes that keep the number of compilations small."""
 
-import functools
 import threading
 from typing import Any
 
@@ -23,10 +22,9 @@ _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank 
 class CompiledGeneration:
     """`begin`, `extend` and `answer` of `generation.loop` as graph functions of tensors only.
 
-    Each is traced once, for all sizes: `begin` at once, the others when they are first asked for, which may be while
-    `begin` is compiled. XLA compiles the first two once for each bucket of batch size, prompt length and room; without
-    it, as in a server that switches XLA off, they are plain graphs for all sizes. `answer` computes little: it is
-    always a plain graph.
+    Each is traced once, for all sizes. XLA compiles the first two once for each bucket of batch size, prompt length and
+    room; without it, as in a server that switches XLA off, they are plain graphs for all sizes. `answer` computes
+    little: it is always a plain graph.
 
     Args:
         model: with the methods of `generation.loop`.
@@ -70,29 +68,20 @@ class CompiledGeneration:
         def begin(prompts, room, settings, numbers):
             return loop.begin(model, with_numbers(sampler, numbers), prompts, room, settings, shape)
 
-        self._model, self._sampler, self._shape, self._jit_compile = model, sampler, shape, jit_compile
-        self._specs = settings, numbers
-        self.begin = _trace(begin, prompts, _INTEGERS, *self._specs, jit_compile=jit_compile)
+        def extend(state, room, until, settings, numbers):
+            return loop.extend(model, with_numbers(sampler, numbers), state, room, until, settings)
+
+        def answer(state, room, settings, numbers):
+            return loop.answer(with_numbers(sampler, numbers), state, room, settings, shape)
+
+        # One after the other in one thread: kept code is found by names that TensorFlow numbers as they come.
+        specs = settings, numbers
+        self.begin = _trace(begin, prompts, _INTEGERS, *specs, jit_compile=jit_compile)
+        state = tree.map_structure(_open, self.begin.structured_outputs)
+        self.extend = _trace(extend, state, _INTEGERS, _INTEGER, *specs, jit_compile=jit_compile)
+        self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, *specs, jit_compile=False)
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.lock = threading.Lock()  # held while that is done
-
-    @functools.cached_property
-    def extend(self) -> Any:
-        def extend(state, room, until, settings, numbers):
-            return loop.extend(self._model, with_numbers(self._sampler, numbers), state, room, until, settings)
-
-        return _trace(extend, self._state, _INTEGERS, _INTEGER, *self._specs, jit_compile=self._jit_compile)
-
-    @functools.cached_property
-    def answer(self) -> Any:
-        def answer(state, room, settings, numbers):
-            return loop.answer(with_numbers(self._sampler, numbers), state, room, settings, self._shape)
-
-        return _trace(answer, self._state._replace(decoding=()), _INTEGERS, *self._specs, jit_compile=False)
-
-    @property
-    def _state(self):
-        return tree.map_structure(_open, self.begin.structured_outputs)
 
 
 def pad_prompts(token_ids: tf.RaggedTensor, start_token_id: int | Tensor, least_length: int = 1) -> dict:

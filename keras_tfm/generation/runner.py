@@ -1,7 +1,6 @@
 """Runs the compiled loop from Python: checks prompts, caches compiled loops, returns arrays."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import logging
 import random
@@ -177,10 +176,7 @@ class GenerationRunner:
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
             start = time.perf_counter()
-            if compiled.shapes:
-                state = compiled.begin(*arguments)
-            else:
-                state = self._begin_beside_tracing(compiled, arguments)
+            state = compiled.begin(*arguments)
             # Until 0 tokens nothing is decoded: this only compiles the rest, so that it delays no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
@@ -190,20 +186,6 @@ class GenerationRunner:
     def _rows_of(self, token_ids, name: str) -> tf.RaggedTensor:
         """Prompts that the caller gave in the argument `name`."""
         return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, int(self._model.reads_sources))
-
-    def _begin_beside_tracing(self, compiled, arguments):
-        """The state after the prompts were read; the rest of the loop is traced while XLA compiles the reading."""
-
-        def begin():
-            with tf.device(arguments[1].device):  # a thread knows nothing of the caller's device
-                return compiled.begin(*arguments)
-
-        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as beside:
-            begun = beside.submit(begin)
-            with self._lock:
-                _ = compiled.extend, compiled.answer
-                self._snapshot.renew()  # what a layer notes down while it is traced is no change
-            return begun.result()
 
     def _prompts(self, prompts, negative, options, prefix, room, sampler) -> loop.Prompts:
         """The padded prompts; with negative ones, or with the caches of a prefix, copied for each row and grown."""
