@@ -66,6 +66,7 @@ def test_only_adapters_train():
     assert len(model.optimizer.variables) == 2 + 2 * len(trained)  # steps, rate, two moments each
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_what_is_written_follows_each_change():
     model = TINY["llama"]()
@@ -118,6 +119,7 @@ def test_several_adapters_are_chosen_and_weighted():
         adapters.use(model, "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_rounded", [False, True])
 def test_a_saved_file_goes_on_training_where_it_was(tmp_path, is_rounded):
     model = TINY["llama"]()

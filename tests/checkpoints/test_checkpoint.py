@@ -196,6 +196,7 @@ def test_a_last_tensor_of_another_type_and_bytes_behind_it_are_refused(gguf_path
             checkpoints.load(tmp_path / "a.gguf")
 
 
+@pytest.mark.slow
 def test_an_encoder_with_a_head_gives_its_pipeline(tmp_path):
     tokenizer = WordPieceTokenizer.train("good bad day " * 9, vocabulary_size=22)
     sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "max_sequence_length": 8}

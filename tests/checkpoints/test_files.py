@@ -158,6 +158,7 @@ def test_loading_takes_at_most_1_3_times_the_memory_of_the_weights(big, name, dt
     check_memory(big / name, dtype, 130e6)
 
 
+@pytest.mark.slow
 def test_loading_a_quantized_gguf_takes_at_most_1_3_times_the_memory_of_the_weights(tmp_path):
     """SmolLM2's vocabulary and width, and as many entries in the header."""
     vocabulary, width, hidden, layers = 49_152, 576, 1536, 4

@@ -7,7 +7,8 @@ from tests.checkpoints.families import FAMILIES, tiny
 from tests.models.test_half_precision import PROMPT, check_greedy
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["gpt2", "llama_biases", "qwen2", "gemma2", "pythia", "bloom", "mistral", "qwen3"])
 @pytest.mark.usefixtures("without_xla")
 def test_loaded_checkpoints_write(name, dtype, tmp_path):

@@ -123,7 +123,7 @@ def encode(folder, texts, mode="mean", normalize=True, length=None, prompt="", k
 
 CASES = [
     ("new", "cls", False, 16),
-    ("old", "mean", True, 9),
+    pytest.param("old", "mean", True, 9, marks=pytest.mark.slow),
     pytest.param("new", "mean", True, None, marks=pytest.mark.slow),
     pytest.param("old", "cls", False, None, marks=pytest.mark.slow),
 ]
@@ -234,6 +234,7 @@ def test_a_roberta_is_a_sentence_encoder_in_and_out(roberta, tmp_path):
     np.testing.assert_allclose(encode(tmp_path / "ours", texts, **options), expected, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* texts have more than")
 def test_a_roberta_classifies_texts_and_pairs_of_any_length(roberta):
     classify = checkpoints.open(roberta).pipeline()

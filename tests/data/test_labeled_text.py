@@ -129,6 +129,7 @@ def test_texts_that_are_cut_are_counted(tokenizer):
         text_label_dataset(["a", "a b", ""], [0, 1, 0], tokenizer, 6, 2, pairs=["b c d", "b", "a b c d"])
 
 
+@pytest.mark.slow
 def test_a_classifier_is_fitted_and_evaluated(tokenizer, texts):
     texts = [text for text in texts if text]
     labels = ["two" if "a" in text else "zero" for text in texts]

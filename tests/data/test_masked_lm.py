@@ -248,6 +248,7 @@ def test_half_of_the_pairs_are_random(tokenizer, documents):
 # ---- epochs
 
 
+@pytest.mark.slow
 def test_each_epoch_draws_anew_and_seed_and_epoch_decide(tokenizer, documents):
     def rows(**options):
         return masked_lm_dataset(documents, tokenizer, 40, 16, **options)
@@ -287,6 +288,7 @@ def test_batches_of_an_epoch_draw_on_their_own(tokenizer):
 # ---- fit
 
 
+@pytest.mark.slow
 def test_a_model_with_the_two_outputs_is_fitted(tokenizer, documents):
     inputs = {key: keras.Input((40,), dtype="int32", name=key) for key in ("token_ids", "segment_ids")}
     inputs["padding_mask"] = keras.Input((40,), dtype="bool", name="padding_mask")

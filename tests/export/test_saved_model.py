@@ -127,6 +127,7 @@ def test_tokenize_and_logits_equal_python(answers, writer):
     np.testing.assert_allclose(answers["logits"], writer.model(np.array([[1, 2, 3]])), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_batch_size_and_none_at_all(served, writer):
     for num_rows in (0, 1, 3):
         text = served["serving_default"](prompts=tf.constant(PROMPTS[:num_rows], tf.string))["text"].numpy()
@@ -135,6 +136,7 @@ def test_any_batch_size_and_none_at_all(served, writer):
         )
 
 
+@pytest.mark.slow
 def test_eight_threads_at_once_get_their_own_texts(served, writer):
     expected = writer(PROMPTS, max_new_tokens=12, seed=7)
     results = {}
@@ -193,6 +195,7 @@ def test_logits_refuse_rows_that_are_too_long(served):
         served["logits"](token_ids=tf.zeros([1, 49], tf.int32))
 
 
+@pytest.mark.slow
 def test_a_request_of_too_many_prompts_is_refused(served):
     settings = {name: tf.constant(value) for name, value in SETTINGS.items()}
     requests = {

@@ -69,8 +69,8 @@ def writers(model, tiny_tokenizer):
     return {**writers, "int8": TextGenerator(quantized, tiny_tokenizer, "greedy")}
 
 
-# One of each kind in `make test`; a process asks for all of a group.
-FEW = ("greedy", "grammar", "beam", "draft_model", "int8")
+# Two in `make test`; a process asks for all of a group.
+FEW = ("beam", "int8")
 OTHERS = tuple(name for name in SAMPLERS if name not in FEW)
 
 
@@ -111,6 +111,7 @@ def test_a_draft_model_of_another_vocabulary_raises_before_any_work(model, tiny_
         writer.export(tmp_path / "1")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_several_texts_and_stop_strings_are_served_from_the_disk(model, tiny_tokenizer, tmp_path):
     writer = TextGenerator(model, tiny_tokenizer, RandomSampler(seed=2))

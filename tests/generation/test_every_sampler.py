@@ -1,6 +1,7 @@
 """What holds for every sampler: rows depend on themselves alone, and the way of computing does not show."""
 
 import contextlib
+import functools
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ PROMPTS = [[1, 2, 3], [5], [7, 8] * 10]
 STOPS = {"stop_token_ids": (26, 4), "stop_sequences": ((24, 18, 7), (1, 1))}
 LENGTH = 10
 WITH_XLA = ("greedy", "random", "beam", "draft_model")
+EACH = [
+    name if name in WITH_XLA or name == "custom" else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +29,13 @@ def model():
 @pytest.fixture(scope="module")
 def together(model):
     """name -> what is written, by XLA for one sampler of each kind."""
-    answers = {}
-    for name, sampler in SAMPLERS.items():
+
+    @functools.cache
+    def written(name):
         with contextlib.nullcontext() if name in WITH_XLA else plain_graphs():
-            answers[name] = model.generate(PROMPTS, max_new_tokens=LENGTH, sampler=sampler, **STOPS)
-    return answers
+            return model.generate(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
+
+    return written
 
 
 def same(one, other, row=slice(None)):
@@ -40,9 +46,9 @@ def same(one, other, row=slice(None)):
     np.testing.assert_allclose(one.scores, other.scores[row], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", EACH)
 def test_texts_are_of_the_vocabulary_and_padded_after_their_end(together, name):
-    generation = together[name]
+    generation = together(name)
     for ids, length, reason in zip(generation.token_ids, generation.num_tokens, generation.finish_reasons, strict=True):
         assert (ids[:length] >= 0).all()
         assert (ids[length:] == -1).all()
@@ -51,7 +57,7 @@ def test_texts_are_of_the_vocabulary_and_padded_after_their_end(together, name):
         assert not {26, 4} & set(ids.tolist())
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", EACH)
 def test_batched_equals_one_by_one(model, together, name):
     # Row i's draws belong to i, so a row stands at its own place when its neighbours are others. They are as long as
     # the longest prompt: nothing is compiled for another length.
@@ -59,23 +65,23 @@ def test_batched_equals_one_by_one(model, together, name):
         prompts = [[9] * 20] * len(PROMPTS)
         prompts[i] = prompt
         alone = model.generate(prompts, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
-        assert alone.token_ids[i].tolist() == together[name].token_ids[i].tolist()
-        assert alone.finish_reasons[i] == together[name].finish_reasons[i]
+        assert alone.token_ids[i].tolist() == together(name).token_ids[i].tolist()
+        assert alone.finish_reasons[i] == together(name).finish_reasons[i]
     single = model.generate(PROMPTS[0], max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
-    same(single, together[name], slice(0, 1))
+    same(single, together(name), slice(0, 1))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", EACH)
 def test_cached_equals_uncached(model, together, name):
     uncached = generate_eagerly(Uncached(model), PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
-    same(uncached, together[name])
+    same(uncached, together(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - WITH_XLA))
 def test_xla_writes_what_a_plain_graph_writes(together, name):
     model = lively_model(num_layers=1)
-    same(model.generate(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS), together[name])
+    same(model.generate(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS), together(name))
 
 
 class Moved:
@@ -97,25 +103,26 @@ class Moved:
 def test_no_text_hangs_on_the_last_digits_of_its_logits(model, together, name):
     """Why the tests of this file may compare ids on every processor."""
     moved = generate_eagerly(Moved(model), PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], **STOPS)
-    assert moved.token_ids.tolist() == together[name].token_ids.tolist()
+    assert moved.token_ids.tolist() == together(name).token_ids.tolist()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", EACH)
 def test_streaming_equals_not_streaming(model, together, name):
     steps = list(
         model.generate_steps(PROMPTS, max_new_tokens=LENGTH, sampler=SAMPLERS[name], tokens_per_piece=3, **STOPS)
     )
-    same(steps[-1], together[name])
+    same(steps[-1], together(name))
     longest = max(len(sequence) for sequence in STOPS["stop_sequences"])
     for step in steps:  # what was shown stays, but for the beginning of a stop sequence
         for row, (shown, count) in enumerate(zip(step.token_ids, step.num_tokens, strict=True)):
             certain = max(0, count - longest + 1)
-            assert shown[:certain].tolist() == together[name].token_ids[row, :certain].tolist()
+            assert shown[:certain].tolist() == together(name).token_ids[row, :certain].tolist()
 
 
+@pytest.mark.slow
 def test_the_texts_are_not_all_alike(together):
     """Else the tests above would compare little."""
-    texts = {tuple(generation.token_ids.ravel()) for generation in together.values()}
-    assert len(texts) >= 8
-    reasons = {reason for generation in together.values() for reason in generation.finish_reasons}
+    generations = [together(name) for name in SAMPLERS]
+    assert len({tuple(generation.token_ids.ravel()) for generation in generations}) >= 8
+    reasons = {reason for generation in generations for reason in generation.finish_reasons}
     assert {"stop_token", "length", "complete"} <= reasons

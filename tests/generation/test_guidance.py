@@ -32,7 +32,7 @@ def by_hugging_face(model, prompt, negative, num_new, scale):
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("scale", [1.5, 3.0])
+@pytest.mark.parametrize("scale", [1.5, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_it_leads_as_hugging_face_does(model, scale):
     answer = model.generate(PROMPTS, max_new_tokens=8, negative_token_ids=NEGATIVE, guidance_scale=scale)
     expected = [by_hugging_face(model, *pair, 8, scale) for pair in zip(PROMPTS, NEGATIVE, strict=True)]

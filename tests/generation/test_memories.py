@@ -32,7 +32,9 @@ def test_a_recurrent_memory_writes_what_full_passes_write(model):
     assert answer.token_ids.tolist() == [slow_greedy(model, prompt, 6) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", ["beam", *(pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS if name != "beam")]
+)
 def test_every_kind_of_search_takes_its_rows(model, name):
     options = {"max_new_tokens": 6, "sampler": SAMPLERS[name], "stop_token_ids": (26, 4)}
     expected = generate_eagerly(Uncached(model), PROMPTS, **options)
@@ -44,6 +46,7 @@ def test_speculation_which_takes_guesses_back_is_refused(model):
         model.generate(PROMPTS, max_new_tokens=3, sampler=SpeculativeSampler(drafter=PromptLookup()))
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_and_reads_again_only_what_cannot_be_forgotten(writer):
     session = writer.session("ROMEO:")
     for turn in (" But", ""):
@@ -59,6 +62,7 @@ def test_a_session_goes_on_and_reads_again_only_what_cannot_be_forgotten(writer)
     assert session([" a", " the"], max_new_tokens=4) == [writer.tokenizer.decode(row) for row in expected.token_ids]
 
 
+@pytest.mark.slow
 def test_streams_and_saved_models_write_the_same(writer, tmp_path):
     expected = writer("ROMEO:", 6)
     assert "".join(writer.stream("ROMEO:", 6, tokens_per_piece=2)) == expected

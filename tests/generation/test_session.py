@@ -20,7 +20,9 @@ def writer(tiny_tokenizer):
     return TextGenerator(lively_model(num_layers=1, vocabulary_size=tiny_tokenizer.vocabulary_size), tiny_tokenizer)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", ["greedy", *(pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS if name != "greedy")]
+)
 def test_turns_equal_one_long_prompt(writer, name):
     sampler = SAMPLERS[name]
     session = writer.session("ROMEO:")
@@ -97,6 +99,7 @@ def test_a_stop_string_is_neither_given_nor_remembered(writer):
         assert session.token_ids[-3:].tolist() == expected[0].tolist()
 
 
+@pytest.mark.slow
 def test_a_session_stays_in_its_own_cache_dtype(writer):
     session, other = writer.session("ROMEO:"), writer.session("ROMEO:")
     first = session(" But", max_new_tokens=3, cache_dtype="int8")

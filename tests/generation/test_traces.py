@@ -3,6 +3,7 @@
 import resource
 
 import numpy as np
+import pytest
 
 from keras_tfm.generation import GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
@@ -15,6 +16,7 @@ def resident_bytes():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.slow
 def test_200_calls_trace_twice_and_keep_no_memory():
     model, traces = lively_model(num_layers=1), []
 

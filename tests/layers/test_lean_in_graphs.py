@@ -52,6 +52,7 @@ def test_fit_has_the_losses_of_the_plain_method(jit_compile, length):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saved_model_takes_any_length(tmp_path):
     model = model_of(attention("auto"))  # the length is unknown: lean
     model.export(tmp_path / "model", verbose=False)

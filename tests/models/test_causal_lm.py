@@ -181,6 +181,7 @@ print("reloaded", len(names))
 """
 
 
+@pytest.mark.slow
 def test_models_and_their_optimizer_reload_in_a_fresh_process_without_custom_objects(tmp_path):
     x, y = batch()
     names = ("gpt_learned", "llama")  # the layers of the others reload in the layers' tests

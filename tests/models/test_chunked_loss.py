@@ -28,7 +28,9 @@ def trained(model, loss, steps=2, **options):
 
 
 # Tied, untied without and with a bias, tied and capped.
-@pytest.mark.parametrize("name", ["gpt_learned", "llama", "gemma2"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_learned", "llama")), "gemma2"]
+)
 def test_training_equals_that_with_all_logits(name):
     model = TINY[name](**({"dropout": 0.0} if name.startswith("gpt") else {}))
     plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -62,6 +64,7 @@ def test_label_smoothing_z_loss_and_ignored_tokens():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_jit_and_a_saved_file(tmp_path):
     model = TINY["gpt_learned"](dtype="mixed_bfloat16")
     losses, _, _ = trained(model, ChunkedCrossEntropy(z_loss=1e-3), steps=6, jit_compile=True)

@@ -62,6 +62,7 @@ def test_a_packed_row_has_the_logits_and_the_loss_of_its_documents_one_by_one(na
     assert np.abs(packed - float32(model(token_ids))).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_fit_reads_document_ids_from_a_dataset():
     token_ids = np.array([[5, 6, 0, 7, 8, 0, 9]] * 4, "int32")
     dataset = tf.data.Dataset.from_tensor_slices((token_ids[:, :-1], token_ids[:, 1:])).batch(2)

@@ -80,14 +80,11 @@ _BUILDERS = {
     "gpt_neox": lambda **options: ktfm.models.build_gpt_neox(**_SIZES, intermediate_dim=24, **options),
     "bloom": lambda **options: ktfm.models.build_bloom(**_SIZES, **options),
 }
-_EXPORTS = [("gpt", "float16", True), ("llama", "bfloat16", False)]
-_MORE_EXPORTS = [(name, dtype, is_int8) for name in _BUILDERS for dtype in DTYPES for is_int8 in (False, True)]
+_EXPORTS = [(name, dtype, is_int8) for name in _BUILDERS for dtype in DTYPES for is_int8 in (False, True)]
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "is_int8"),
-    [*_EXPORTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in _MORE_EXPORTS if case not in _EXPORTS)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dtype", "is_int8"), _EXPORTS)
 @pytest.mark.usefixtures("without_xla")
 def test_served_it_writes_the_same_text(name, dtype, is_int8, tiny_tokenizer):
     model = lively(_BUILDERS[name](vocabulary_size=tiny_tokenizer.vocabulary_size, dtype=dtype))
@@ -109,6 +106,7 @@ def test_it_is_served_from_the_disk(tiny_tokenizer, tmp_path):
     assert served["text"].numpy()[0].decode() == writer("ROMEO:", max_new_tokens=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", *DTYPES])
 @pytest.mark.usefixtures("without_xla")
 def test_parts_of_another_precision_fit_into_a_model(dtype):

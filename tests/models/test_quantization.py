@@ -42,6 +42,7 @@ def perplexity(logits, next_ids):
     return float(np.exp(np.mean(losses)))
 
 
+@pytest.mark.slow
 def test_8_bit_caches_and_weights_cost_less_than_1_percent_of_perplexity(trained):
     model, rows = trained
     inputs, targets = rows[:, :-1], rows[:, 1:]
@@ -106,7 +107,8 @@ def test_it_saves_and_reloads(quantized, tmp_path):
     assert again.weight_dtype == "int8"
 
 
-@pytest.mark.parametrize("large", [pytest.param(weights._LARGE, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [weights._LARGE, 1])
 def test_it_writes_as_a_full_pass_says_and_is_served(quantized, tiny_tokenizer, tmp_path, monkeypatch, large):
     monkeypatch.setattr(weights, "_LARGE", large)
     quantized.__dict__.pop("generation_runner", None)

@@ -126,6 +126,7 @@ def test_a_copy_by_config_and_a_saved_model_are_the_same(models, name, tmp_path)
         np.testing.assert_allclose(float32(other(inputs)), float32(model(inputs)), atol=ATOL)
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_in_a_fresh_process(models, tmp_path):
     inputs, _ = batch(1)
     models["bart"].save(tmp_path / "model.keras")

@@ -40,6 +40,7 @@ def write(hub_model, sampler, **options):
     return np.asarray(hub_model.generate(inputs, stop_token_ids=None)["token_ids"]).tolist()
 
 
+@pytest.mark.slow
 def test_our_greedy_writes_as_theirs(hub_model):
     assert write(hub_model, to_keras_hub(GreedySampler())) == write(hub_model, "greedy")
 

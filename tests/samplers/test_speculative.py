@@ -43,7 +43,7 @@ def greedy(model):
 
 
 @pytest.mark.parametrize("num_drafts", [pytest.param(1, marks=pytest.mark.slow), 3])
-@pytest.mark.parametrize("drafter", ["lookup", "draft", "itself"])
+@pytest.mark.parametrize("drafter", ["lookup", pytest.param("draft", marks=pytest.mark.slow), "itself"])
 def test_greedy_speculative_is_greedy(model, draft, greedy, drafter, num_drafts):
     drafters = {"lookup": PromptLookup(), "draft": DraftModel(draft), "itself": DraftModel(model)}
     for processors, expected in greedy.items():

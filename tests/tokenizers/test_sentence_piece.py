@@ -167,6 +167,7 @@ def test_control_pieces_are_found_in_texts_and_left_out_on_demand(pair):
     assert ours.encode("<s>", allow_special=False) == theirs.encode("<s>")
 
 
+@pytest.mark.slow
 def test_spaces_and_tokens_around_texts_and_tokens_from_outside_are_as_asked_for(pairs):
     ours, theirs = pairs["bpe"]
     king = theirs.encode("the king")

@@ -37,6 +37,7 @@ def test_texts_and_files_give_equal_tokenizers(tmp_path):
         assert tokens_of(WordPieceTokenizer.train(source, 22)) == expected
 
 
+@pytest.mark.slow
 def test_rules_are_those_asked_for():
     text = "The Thé théâtre 日本 日本 " * 9
     for lowercase, strip_accents, expected in (
@@ -53,6 +54,7 @@ def test_rules_are_those_asked_for():
         assert len(WordPieceTokenizer.train(text, 90).encode("日本")) == 2
 
 
+@pytest.mark.slow
 def test_special_tokens_get_the_first_ids_and_teach_nothing():
     text = ("[MASK]<word><wo" + TEXT) * 5
     special_tokens = ["<word>", "[UNK]", "[MASK]"]
