@@ -54,7 +54,7 @@ def preference_dataset(
         answered_rows([{"prompt": row["prompt"], "completion": row[key]} for row in rows], tokenizer, chat_template)
         for key in ("chosen", "rejected")
     ]
-    arrays = _pairs(list(zip(*pairs, strict=True)), sequence_length)
+    arrays = _pairs([_with_one_prompt(*pair) for pair in zip(*pairs, strict=True)], sequence_length)
     arrays.pop("number")
     return batches_of_arrays(arrays, batch_size, shuffle, seed)
 
@@ -120,12 +120,18 @@ def prompt_dataset(
     return batches_of_arrays(arrays, batch_size, shuffle, seed, drop_partial_batch=True)
 
 
+def _with_one_prompt(*rows: AnsweredRow) -> tuple[AnsweredRow, ...]:
+    """The prompt of a pair ends where the first of its answers begins: tokens may merge across the border in one."""
+    start = min(int(np.argmax(row.is_answer)) for row in rows)
+    return tuple(AnsweredRow(row.token_ids, np.arange(len(row.token_ids)) >= start) for row in rows)
+
+
 def _with_answer_of(row: AnsweredRow, other: AnsweredRow) -> AnsweredRow:
     prompt, answer = row.token_ids[~row.is_answer], other.token_ids[other.is_answer]
     return AnsweredRow(np.concatenate([prompt, answer]), np.arange(len(prompt) + len(answer)) >= len(prompt))
 
 
-def _pairs(pairs: list[tuple[AnsweredRow, AnsweredRow]], sequence_length: int) -> dict[str, np.ndarray]:
+def _pairs(pairs: Sequence[tuple[AnsweredRow, ...]], sequence_length: int) -> dict[str, np.ndarray]:
     """Arrays (N, 2, T') of the pairs that have answers within T tokens, and "number" (N,), which these are."""
     length = as_integer("sequence_length", sequence_length, least=2)
     kept = [i for i, pair in enumerate(pairs) if all(row.is_answer[1:length].any() for row in pair)]
