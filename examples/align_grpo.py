@@ -88,10 +88,10 @@ def main(epochs=100, num_generations=16, warmup_steps=150, output="runs/align_gr
         prompt_length=4,
         max_new_tokens=3,
         num_generations=num_generations,
-        num_minibatches=2,
+        num_minibatches=4,
         beta=0.001,
     )
-    trainer.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
+    trainer.compile(keras.optimizers.Adam(2e-3, global_clipnorm=1.0))
     prompts = ktfm.data.prompt_dataset({"prompt": PROMPTS, "answer": SUMS}, batch_size=50)
     history = trainer.fit(prompts, epochs=epochs, verbose=0, callbacks=[Printed(every=max(1, epochs // 10))]).history
     after, texts_after = share_right(policy, tokenizer, "random")

@@ -108,8 +108,11 @@ def rewards_of(
     """What a function says, float64 (R,), or a ValueError if that is not a finite number for each completion."""
     name = getattr(function, "__name__", repr(function))
     rewards = list(function(prompts=prompts, completions=completions, **columns))
-    numbers = np.array([np.nan if reward is None else reward for reward in rewards], "float64").reshape(-1)
-    if len(rewards) != len(completions) or numbers.shape != (len(rewards),) or not np.isfinite(numbers).all():
+    try:
+        numbers = np.array(rewards, "float64")  # None becomes NaN
+    except (TypeError, ValueError):
+        numbers = np.array(np.nan)
+    if numbers.shape != (len(completions),) or not np.isfinite(numbers).all():
         raise ValueError(
             f"`rewards` must give a finite float for each of {len(completions)} completions. "
             f"Received: {len(rewards)} from {name!r}, {rewards!s:.80}."

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_tfm import adapters, alignment, data
 from keras_tfm.alignment.grpo import group_advantages
 from keras_tfm.alignment.ppo import estimated_advantages, whitened
+from keras_tfm.alignment.rollouts import rewards_of
 from tests.alignment.conftest import tiny_policy
 
 PROMPTS = [f"{a}+{b}=" for a in range(4) for b in range(4)]
@@ -47,7 +48,10 @@ class Watched(keras.callbacks.Callback):
 
 
 @pytest.mark.usefixtures("without_xla")
-@pytest.mark.parametrize(("make", "lora"), [(grpo, False), (grpo, True), (ppo, False)])
+@pytest.mark.parametrize(
+    ("make", "lora"),
+    [(grpo, True), pytest.param(grpo, False, marks=pytest.mark.slow), pytest.param(ppo, False, marks=pytest.mark.slow)],
+)
 def test_old_new_and_reference_are_equal_bit_for_bit_on_the_first_step(make, lora, policy, tokenizer):
     if lora:
         adapters.add_lora(policy, rank=2)
@@ -72,6 +76,7 @@ def test_old_new_and_reference_are_equal_bit_for_bit_on_the_first_step(make, lor
     assert steps.logs[0]["clipped"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_grpo_raises_rewards(tokenizer):
     trainer = grpo(tiny_policy(tokenizer), tokenizer, num_generations=8)
@@ -80,6 +85,7 @@ def test_grpo_raises_rewards(tokenizer):
     assert history["kl"][-1] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_xla")
 def test_ppo_raises_rewards_and_its_value_head_expects_them(tokenizer):
     trainer = ppo(tiny_policy(tokenizer), tokenizer, num_generations=8, kl_coefficient=0.01, num_minibatches=2)
@@ -189,13 +195,11 @@ def test_wrong_rewards_and_sizes_are_refused_before_a_step(policy, tokenizer):
         grpo(policy, tokenizer, num_minibatches=3).fit(prompts())
     with pytest.raises(ValueError, match=r"`x` must be a dataset as `data.prompt_dataset` makes it"):
         grpo(policy, tokenizer).fit(PROMPTS)
-    for wrong in ([1.0], [1.0] * 15 + [float("nan")], [None] * 16):
-
-        def reward(prompts, completions, wrong=wrong, **_):
-            return wrong
-
-        with pytest.raises(ValueError, match=r"`rewards` must give a finite float for each of 16 completions"):
-            grpo(policy, tokenizer, reward, num_generations=2).fit(prompts(), verbose=0)
+    for wrong in ([1.0], [1.0, float("nan")], [None, 0.0], [[1.0], [2.0]]):
+        with pytest.raises(
+            ValueError, match=r"`rewards` must give a finite float for each of 2 completions.*'<lambda>'"
+        ):
+            rewards_of(lambda wrong=wrong, **_: wrong, ["a", "b"], ["c", "d"], {})
     with pytest.raises(ValueError, match=r"`prompt_length` must hold the tokens of each prompt.*longest=5"):
         grpo(policy, tokenizer).fit(data.prompt_dataset({"prompt": ["12+3="]}, 1), verbose=0)
     for was, variable in zip(before, policy.variables, strict=True):

@@ -6,10 +6,10 @@ import pytest
 from keras_tfm.checkpoints import ChatTemplate
 from keras_tfm.data import answered_rows, instruction_dataset, judged_dataset, preference_dataset, prompt_dataset
 from keras_tfm.models import build_gpt
-from keras_tfm.tokenizers import CharacterTokenizer
+from keras_tfm.tokenizers import BytePairTokenizer, CharacterTokenizer
 
 TOKENIZER = CharacterTokenizer("0123456789+=\n :#abcdefghijklmnopqrstuvwxyzBIRW.,-", ["<|endoftext|>"])
-END = TOKENIZER.end_of_text_id
+BYTES = BytePairTokenizer.train("bytes alone", vocabulary_size=257)
 SUMS = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a in range(5) for b in range(0, 10, 3)]
 TEMPLATE = ChatTemplate(
     "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}\n"
@@ -18,8 +18,8 @@ TEMPLATE = ChatTemplate(
 )
 
 
-def learned(row):
-    return TOKENIZER.decode(row.token_ids[row.is_answer].tolist())
+def learned(row, tokenizer=TOKENIZER):
+    return tokenizer.decode(row.token_ids[row.is_answer].tolist())
 
 
 def test_each_form_learns_its_answers_and_their_ends():
@@ -36,11 +36,11 @@ def test_each_form_learns_its_answers_and_their_ends():
         {"prompt": chat[:1], "completion": chat[1:]},
         {"instruction": "add", "output": "3"},
     ):
-        found = answered_rows([row], TOKENIZER, TEMPLATE)[0]
-        assert learned(found) == "3\n"
-        assert TOKENIZER.decode(found.token_ids.tolist()) == "user: add\nassistant: 3\n"
-    two = answered_rows([{"messages": [*chat, *chat]}], TOKENIZER, TEMPLATE)[0]
-    assert learned(two) == "3\n3\n"
+        found = answered_rows([row], BYTES, TEMPLATE)[0]
+        assert learned(found, BYTES) == "3\n"
+        assert BYTES.decode(found.token_ids.tolist()) == "user: add\nassistant: 3\n"
+    two = answered_rows([{"messages": [*chat, *chat]}], BYTES, TEMPLATE)[0]
+    assert learned(two, BYTES) == "3\n3\n"
 
 
 def test_packed_rows_hold_each_answer_once_and_apart():
@@ -61,11 +61,13 @@ def test_packed_rows_hold_each_answer_once_and_apart():
         (row["prompt"] + row["completion"] + "<|endoftext|>", row["completion"] + "<|endoftext|>") for row in SUMS
     ]
     assert sorted(found) == sorted(expected)
-    assert num_rows == 7  # 20 rows of 5 or 6 places, three in 16
+    assert num_rows == 8  # 15 of 5 places and 5 of 6: two of six to a row of 16, or three with at most one six
 
 
 def test_a_packed_row_gives_the_logits_of_its_documents_alone():
-    model = build_gpt(TOKENIZER.vocabulary_size, max_sequence_length=16, num_layers=1, num_heads=2, hidden_dim=8)
+    model = build_gpt(
+        vocabulary_size=TOKENIZER.vocabulary_size, max_sequence_length=16, num_layers=1, num_heads=2, hidden_dim=8
+    )
     inputs, _, _ = next(iter(instruction_dataset(SUMS, TOKENIZER, 16, 1, shuffle=False)))
     packed, second = model(inputs), inputs["document_ids"][0].numpy() == 1
     alone = model(inputs["token_ids"].numpy()[:, second])
@@ -81,8 +83,10 @@ def test_what_is_cut_and_left_out_is_told():
     _, _, weights = next(iter(dataset))
     assert sorted(weights.numpy().sum(1)) == [2, 7]  # an answer and its end; 7 of 20
     pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "9"} for row in rows]
-    with pytest.warns(UserWarning, match=r"1 of 3 pairs do not fit `sequence_length=8` and are left out"):
+    with pytest.warns(UserWarning, match="sequence_length=8") as told:
         assert preference_dataset(pairs, TOKENIZER, 8, 4).element_spec["token_ids"].shape[1:] == (2, 8)
+    assert "1 of 3 pairs do not fit `sequence_length=8` and lose the ends of answers." in str(told[0].message)
+    assert "1 of 3 pairs do not fit `sequence_length=8` and are left out: no answer fits." in str(told[1].message)
 
 
 def test_pairs_hold_the_better_answer_first_and_judgements_borrow_the_one_before():
