@@ -29,10 +29,15 @@ def next_log_probs(model: Any, inputs: dict[str, Tensor], hidden: Tensor | None 
         float32 (..., T - 1), 0 at padding.
     """
     hidden = hidden_states(model, inputs) if hidden is None else hidden
-    head, token_ids = model.head_weights(), inputs["token_ids"]
-    hidden = ops.cast(hidden[:, :-1], head.dtype or hidden.dtype)
+    hidden, token_ids = hidden[:, :-1], inputs["token_ids"]
     next_ids = rows_of(token_ids)[:, 1:]
-    log_probs = token_log_probs(hidden, head.table, next_ids, head.bias, head.logit_cap)
+    if getattr(model.head, "adapters", ()):  # which no table of weights holds
+        all_log_probs = ops.log_softmax(ops.cast(model.project(hidden), "float32"))
+        log_probs = ops.take_along_axis(all_log_probs, next_ids[..., None], axis=-1)[..., 0]
+    else:
+        head = model.head_weights()
+        hidden = ops.cast(hidden, head.dtype or hidden.dtype)
+        log_probs = token_log_probs(hidden, head.table, next_ids, head.bias, head.logit_cap)
     log_probs = ops.reshape(log_probs, (*ops.shape(token_ids)[:-1], token_ids.shape[-1] - 1))
     return ops.where(ops.cast(inputs["padding_mask"], "bool")[..., 1:], log_probs, 0.0)
 

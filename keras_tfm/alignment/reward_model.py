@@ -23,7 +23,7 @@ class RewardModel(keras.Model):
     optimizer and no loss.
 
     Args:
-        backbone: `CausalLM`, whose head is not used.
+        backbone: `CausalLM`, which is trained but for its head: that is not used, and frozen.
         centering: float, this much of the squared sum of a pair's scores is added to the loss, which keeps the scores
             around 0; they mean something by their difference only.
         **kwargs: Keras' own.
@@ -49,6 +49,8 @@ class RewardModel(keras.Model):
     def __init__(self, backbone: LayerLike, centering: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.backbone: Any = as_layer(backbone, "backbone", "build_gpt(...)")
+        if self.backbone.head is not None:
+            self.backbone.head.trainable = False  # it makes logits, which nobody asks for here
         self.centering = centering
         self.head = keras.layers.Dense(1, use_bias=False, name="head", dtype="float32")
         self.head.build((None, self.backbone.hidden_dim))

@@ -72,7 +72,7 @@ class RolloutModel(keras.Model):
         low, high = clip if isinstance(clip, tuple) else (clip, clip)
         self.clip = number_of("clip", low), number_of("clip", high)
         self.reference = Reference(policy, reference)
-        self.random = np.random.default_rng(as_integer("seed", seed, least=0))
+        self.seed = as_integer("seed", seed, least=0)
         self.means = {name: keras.metrics.Mean(name) for name in self.metric_names}
 
     def learned_rows(self, rollout: Rollout) -> dict[str, np.ndarray]:
@@ -105,9 +105,11 @@ class RolloutModel(keras.Model):
     def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, Tensor]:
         columns = {name: _as_list(values) for name, values in data.items()}
         self._check_divides(len(columns["prompt"]))
-        rollout = self.writer.write(columns.pop("prompt"), columns, seed=int(self.random.integers(2**31)))
+        # Of the number of steps alone, so that a run that goes on from a file draws what it would have drawn.
+        random = np.random.default_rng([self.seed, int(self.optimizer.iterations)])
+        rollout = self.writer.write(columns.pop("prompt"), columns, seed=int(random.integers(2**31)))
         # The first steps are on the very batches that were scored: products of other sizes have other last digits.
-        batches = self._batches(len(rollout.rewards))
+        batches = self._batches(random, len(rollout.rewards))
         parts = [self._score(_taken(rollout.rows, batch)) for batch in batches]
         back = np.argsort(np.concatenate(batches))
         rollout.rows.update({name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]})
@@ -115,7 +117,7 @@ class RolloutModel(keras.Model):
         self._count(rollout)
         logs: dict[str, Tensor] = {}
         for epoch in range(self.num_epochs):
-            for batch in self._batches(len(rollout.rewards)) if epoch else batches:
+            for batch in self._batches(random, len(rollout.rewards)) if epoch else batches:
                 logs = self._update(_taken(rollout.rows, batch))
         return logs
 
@@ -128,8 +130,8 @@ class RolloutModel(keras.Model):
         self.means["clipped"].update_state(masked_mean(ops.cast(is_outside, "float32"), mask))
         return losses
 
-    def _batches(self, num_rows: int) -> list[np.ndarray]:
-        return np.split(self.random.permutation(num_rows), self.num_minibatches)
+    def _batches(self, random: np.random.Generator, num_rows: int) -> list[np.ndarray]:
+        return np.split(random.permutation(num_rows), self.num_minibatches)
 
     def _count(self, rollout: Rollout) -> None:
         mask = rollout.rows["answer_mask"][:, 1:]

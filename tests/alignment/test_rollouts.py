@@ -116,6 +116,32 @@ def test_a_rollout_holds_what_was_written_and_its_end(policy, tokenizer):
         assert len(answer) == 4 or answer[-1] == tokenizer.end_of_text_id
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_xla")
+@pytest.mark.parametrize("make", [grpo, ppo])
+def test_an_interrupted_run_goes_on_to_the_same_weights(make, tokenizer, tmp_path):
+    start = tiny_policy(tokenizer).get_weights()
+    dataset = data.prompt_dataset({"prompt": PROMPTS}, 8, shuffle=False)
+
+    def run(epochs, *callbacks):
+        policy = tiny_policy(tokenizer)
+        policy.set_weights(start)
+        trainer = make(policy, tokenizer, num_generations=2, num_minibatches=2)
+        trainer.fit(dataset, epochs=epochs, verbose=0, callbacks=list(callbacks))
+        return policy.get_weights()
+
+    class Interruption(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(3, backup, Interruption())
+    for one, other in zip(run(3), run(3, keras.callbacks.BackupAndRestore(tmp_path)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("normalization", ["grpo", "dr_grpo", "dapo"])
 def test_normalizations_are_their_papers_and_padding_is_in_no_mean(normalization, policy, tokenizer):
     rng = np.random.default_rng(0)
