@@ -79,7 +79,7 @@ def plot(history, path):
     figure.savefig(path, dpi=120)
 
 
-def main(epochs=150, num_generations=16, warmup_steps=150, output="runs/align_grpo"):
+def main(epochs=80, num_generations=16, warmup_steps=600, output="runs/align_grpo"):
     """Runs everything; the curves, the model and the numbers are left in the folder `output`."""
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,8 @@ def main(epochs=150, num_generations=16, warmup_steps=150, output="runs/align_gr
     tokenizer = ktfm.tokenizers.CharacterTokenizer("0123456789+=", ["<|endoftext|>"])
     policy = make_policy(tokenizer, warmup_steps)
     before, texts_before = share_right(policy, tokenizer, "random")
-    print(f"[{time.time() - START:4.0f} s] right before, drawn at random: {before:.2f}", flush=True)
+    greedy_before, _ = share_right(policy, tokenizer, "greedy")
+    print(f"[{time.time() - START:4.0f} s] right before: {before:.2f} (greedy: {greedy_before:.2f})", flush=True)
 
     trainer = ktfm.alignment.GRPO(
         policy,
@@ -110,7 +111,8 @@ def main(epochs=150, num_generations=16, warmup_steps=150, output="runs/align_gr
     for i in range(7, 100, 13):
         print(f"  {PROMPTS[i]:5} before {texts_before[i]:4} after {texts_after[i]:4} right {SUMS[i]}")
     print(f"[{time.time() - START:4.0f} s] right after: {after:.2f} (greedy: {greedy:.2f}), before: {before:.2f}")
-    report = {"before": before, "after": after, "greedy": greedy, "kl": history["kl"][-1]}
+    report = {"before": before, "greedy_before": greedy_before, "after": after, "greedy_after": greedy}
+    report["kl"] = history["kl"][-1]
     (output / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
     plot(history, output / "curves.png")
     policy.save(output / "model.keras")
@@ -133,8 +135,8 @@ class Printed(keras.callbacks.Callback):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=positive, default=150, help="passes over the 100 prompts (default: 150)")
+    parser.add_argument("--epochs", type=positive, default=80, help="passes over the 100 prompts (default: 80)")
     parser.add_argument("--num-generations", type=positive, default=16, help="answers in a group (default: 16)")
-    parser.add_argument("--warmup-steps", type=positive, default=150, help="steps on wrong answers (default: 150)")
+    parser.add_argument("--warmup-steps", type=positive, default=600, help="steps on such rows (default: 600)")
     parser.add_argument("--output", default="runs/align_grpo", help="where results go")
     main(**vars(parser.parse_args()))

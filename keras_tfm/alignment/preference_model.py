@@ -62,6 +62,7 @@ class PreferenceModel(keras.Model):
         self.means = {
             name: keras.metrics.Mean(name) for name in ("accuracy", "margin", "first_reward", "second_reward")
         }
+        self.built = True  # the policy is
 
     def losses(self, first: Answers, second: Answers, labels: Tensor | None) -> Tensor:
         """What each pair costs, float32 (B,); labels (B,) are what the dataset gives beside its inputs."""

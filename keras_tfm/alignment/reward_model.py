@@ -55,6 +55,7 @@ class RewardModel(keras.Model):
         self.head = keras.layers.Dense(1, use_bias=False, name="head", dtype="float32")
         self.head.build((None, self.backbone.hidden_dim))
         self.means = {name: keras.metrics.Mean(name) for name in ("accuracy", "margin")}
+        self.built = True
 
     def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> Tensor:
         last = last_real(hidden_states(self.backbone, inputs), rows_of(inputs["padding_mask"]))
@@ -93,9 +94,6 @@ class RewardModel(keras.Model):
             return self.predict(inputs, batch_size=batch_size, verbose=0).tolist()
 
         return learned_reward
-
-    def get_build_config(self) -> None:
-        """None: all is built by the constructor."""
 
     def get_config(self) -> Config:
         return {**super().get_config(), "backbone": serialize(self.backbone), "centering": self.centering}

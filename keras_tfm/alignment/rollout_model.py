@@ -74,6 +74,7 @@ class RolloutModel(keras.Model):
         self.reference = Reference(policy, reference)
         self.seed = as_integer("seed", seed, least=0)
         self.means = {name: keras.metrics.Mean(name) for name in self.metric_names}
+        self.built = True  # the policy is
 
     def learned_rows(self, rollout: Rollout) -> dict[str, np.ndarray]:
         """What the steps need besides, arrays (R, ...), such as advantages; `rollout.rows` have what `scores` gave."""

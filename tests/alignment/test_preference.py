@@ -69,7 +69,7 @@ def test_a_loss_is_its_papers_formula_and_padding_is_in_no_mean(kind, policy):
     assert loss_and_gradient(trainer, wider, *padded, labels)[0] == pytest.approx(loss, abs=1e-6)
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_before_the_first_step_policy_and_reference_are_equal_bit_for_bit(lora, policy, tokenizer):
     if lora:
         adapters.add_lora(policy, rank=2)
@@ -136,6 +136,7 @@ def test_a_reward_model_learns_which_answers_are_better_and_keeps_it_in_a_file(p
     assert again.reward_function(tokenizer, 16)(["1+2="], ["5"]) == pytest.approx([better], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_reward_is_the_same_however_wide_its_row_is_padded(policy, tokenizer):
     model = alignment.RewardModel(policy)
     rewards = [model.reward_function(tokenizer, width)(["1+2="], ["3"])[0] for width in (6, 16)]
