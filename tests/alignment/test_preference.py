@@ -122,18 +122,28 @@ def test_wrong_arguments_are_refused_before_training(policy, tokenizer):
         loss_and_gradient(trainer, inputs, log_probs, reference)
 
 
-def test_a_reward_model_learns_which_answers_are_better_and_keeps_it_in_a_file(policy, tokenizer, tmp_path):
-    model = alignment.RewardModel(policy, centering=0.01)
-    model.compile(keras.optimizers.Adam(0.01))
-    dataset = data.preference_dataset(ROWS, tokenizer, 16, 3)
-    history = model.fit(dataset, epochs=4, shuffle=False, verbose=0).history
+def test_a_reward_model_learns_which_answers_are_better(policy, tokenizer):
+    model = fitted_reward_model(policy, tokenizer)
+    history = model.history.history
     assert history["accuracy"][-1] == 1.0
     assert history["loss"][-1] < 0.5
+
+
+@pytest.mark.slow
+def test_a_reward_model_keeps_what_it_learned_in_a_file(policy, tokenizer, tmp_path):
+    model = fitted_reward_model(policy, tokenizer)
     better, worse = model.reward_function(tokenizer, 16)(["1+2="] * 2, ["5", "77"])
     assert better > worse
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.reward_function(tokenizer, 16)(["1+2="], ["5"]) == pytest.approx([better], abs=1e-6)
+
+
+def fitted_reward_model(policy, tokenizer):
+    model = alignment.RewardModel(policy, centering=0.01)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(data.preference_dataset(ROWS, tokenizer, 16, 3), epochs=4, shuffle=False, verbose=0)
+    return model
 
 
 @pytest.mark.slow
