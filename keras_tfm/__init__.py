@@ -6,6 +6,7 @@ compile_cache.hush()
 
 from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads its log level
     adapters,
+    alignment,
     checkpoints,
     data,
     export,
@@ -27,6 +28,7 @@ compile_cache.start()
 
 __all__ = [
     "adapters",
+    "alignment",
     "checkpoints",
     "data",
     "export",

@@ -249,3 +249,29 @@ def test_verses_are_cut_at_their_end_and_scored_by_length():
     scores = module.quality_by_length(["a b c", "a b c d e f g h"], ["uno", "dos"], ["uno", "tres"])
     assert scores[0] == 100 > scores[1]
     assert np.isnan(scores[2:]).all()
+
+
+@pytest.mark.slow
+def test_instruct_compares_answers_before_and_after(tmp_path, capsys):
+    scores = imported("instruct").main(epochs=1, pretraining_steps=2, rows_per_task=24, num_tests=4, output=tmp_path)
+    assert set(scores) == {"always the same", "before", "after"}
+    assert capsys.readouterr().out.count("before") > 6
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_align_grpo_tells_how_many_sums_are_right(tmp_path, capsys):
+    report = imported("align_grpo").main(epochs=1, num_generations=2, warmup_steps=2, output=tmp_path)
+    assert 0 <= report["after"] <= 1
+    assert "right after" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["align_dpo", "align_ppo"])
+def test_tweets_are_shown_before_and_after_they_were_made_cheerful(name, tmp_path, capsys):
+    sizes = {"align_dpo": {"num_prompts": 16}, "align_ppo": {}}[name]
+    scores = imported(name).main(epochs=1, writer_steps=2, judge_steps=2, output=tmp_path, **sizes)
+    assert 0 <= scores["before"] <= 1 >= scores["after"] >= 0
+    assert "mean reward after" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "generation": {"ops", "samplers", "generation"},
     "tokenizers": {"tokenizers"},
     "adapters": {"layers", "checkpoints", "adapters"},
+    "alignment": {"ops", "layers", "adapters", "data", "generation", "tokenizers", "alignment"},
     "checkpoints": {"ops", "layers", "models", "samplers", "tokenizers", "generation", "pipelines", "checkpoints"},
     "data": {"tokenizers", "data"},
     "visualization": {"ops", "layers", "models", "visualization"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -90,6 +91,41 @@ class TokenRows:
         if isinstance(width, int):
             return rows.to_tensor(padding, shape=[None, width])  # a static shape
         return rows.to_tensor(padding, shape=tf.stack([tf.constant(-1, tf.int64), width]))
+
+
+def batches_of_arrays(
+    arrays: Mapping[str, np.ndarray],
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    finish: Callable[[dict], Any] = dict,
+    drop_partial_batch: bool = False,
+) -> tf.data.Dataset:
+    """Batches of rows of arrays, as dicts or as what `finish` makes of them, in orders that (seed, epoch) decide.
+
+    Args:
+        arrays: dict of arrays (N, ...).
+        batch_size: int, B.
+        shuffle, seed: see `batches_by_length`.
+        finish: dict of tensors (B, ...) to what the dataset gives.
+        drop_partial_batch: bool, an epoch ends with its last whole batch.
+    """
+    num_rows = len(next(iter(arrays.values())))
+    with tf.device("CPU:0"):
+        tensors = {name: tf.constant(values) for name, values in arrays.items()}
+    choose, num_batches = batches_by_length(tf.zeros([num_rows], tf.int64), batch_size, shuffle, seed)
+    if drop_partial_batch and num_rows % batch_size:
+        chosen, num_batches = choose, num_batches - 1
+
+        def choose(epoch: tf.Tensor) -> tf.data.Dataset:
+            return chosen(epoch).filter(lambda batch: tf.size(batch) == batch_size)
+
+    def make_batch(_epoch: tf.Tensor, _step: tf.Tensor, chosen: tf.Tensor) -> Any:
+        if num_rows % batch_size == 0 or drop_partial_batch:
+            chosen = tf.ensure_shape(chosen, [batch_size])
+        return finish({name: tf.gather(values, chosen) for name, values in tensors.items()})
+
+    return epochs_of_batches(choose, make_batch, num_batches, new_each=shuffle)
 
 
 def _joined(blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -68,9 +68,13 @@ class ChunkedLossModel(TokenModel):
         finally:
             self._stops_at_hidden = False
 
+    def hidden_states(self, inputs: Tensor | dict[str, Tensor], training: bool = False) -> Tensor:
+        """The states (B, T, D) of the model's inputs that its head makes logits of; `head_weights` go with them."""
+        return self._reader(self._complete(inputs), training=training)
+
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if self._stops_at_hidden:
-            return self._reader(self._complete(inputs), training=training)
+            return self.hidden_states(inputs, training=bool(training))
         return super().call(inputs, training=training, mask=mask)
 
     @functools.cached_property
