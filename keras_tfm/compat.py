@@ -407,7 +407,7 @@ def has_int8_product() -> bool:
     x, weights = (rng.integers(-127, 128, shape).astype("int8") for shape in ((3, 16), (16, 5)))
     scale = rng.uniform(0.5, 1.5, 5).astype("float32")
     try:
-        with tf.device("CPU"):
+        with tf.init_scope(), tf.device("CPU"):  # eagerly, though a graph may be traced now
             product = tf.function(int8_product, autograph=False)(
                 tf.constant(x), tf.constant(weights), tf.constant(scale)
             )
