@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import in_stateless_scope as in_keras_stateless_scope
 
 _WITHOUT_VALUES = "uninitialized_variables"  # Keras' list of variables that were made in a stateless scope
 
@@ -255,6 +256,16 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def in_stateless_scope() -> bool:
+    """Whether variables have other values now than their own, as in the trace of a functional model.
+
+    Why: an operation that keeps what it read of a variable must read the variable itself.
+    Uses `keras.src.backend.common.stateless_scope`. If it breaks: read in `StatelessScope.__enter__` where Keras notes
+    that one is open.
+    """
+    return in_keras_stateless_scope()
+
+
 # --- Python ------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +346,74 @@ def with_slice(x, begin, end, piece):
     import tensorflow as tf
 
     return tf.raw_ops.TensorStridedSliceUpdate(input=x, begin=begin, end=end, strides=[1] * len(begin), value=piece)
+
+
+def int8_product(x, weights, scale):
+    """The product of rows and a matrix, both in 8 bits, by one operation of oneDNN: floats, four bytes each.
+
+    Why: processors with VNNI or AMX multiply 8 bits several times as fast as floats, and nothing public of TensorFlow
+    does. Ask `has_int8_product` first.
+    Uses the operation `_QuantizedMatMul`, which TensorFlow registers where it has oneDNN on x86; it keeps what it packs
+    of the weights at its first call. It is made under a name that says what a server lacks that does not know it. If it
+    breaks: read `tensorflow/core/kernels/mkl/mkl_qmatmul_op.cc`; until then `has_int8_product` says no, and products
+    of floats give the same numbers.
+
+    Args:
+        x: int8 (rows, inputs).
+        weights: int8 (inputs, outputs), a variable's value, which must not change after the first call.
+        scale: float32 (outputs,), positive: what 1 of each column of the weights stands for.
+
+    Returns:
+        float32 (rows, outputs): x @ (weights * scale). Only while a graph is traced, outside of XLA.
+    """
+    import tensorflow as tf
+
+    value, types = tf.compat.v1.AttrValue, tf.compat.v1.AttrValue.ListValue
+
+    def one(dtype):
+        return value(type=dtype.as_datatype_enum)
+
+    def several(*dtypes):
+        return value(list=types(type=[dtype.as_datatype_enum for dtype in dtypes]))
+
+    largest, no_bias = tf.constant(127.0), tf.zeros_like(scale)
+    matrices = [tf.bitcast(x, tf.qint8), tf.bitcast(weights, tf.qint8)]
+    inputs = [*matrices, no_bias, -largest, largest, -127.0 * scale, 127.0 * scale]
+    operation = tf.compat.v1.get_default_graph().create_op(
+        "_QuantizedMatMul",
+        inputs,
+        dtypes=[tf.float32],
+        name="int8_product_for_TensorFlow_with_oneDNN_on_x86",
+        attrs={
+            **{"T1": one(tf.qint8), "T2": one(tf.qint8)},
+            **{"Tbias": one(tf.float32), "U": one(tf.float32), "Tout": one(tf.float32)},
+            **{"Tdevice_inputs": several(*[tensor.dtype for tensor in inputs]), "Thost_inputs": several()},
+            **{"Tdevice_outputs": several(tf.float32), "Thost_outputs": several()},
+            **{"transpose_a": value(b=False), "transpose_b": value(b=False)},
+            **{"is_weight_const": value(b=True), "is_bias_const": value(b=True)},
+            "fused_ops": value(list=types(s=[b"BiasAdd", b"Dequantize"])),
+            **{"input_quant_mode": value(s=b"SCALED"), "output_quant_mode": value(s=b"SCALED")},
+        },
+    )
+    return tf.ensure_shape(operation.outputs[0], [x.shape[0], weights.shape[1]])
+
+
+@functools.cache
+def has_int8_product() -> bool:
+    """Whether `int8_product` works here and is right: tried once in a process, with a few numbers."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    x, weights = (rng.integers(-127, 128, shape).astype("int8") for shape in ((3, 16), (16, 5)))
+    scale = rng.uniform(0.5, 1.5, 5).astype("float32")
+    try:
+        with tf.init_scope(), tf.device("CPU"):  # eagerly, though a graph may be traced now
+            product = tf.function(int8_product, autograph=False)(
+                tf.constant(x), tf.constant(weights), tf.constant(scale)
+            )
+    except Exception:  # whatever a release or a machine without it says
+        return False
+    return np.allclose(product, x.astype("float32") @ weights.astype("float32") * scale, rtol=1e-5)
 
 
 def tensor_over(array: np.ndarray):

@@ -6,6 +6,7 @@ A failure here says which of them a new release has changed, and where in `keras
 import ast
 import contextlib
 import inspect
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -307,6 +308,20 @@ def test_a_function_knows_whether_xla_compiles_it():
             found.clear()
             tf.function(inner, jit_compile=jit_compile)(tf.constant(0))
             assert set(found) == {jit_compile}
+
+
+@needs_tensorflow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's on x86 only")
+def test_there_are_products_of_8_bits():
+    with says("the operation `_QuantizedMatMul` is gone, or gives other numbers", "int8_product"):
+        assert compat.has_int8_product()
+
+
+def test_a_stateless_scope_is_known():
+    with says("`stateless_scope.in_stateless_scope` is gone", "in_stateless_scope"):
+        assert not compat.in_stateless_scope()
+        with keras.StatelessScope():
+            assert compat.in_stateless_scope()
 
 
 @needs_tensorflow

@@ -1,5 +1,6 @@
 """How a SavedModel comes onto the disk: whole or not at all, with requests that a server warms up by; and pipelines."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from keras_tfm import compat
 from keras_tfm.files import check_is_free, written_whole
+from keras_tfm.ops.int8_products import portable_products
 from keras_tfm.pipelines.text_pipeline import TextPipeline
 from keras_tfm.types import PathLike
 
@@ -23,7 +25,7 @@ _MODEL_SPEC = {"name": 1, "signature_name": 3}
 _MAP_ENTRY = {"key": 1, "value": 2}
 
 
-def export_pipeline(pipeline: TextPipeline, path: PathLike) -> None:
+def export_pipeline(pipeline: TextPipeline, path: PathLike, portable: bool = False) -> None:
     """Writes a SavedModel whose signatures take strings; it loads in a process that imports only tensorflow.
 
     The signatures, with their inputs and outputs, are those that the class of the pipeline names.
@@ -31,6 +33,7 @@ def export_pipeline(pipeline: TextPipeline, path: PathLike) -> None:
     Args:
         pipeline: `keras_tfm.pipelines.TextClassification`, or another of that folder.
         path: str or path of a folder that does not exist yet; servers expect `.../1`.
+        portable: bool, whether it must run on processors that oneDNN's products of 8 bits do not know.
 
     Raises:
         FileExistsError: if `path` exists.
@@ -39,7 +42,9 @@ def export_pipeline(pipeline: TextPipeline, path: PathLike) -> None:
     module = tf.Module(name="text_pipeline")
     module.packer = pipeline.packer
     module.weights = [variable.value for variable in pipeline.model.variables]
-    signatures = {name: function.get_concrete_function() for name, function in pipeline.functions.items()}
+    functions = pipeline.new_functions() if portable else pipeline.functions
+    with portable_products() if portable else contextlib.nullcontext():
+        signatures = {name: function.get_concrete_function() for name, function in functions.items()}
     write_saved_model(module, signatures, path)
 
 

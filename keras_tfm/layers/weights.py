@@ -14,6 +14,7 @@ from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
 from keras_tfm.layers.composite import revive, serialize
 from keras_tfm.layers.lora import Lora
+from keras_tfm.ops.int8_products import is_by_onednn
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
 
@@ -80,6 +81,20 @@ def _unknown_zero(x):
     return ops.cast(ops.reshape(x, (-1,))[0] < float("-inf"), x.dtype)
 
 
+def replace_kernel(layer: keras.layers.Dense, kernel: NamedTuple) -> Any:
+    """Puts a kernel for inference in the place of a built layer's own; its parts, arrays or None, become variables."""
+    compat.remove_weight(layer, "kernel")
+    parts: dict[str, Any] = {}
+    for name, array in kernel._asdict().items():
+        parts[name] = array
+        if array is not None:
+            options = {"shape": array.shape, "dtype": keras.backend.standardize_dtype(array.dtype), "trainable": False}
+            with compat.unlocked(layer):
+                parts[name] = layer.add_weight(name=f"inference_{name}", initializer="zeros", autocast=False, **options)
+            parts[name].assign(array)
+    return type(kernel)(**parts)
+
+
 def refuse_rounded(layer: keras.layers.Layer, by: str | None) -> None:
     """Raises if `by`, a name, has quantized the layer already: its integers would be taken for weights."""
     if by is not None:
@@ -112,7 +127,8 @@ class Projection(keras.layers.Dense):
     decoding step on a CPU, XLA runs a product of one row in one thread, fused with the bias. Split along the input into
     parts that are summed, the same product is a batched one and reads the weights 1.7 times faster at batch 1 and 1.15
     times at batch 8 (768 x 3072, float32). Kernel, bias, LoRA and quantization are those of `Dense`; besides,
-    `to_int8` keeps the kernel in 8 bits (weights only: activations stay floats).
+    `to_int8` keeps the kernel in 8 bits (weights only: activations stay floats), and `to_inference` holds it as a
+    processor multiplies fast.
 
     Args:
         units, use_bias, kernel_initializer, ...: as in `keras.layers.Dense`.
@@ -130,7 +146,9 @@ class Projection(keras.layers.Dense):
     """
 
     int8_rows: Any = None  # `Int8Rows` from `to_int8` on
-    untraced_attributes = ("unmerged_kernel",)
+    inference_kernel: Any = None  # `Int8Kernel` or `Bfloat16Kernel` from `to_inference` on
+    untraced_attributes = ("unmerged_kernel", "is_kept")
+    is_kept = False  # whether an operation in a graph may keep what it has read of the kernel
     unmerged_kernel: Any = None  # the kernel as it was before adapters were merged into it, an array
 
     def __init__(self, units: Any, *args: Any, adapters: Sequence[Config] = (), **kwargs: Any):
@@ -145,6 +163,11 @@ class Projection(keras.layers.Dense):
 
     def add_adapter(self, adapter: Lora) -> None:
         """Puts an adapter beside the kernel, which is frozen, and the bias with it."""
+        if self.inference_kernel is not None:
+            raise ValueError(
+                "Adapters must be added, trained and merged before a model is quantized for inference. "
+                f"Received: an adapter for {self.name!r}, which is. Begin with the model that is not."
+            )
         inputs = self.input_spec.axes[-1]
         with compat.unlocked(self):
             self.adapters = [*self.adapters, adapter]
@@ -162,6 +185,8 @@ class Projection(keras.layers.Dense):
 
     def kernel_values(self) -> Tensor:
         """float (inputs, units), rounded where the kernel is."""
+        if self.inference_kernel is not None:
+            return self.inference_kernel.floats()
         if self.int8_rows is None:
             return self.kernel
         values, scale = self.int8_rows
@@ -169,17 +194,27 @@ class Projection(keras.layers.Dense):
 
     def to_int8(self) -> None:
         """Rounds the kernel to 8 bits; it cannot be trained after that."""
-        if self.int8_rows is None:
+        if self.int8_rows is None and self.inference_kernel is None:
             refuse_rounded(self, self.quantization_mode)
             self.int8_rows = replace_weight(self, "kernel", Int8Rows.of(ops.transpose(self.kernel)))
+
+    def to_inference(self, kernel: Any) -> None:
+        """Puts an `Int8Kernel` or a `Bfloat16Kernel` of arrays in the place of the kernel; nothing is trained then."""
+        self.inference_kernel = replace_kernel(self, kernel)
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to `Dense` itself unless told otherwise."""
         refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
+        refuse_rounded(self, None if self.inference_kernel is None else "`quantize_for_inference`")
         super().quantize(mode, type_check=False, config=config)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         refuse_ragged(inputs, "inputs")
+        if training and self.inference_kernel is not None:
+            raise ValueError(
+                "A model that is quantized for inference must not be trained: its kernels have no gradients. "
+                f"Received: training={training!r} in {self.name!r}. Train first, and quantize then."
+            )
         if len(inputs.shape) != 3 or self.quantization_mode is not None:
             return self._adapted(super().call(inputs, training=training), inputs, training)
         is_scaled = any(adapter.dora and adapter.is_active for adapter in self.adapters)  # before the bias is added
@@ -193,6 +228,10 @@ class Projection(keras.layers.Dense):
         if self.int8_rows is not None:
             y = self.int8_rows.product(inputs)
             return y if bias is None else y + bias
+        if self.inference_kernel is not None:
+            self.is_kept = self.is_kept or is_by_onednn()
+            y = self.inference_kernel.product(ops.reshape(inputs, (-1, inputs.shape[2])), bias)
+            return ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
         kernel = ops.cast(self.kernel, self.compute_dtype)
         if inputs.shape[1] == 1 and inputs.shape[2] % _PARTS == 0 and is_compiled_by_xla():
             width = inputs.shape[2] // _PARTS
@@ -210,19 +249,29 @@ class Projection(keras.layers.Dense):
         return y
 
     def save_own_variables(self, store: Any) -> None:
-        if self.int8_rows is None:
+        if self._rounded is None:
             return super().save_own_variables(store)
-        for i, variable in enumerate(self._int8_variables()):
+        for i, variable in enumerate(self._rounded_variables()):
             store[str(i)] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        if self.int8_rows is None:
+        if self._rounded is None:
             return super().load_own_variables(store)
-        for i, variable in enumerate(self._int8_variables()):
+        if self.is_kept:
+            raise ValueError(
+                "The weights of a model that is quantized for inference must be loaded before it is first called in a "
+                f"graph, which keeps them. Received: weights for {self.name!r}, which has been called. Load into a new "
+                "model: `type(model).from_config(model.get_config())`."
+            )
+        for i, variable in enumerate(self._rounded_variables()):
             variable.assign(store[str(i)])
 
-    def _int8_variables(self):
-        return (*self.int8_rows, *([self.bias] if self.use_bias else []))
+    @property
+    def _rounded(self):
+        return self.inference_kernel if self.int8_rows is None else self.int8_rows
+
+    def _rounded_variables(self):
+        return [part for part in (*self._rounded, self.bias) if part is not None]
 
     def get_config(self) -> Config:
         return {**super().get_config(), "adapters": [serialize(adapter) for adapter in self.adapters]}

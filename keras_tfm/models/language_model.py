@@ -284,6 +284,13 @@ class LanguageModel(ChunkedLossModel):
         self.weight_dtype = "int8"
         forget_compiled(self)
 
+    def quantize_for_inference(self, *args: Any, **options: Any) -> None:
+        """For models that read only; here it raises, since XLA, which writes, has no such products."""
+        raise NotImplementedError(
+            "`quantize_for_inference` is for encoders, such as `Bert` and the models on top of it. "
+            f"Received: {self.name!r}, a {type(self).__name__}. Use `quantize_for_generation()`."
+        )
+
     @functools.cached_property
     def generation_runner(self) -> GenerationRunner:
         """The cache of this model's compiled loops."""

@@ -63,13 +63,13 @@ class TextPipeline:
         self.tokenizer = tokenizer
         self._input_names = [x.name for x in model.inputs]
         self._snapshot = Snapshot(model)
-        self._functions = self._traced()
+        self._functions = self.new_functions()
 
     @property
     def functions(self) -> dict:
         """Signature -> `tf.function` of string tensors, traced at its first call; anew for a model that was changed."""
         if self._snapshot.has_changed():
-            self._functions = self._traced()
+            self._functions = self.new_functions()
         return self._functions
 
     @property
@@ -77,24 +77,48 @@ class TextPipeline:
         """Tokens that are read of a text, [CLS] and [SEP] included."""
         return self.packer.sequence_length
 
-    def export(self, path: PathLike) -> None:
+    def quantize_for_inference(self, dtype: str, *columns: Sequence[str], **options: Any) -> None:
+        """`model.quantize_for_inference`, calibrated by texts.
+
+        Args:
+            dtype: "int8" or "bfloat16".
+            *columns: for "int8", some 32 texts of the kind that the model is to read; for a model of pairs, two lists.
+            **options: `largest_error`.
+
+        Raises:
+            ValueError: as the model's.
+
+        Example:
+            >>> classify = TextClassification(model, tokenizer)
+            >>> classify.quantize_for_inference("int8", ["a lovely day", "a bitter night"])
+        """
+        texts = self._columns(1, **dict(zip(_NAMES, columns, strict=False)))
+        calibration = self._inputs(self.packer(*map(tf.constant, texts))) if texts and texts[0] else None
+        self.model.quantize_for_inference(dtype, calibration, **options)
+
+    def export(self, path: PathLike, portable: bool = False) -> None:
         """Writes a SavedModel that TensorFlow alone can serve; the class says its signatures.
 
         Args:
             path: a folder that does not exist yet; servers expect `.../1`.
+            portable: bool. After `quantize_for_inference("int8")` a SavedModel holds an operation of oneDNN, which
+                TensorFlow has on x86 processors only: elsewhere it fails to load, or in the first request, with an
+                error that names `int8_product_for_TensorFlow_with_oneDNN_on_x86`. True writes products of floats
+                instead, which give the same numbers anywhere, as slowly as floats.
 
         Raises:
             FileExistsError: if `path` exists.
         """
         from keras_tfm.export.writing import export_pipeline  # it is above this package
 
-        export_pipeline(self, path)
+        export_pipeline(self, path, portable)
 
     def _signatures(self) -> dict[str, tuple[Callable, tuple[str, ...]]]:
         """Name -> (function of string tensors (B,) that returns a dict of tensors, names of its arguments)."""
         raise NotImplementedError
 
-    def _traced(self) -> dict:
+    def new_functions(self) -> dict:
+        """Signature -> `tf.function`, not traced yet."""
         return {
             name: tf.function(function, input_signature=[TEXTS[column] for column in columns], autograph=False)
             for name, (function, columns) in self._signatures().items()
