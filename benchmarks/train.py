@@ -22,11 +22,13 @@ LEARNING_RATE = 3e-4
 class Training:
     """A contender: subclasses build a model and take one optimizer step for each batch of `self.x`, `self.y`."""
 
+    shapes = harness.SHAPES
+
     def __init__(self, case: dict[str, Any]):
         self.case = case
-        vocabulary_size = harness.SHAPES[case["shape"]]["vocabulary_size"]
+        self.vocabulary_size = self.shapes[case["shape"]]["vocabulary_size"]
         rows = np.random.default_rng(0).integers(
-            vocabulary_size, size=(case["steps"] * case["batch"], case["length"] + 1), dtype=np.int32
+            self.vocabulary_size, size=(case["steps"] * case["batch"], case["length"] + 1), dtype=np.int32
         )
         self.x, self.y = rows[:, :-1], rows[:, 1:]
         self.steps_taken = 0
@@ -116,7 +118,7 @@ class Torch(Training):
         import torch
 
         self.torch = torch
-        self.model = build_torch_gpt2(self.case["shape"], self.activation).train()
+        self.model = self.build_model().train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, fused=True)
         self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.case["precision"] == "mixed_bfloat16")
         self.batches = [
@@ -124,11 +126,18 @@ class Torch(Training):
             for start in range(0, len(self.x), self.case["batch"])
         ]
 
+    def build_model(self) -> Any:
+        return build_torch_gpt2(self.case["shape"], self.activation)
+
+    def logits(self, token_ids: Any, number: int) -> Any:
+        """Those of the batch of this number."""
+        return self.model(token_ids, use_cache=False).logits
+
     def fit(self) -> float:
         losses = []
-        for token_ids, next_ids in self.batches:
+        for number, (token_ids, next_ids) in enumerate(self.batches):
             with self.autocast:
-                logits = self.model(token_ids, use_cache=False).logits
+                logits = self.logits(token_ids, number)
                 loss = self.torch.nn.functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

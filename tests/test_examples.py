@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_tfm import checkpoints
 from keras_tfm.models import SentenceEncoder
 from keras_tfm.pipelines import SentenceEmbedding
 
@@ -234,6 +235,29 @@ def test_translate_compares_three_models_and_draws(tmp_path, capsys):
     for picture in ("quality_by_length", "cross_attention"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "transformer.keras").is_file()
+
+
+@pytest.mark.slow
+def test_summarize_scores_titles_before_and_after_and_leaves_a_model(tmp_path, capsys):
+    pytest.importorskip("rouge_score", reason="scores are made by a package that is not installed")
+    results = imported("summarize").main(steps=3, batch_size=4, texts=3, weights="small", output=tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert [*results] == ["before", "after"]
+    printed = capsys.readouterr().out
+    for name, row in results.items():
+        assert printed.count(f"\n{name:10}") == 4  # in the table, and of three definitions
+        assert [*row] == ["rouge1", "rouge2", "rougeL", "right_topics"]
+        assert all(0 <= value <= 100 for value in row.values())
+    writer = checkpoints.open(tmp_path / "model").text_to_text(prefix="summarize: ")
+    assert writer.encode("a game")[-1] == 1
+
+
+def test_titles_are_a_topic_and_a_word():
+    pytest.importorskip("rouge_score")
+    data = imported("summarize").read()
+    assert [len(side) for split in data.values() for side in split] == [7560, 7560, 840, 840]
+    assert "place: Atacama Desert" in data["train"][1]
+    assert not any("\t" in text for text in data["test"][0])
 
 
 def test_verses_are_cut_at_their_end_and_scored_by_length():

@@ -24,7 +24,7 @@ from keras_tfm.pipelines import (
 )
 from keras_tfm.pipelines.text_pipeline import TextPipeline
 from keras_tfm.samplers import Sampler
-from keras_tfm.tokenizers import Tokenizer
+from keras_tfm.tokenizers import MarianTokenizer, Tokenizer
 from keras_tfm.types import DTypeLike
 
 _PIPELINES = (TextClassification, TextRegression, EntityRecognition, QuestionAnswering, SentenceEmbedding)
@@ -164,7 +164,8 @@ class Checkpoint(abc.ABC):
         Rows of the model that have no token, since models are often padded to a round number, decode to nothing.
 
         Returns:
-            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, or `SentencePieceTokenizer`.
+            `BytePairTokenizer`, or `WordPieceTokenizer` for BERT's files, `SentencePieceTokenizer`; `MarianTokenizer`,
+            which reads sources, and whose `for_targets()` has the texts that Marian writes.
 
         Raises:
             FileNotFoundError: if there are no files of a tokenizer.
@@ -251,6 +252,7 @@ class Checkpoint(abc.ABC):
         return TextToText(
             model,
             tokenizer,
+            tokenizer.for_targets() if isinstance(tokenizer, MarianTokenizer) else None,
             sampler=sampler,
             prefix=prefix,
             stop_token_ids=self.stop_token_ids,

@@ -99,7 +99,9 @@ class FolderCheckpoint(Checkpoint):
         """See `Checkpoint`."""
         known = architecture_of(self.config)
         names = sorted(
-            file.name for file in self.path.iterdir() if file.name.startswith(("tokenizer", "vocab", "chat_"))
+            file.name
+            for file in self.path.iterdir()
+            if file.name.startswith(("tokenizer", "vocab", "target_vocab", "chat_")) or file.suffix == ".spm"
         )
         return {"architecture": f"{known.name} ({known.model_type})"}, {"tokenizer files": ", ".join(names) or "none"}
 

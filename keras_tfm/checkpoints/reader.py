@@ -15,7 +15,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHERS = ("*.h5", "*.msgpack")  # of TensorFlow and Flax, which only transformers 4 reads
 _DTYPES = ("F32", "F16", "BF16")
 # What is downloaded: no pickles, no code, and not Mistral's consolidated.safetensors, which holds the weights again.
-SETTINGS = ("*.json", "*/config.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "*.jinja")
+SETTINGS = ("*.json", "*/config.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "*.spm", "*.jinja")
 WEIGHTS = ("model*.safetensors",)
 # Pages of a mapped file that were read count as memory of the process until the file is closed.
 _READ_BETWEEN_CLOSES = 8 * 2**20

@@ -6,18 +6,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_tfm.checkpoints.tokenizer_settings import CLASSES, TokenizerSettings
+from keras_tfm.checkpoints.tokenizer_settings import CLASSES, LARGEST_VOCABULARY, TokenizerSettings
 from keras_tfm.files import read_json_object
 from keras_tfm.tokenizers import (
     AddedToken,
     BytePairTokenizer,
     CharacterTokenizer,
+    MarianTokenizer,
     SentencePieceTokenizer,
     WordPieceTokenizer,
 )
 from keras_tfm.tokenizers.added_tokens import added_tokens_of, as_added_tokens
 from keras_tfm.tokenizers.byte_pair_files import arguments_from_json as byte_pair_arguments
 from keras_tfm.tokenizers.byte_pair_files import read_gpt2_files
+from keras_tfm.tokenizers.marian import read_arguments as read_marian_arguments
 from keras_tfm.tokenizers.post_processor import tokens_around
 from keras_tfm.tokenizers.sentence_piece import FILE_NAMES
 from keras_tfm.tokenizers.sentence_piece_json import is_sentence_piece
@@ -27,7 +29,6 @@ from keras_tfm.tokenizers.vocabulary import parts_of
 from keras_tfm.tokenizers.word_piece_files import arguments_from_json as word_piece_arguments
 from keras_tfm.tokenizers.word_piece_files import read_arguments as read_word_piece_arguments
 
-_LARGEST_VOCABULARY = 2**20
 _BERT_ROLES = CLASSES["BertTokenizer"].roles
 
 
@@ -45,10 +46,12 @@ def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size:
         ValueError: for a kind that is not implemented.
     """
     kind = _kind(folder, document)
-    size = vocabulary_size if isinstance(vocabulary_size, int) and vocabulary_size <= _LARGEST_VOCABULARY else 0
+    size = vocabulary_size if isinstance(vocabulary_size, int) and vocabulary_size <= LARGEST_VOCABULARY else 0
     end_of_text = settings.roles.get("eos_token")
     if kind == "WordPiece":
         tokenizer = WordPieceTokenizer(**_word_piece(folder, document, settings))
+    elif kind == "Marian":
+        tokenizer = _marian(folder, size, settings)
     elif kind == "SentencePiece":
         tokenizer = _sentence_piece(folder, document, size, settings)
     elif kind == "WordLevel":
@@ -59,7 +62,7 @@ def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size:
         tokenizer = _byte_pair(folder, document, size, settings)
     else:
         raise ValueError(
-            f"A tokenizer must be byte-level BPE, WordPiece or SentencePiece. Received: {kind} in {folder}."
+            f"A tokenizer must be byte-level BPE, WordPiece, SentencePiece or Marian's. Received: {kind} in {folder}."
         )
     return with_notes(tokenizer, settings.roles, settings.kept, settings.chat_templates)
 
@@ -163,6 +166,27 @@ def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, se
     )
 
 
+def _marian(folder: Path, size: int, settings: TokenizerSettings):
+    """Vocabularies and two SentencePiece models, in vocabularies of the model's sizes."""
+    arguments = read_marian_arguments(folder)
+    targets = arguments.pop("target_vocabulary", None)
+    if settings.flag("separate_vocabs") != (targets is not None):
+        if targets is None:
+            raise FileNotFoundError(f"The folder must hold target_vocab.json, as it says. Received: {folder}.")
+        targets = None
+    found = _with_added({**arguments, "special_tokens": []}, settings)
+    sizes = {"vocabulary_size": max(size, len(found["vocabulary"]))}
+    if targets is not None:
+        sizes["target_vocabulary_size"] = max(settings.target_vocabulary_size, len(targets))
+    return MarianTokenizer(
+        **found,
+        **sizes,
+        target_vocabulary=targets,
+        end_of_text=settings.roles.get("eos_token"),
+        unknown=settings.roles.get("unk_token"),
+    )
+
+
 def _unknown_class(settings: TokenizerSettings, folder: Path, files: str) -> str:
     name = settings.class_name or f"that of model_type {settings.model_type!r}"
     return (
@@ -213,6 +237,8 @@ def _kind(folder: Path, document: dict[str, Any] | None) -> str:
         return "SentencePiece" if is_sentence_piece(document) else kind
     if (folder / "vocab.txt").is_file():
         return "WordPiece"
+    if (folder / "source.spm").is_file():
+        return "Marian"
     if any((folder / name).is_file() for name in FILE_NAMES):
         return "SentencePiece"
     return "BPE"  # `from_file` says what is missing

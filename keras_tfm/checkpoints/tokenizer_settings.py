@@ -10,6 +10,7 @@ from keras_tfm.tokenizers.added_tokens import added_token
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Of tokenizer_config.json: where files were on another machine, code that is not copied, and what is written anew.
 _NOT_KEPT = ("chat_template", "auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
+LARGEST_VOCABULARY = 2**20
 _END = "<|endoftext|>"
 
 
@@ -56,6 +57,7 @@ CLASSES = {
         roles={f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")}, legacy=False
     ),
     "LlamaTokenizer": TokenizerClass(roles=dict(zip(ROLES[:3], ("<s>", "</s>", "<unk>"), strict=True)), legacy=False),
+    "MarianTokenizer": TokenizerClass(roles={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}),
     "T5Tokenizer": TokenizerClass(
         roles={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, frame=(None, "eos_token")
     ),
@@ -71,6 +73,7 @@ _BY_MODEL_TYPE = {
     "gemma3_text": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
+    "marian": "MarianTokenizer",
     "opt": "GPT2Tokenizer",
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
@@ -89,6 +92,7 @@ class TokenizerSettings:
     Attributes:
         class_name: of transformers, without "Fast"; None if there is none to be known.
         model_type: that of config.json, or None.
+        target_vocabulary_size: `decoder_vocab_size` of config.json; 0 if it says nothing sensible.
         roles: role, such as "eos_token" -> token.
         added: pairs of an `AddedToken` and its id, or None where the folder leaves it open, in the order in which they
             get ids.
@@ -104,6 +108,8 @@ class TokenizerSettings:
         model = json("config.json") or {}
         self._config = config
         self.model_type = model.get("model_type")
+        size = model.get("decoder_vocab_size")
+        self.target_vocabulary_size = size if isinstance(size, int) and size <= LARGEST_VOCABULARY else 0
         self.class_name = _class_name(config.get("tokenizer_class") or model.get("tokenizer_class"), self.model_type)
         decoder = config.get("added_tokens_decoder")
         if not isinstance(decoder, dict | None):

@@ -90,7 +90,8 @@ def _token_ids(documents: list[str | bytes], tokenizer: Callable[[list], tf.Ragg
             f"Received: {type(rows).__name__} of shape {getattr(rows, 'shape', None)}."
         )
     end_of_text_id = getattr(tokenizer, "end_of_text_id", None)
-    adds_end = getattr(tokenizer, "end_tokens", ())[-1:] == (getattr(tokenizer, "end_of_text", None),)
+    # Anywhere among them: mBART's "</s>" is followed by the code of the language.
+    adds_end = getattr(tokenizer, "end_of_text", None) in getattr(tokenizer, "end_tokens", ())
     if end_of_text_id is not None and not adds_end:
         rows = tf.concat([rows, tf.fill([len(documents), 1], tf.cast(end_of_text_id, rows.dtype))], axis=1)
     return rows.values.numpy().astype(np.int32, copy=False)

@@ -97,10 +97,9 @@ class TextGenerator:
         """The bytes of text that a token which is written stands for."""
         return self.tokenizer.token_bytes(token_id)
 
-    @property
-    def drops_first_space(self) -> bool:
-        """Whether the first space that is written is none of the text."""
-        return False
+    def trimmed(self, text: str) -> str:
+        """What was written, all of it or its beginning, without spaces that are none of the text."""
+        return text
 
     @property
     def tokenizers(self) -> list:
@@ -217,9 +216,7 @@ class TextGenerator:
         # Byte by byte, as a stream gives them: some tokenizers drop a first space when they decode.
         rows = zip(generation.token_ids, generation.num_tokens, strict=True)
         pieces = [b"".join(self.bytes_of(int(i)) for i in ids[:length]) for ids, length in rows]
-        if self.drops_first_space:
-            pieces = [piece.removeprefix(b" ") for piece in pieces]
-        texts = [piece.decode("utf-8", errors="replace") for piece in pieces]
+        texts = [self.trimmed(piece.decode("utf-8", errors="replace")) for piece in pieces]
         if options.stop_strings is not None:
             texts = [options.stop_strings.cut(text) for text in texts]
         return dataclasses.replace(generation, texts=tuple(texts))
@@ -260,7 +257,7 @@ class _RowText:
 
     def __init__(self, writer: "TextGenerator", options: Any):
         self._bytes_of = writer.bytes_of
-        self._drops_space = writer.drops_first_space  # of the first bytes, none of which have come yet
+        self._trimmed = writer.trimmed
         self._stop_strings = options.stop_strings
         self._num_held = max([0, *(len(sequence) - 1 for sequence in options.stop_sequences)])
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -272,11 +269,9 @@ class _RowText:
         """The text that has become certain, given all tokens so far."""
         certain = len(token_ids) if has_ended else max(len(token_ids) - self._num_held, self._num_read)
         new_bytes = b"".join(self._bytes_of(int(i)) for i in token_ids[self._num_read : certain])
-        if self._drops_space and new_bytes:
-            new_bytes, self._drops_space = new_bytes.removeprefix(b" "), False
         self._num_read = certain
         self._text += self._decoder.decode(new_bytes, final=has_ended)
-        text = self._text
+        text = self._trimmed(self._text)
         if self._stop_strings is not None:
             text = self._stop_strings.cut(text)
             text = text if has_ended else text[: self._stop_strings.num_safe(text)]

@@ -101,8 +101,14 @@ class TextToText(TextGenerator):
         """See `TextGenerator`."""
         return [self.tokenizer, self.source_tokenizer]
 
+    def trimmed(self, text: str) -> str:
+        """See `TextGenerator`."""
+        if self.tokenizer.strips_texts:
+            return text.strip()
+        return text.removeprefix(" ") if self._drops_first_space else text
+
     @functools.cached_property
-    def drops_first_space(self) -> bool:
+    def _drops_first_space(self) -> bool:
         """Whether the tokenizer puts a space before a text, which is none of the text."""
         ids = self.tokenizer.encode("a", add_special_tokens=False)
         return b"".join(map(self.bytes_of, ids))[:1] == b" " and not self.tokenizer.decode(ids).startswith(" ")

@@ -4,6 +4,7 @@ from keras_tfm.tokenizers.added_tokens import AddedToken
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
 from keras_tfm.tokenizers.character import CharacterTokenizer
 from keras_tfm.tokenizers.inputs import ChatText
+from keras_tfm.tokenizers.marian import MarianTokenizer
 from keras_tfm.tokenizers.sentence_packer import SentencePacker
 from keras_tfm.tokenizers.sentence_piece import SentencePieceTokenizer
 from keras_tfm.tokenizers.text_words import split_words
@@ -15,6 +16,7 @@ __all__ = [
     "BytePairTokenizer",
     "CharacterTokenizer",
     "ChatText",
+    "MarianTokenizer",
     "SentencePacker",
     "SentencePieceTokenizer",
     "Tokenizer",

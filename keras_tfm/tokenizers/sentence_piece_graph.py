@@ -142,19 +142,35 @@ class SentencePieceCutter(tf.Module):
 
     def ids(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tf.RaggedTensor:
         """The ids alone (R, tokens): less to trace."""
-        return self._pieces(texts, begins_text, with_places=False)[0]
+        return self._pieces(self._normalized(texts, begins_text), tf.size(texts), with_places=False)[0]
 
     def __call__(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
-        return self._pieces(texts, begins_text, with_places=True)
+        return self._pieces(self._normalized(texts, begins_text), tf.size(texts), with_places=True)
 
-    def _pieces(self, texts: tf.Tensor, begins_text: tf.Tensor, with_places: bool) -> tuple[tf.RaggedTensor, ...]:
+    def ids_and_pieces(self, texts: tf.Tensor, begins_text: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """The ids, and the pieces as `sentencepiece` writes them, string (R, tokens); of bytes, their character."""
+        characters = self._normalized(texts, begins_text)
+        places = tf.range(tf.size(characters.codes))
+        columns = self._pieces(characters._replace(starts=places, ends=places + 1), tf.size(texts), with_places=True)
+        ids, firsts, ends = columns
+        codes = tf.ragged.map_flat_values(
+            tf.gather, characters.codes, tf.ragged.range(firsts.values, ends.values, row_splits_dtype=tf.int64)
+        )
+        return ids, ids.with_values(tf.strings.unicode_encode(codes, "UTF-8"))
+
+    def _normalized(self, texts: tf.Tensor, begins_text: tf.Tensor) -> Characters:
         characters = Characters.of(texts)
         for step in self._rules.steps:
             characters = step(characters, begins_text)
-        columns = self._cut_words(characters, self._begins_word(characters), tf.size(texts), with_places)
+        return characters
+
+    def _pieces(self, characters: Characters, num_texts: tf.Tensor, with_places: bool) -> tuple[tf.RaggedTensor, ...]:
+        columns = self._cut_words(characters, self._begins_word(characters), num_texts, with_places)
         ids, rows, *places = self._without_unknown(*columns)
         return tuple(
-            tf.RaggedTensor.from_value_rowids(values, tf.cast(rows, tf.int64), tf.size(texts, tf.int64), validate=False)
+            tf.RaggedTensor.from_value_rowids(
+                values, tf.cast(rows, tf.int64), tf.cast(num_texts, tf.int64), validate=False
+            )
             for values in (ids, *places)
         )
 

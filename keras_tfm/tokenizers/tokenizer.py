@@ -93,6 +93,7 @@ class Tokenizer(tf.Module):
 
     _token_place: str = "in the vocabulary"  # for the error of `token_to_id`
     _token_hint: str = ""
+    strips_texts: bool = False  # whether `decode` leaves out white space at both ends
 
     def __init__(
         self,

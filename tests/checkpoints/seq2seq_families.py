@@ -57,20 +57,27 @@ SEQ2SEQ = {
 
 
 def tiny_seq2seq(name, scale=0.3):
-    """The untrained model, with weights of size `scale`, its norms and biases shaken so that a forgotten one shows."""
-    torch.manual_seed(0)
+    """The untrained model of that name, shaken."""
     kind, numbers = SEQ2SEQ[name]
     config = getattr(transformers, f"{kind}Config")(**numbers)
     if numbers.get("tie_word_embeddings") is False:
         config.tie_word_embeddings = False  # transformers 5 sets it to True
     model = getattr(transformers, "MarianMTModel" if kind == "Marian" else f"{kind}ForConditionalGeneration")(config)
+    shaken(model, scale)
     with torch.no_grad():
-        for label, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if ("embed_positions" in label and kind == "Marian") or not tensor.is_floating_point():
-                continue
-            is_gain = tensor.ndim == 1 and label.endswith("weight")
-            tensor.copy_(scale * torch.randn_like(tensor) + is_gain)
         if numbers.get("tie_word_embeddings") is False:  # only the head is another in the published ones
             for stack in (model.encoder, model.decoder):
                 stack.embed_tokens.weight.copy_(model.shared.weight)
+    return model
+
+
+def shaken(model, scale=0.3, seed=0):
+    """The model with weights of size `scale`, its norms and biases shaken so that a forgotten one shows."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for label, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if ("embed_positions" in label and model.config.model_type == "marian") or not tensor.is_floating_point():
+                continue
+            is_gain = tensor.ndim == 1 and label.endswith("weight")
+            tensor.copy_(scale * torch.randn_like(tensor) + is_gain)
     return model.eval()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import flan_t5
 import pytest
 import tensorflow as tf
 import torch
@@ -9,7 +10,6 @@ import transformers
 
 from keras_tfm.checkpoints import open as open_checkpoint
 from keras_tfm.samplers import BeamSampler, GreedySampler
-from tests.checkpoints import flan_t5
 from tests.generation.plain_graphs import plain_graphs
 
 pytestmark = [

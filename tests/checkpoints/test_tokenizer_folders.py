@@ -12,6 +12,8 @@ from keras_tfm.checkpoints import load_chat_template, load_tokenizer, save
 from keras_tfm.checkpoints.tokenizer import write_tokenizer_config
 from tests.checkpoints.tokenizer_folders import FOLDERS, write
 
+pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")  # which nobody uses
+
 FAST = ("qwen2_slow", "gpt2_slow", "bert_slow", "llama2_chatml")
 TEXTS = [
     "",

@@ -14,6 +14,7 @@ import transformers
 from tokenizers import AddedToken
 
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS
+from tests.checkpoints import marian_folders
 
 SHAKESPEARE = Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
 CHATML = (
@@ -266,6 +267,7 @@ FOLDERS = {
     "gemma2": ("gemma2", gemma),
     "gemma2_json": ("gemma2", _as_json("gemma2")),
     "t5": ("t5", t5),
+    "marian": ("marian", marian_folders.write),
 }
 
 

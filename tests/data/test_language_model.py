@@ -45,12 +45,17 @@ def test_documents_are_joined_and_cut_with_every_next_id_predicted_once(characte
 
 def test_an_end_that_the_tokenizer_puts_there_is_not_put_there_twice(characters_with_end):
     class Ending:
-        end_of_text, end_tokens, end_of_text_id = "|", ("|",), ord("|")
+        end_of_text, end_of_text_id = "|", ord("|")
+
+        def __init__(self, *end_tokens):
+            self.end_tokens = end_tokens
 
         def __call__(self, texts):
-            return characters_with_end([f"{text}|" for text in texts])
+            return characters_with_end([text + "".join(self.end_tokens) for text in texts])
 
-    assert pack(["ab", "c"], Ending(), 2).token_ids.tolist() == [*b"ab|c|"]
+    assert pack(["ab", "c"], Ending("|"), 2).token_ids.tolist() == [*b"ab|c|"]
+    assert pack(["ab", "c"], Ending("|", "@"), 2).token_ids.tolist() == [*b"ab|@c|@"]
+    assert pack(["ab", "c"], Ending("@"), 2).token_ids.tolist() == [*b"ab@|c@|"]
 
 
 def test_the_last_window_is_padded_without_weight(characters_with_end):

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from keras_tfm.layers import FeedForward, MultiHeadSelfAttention, TokenEmbedding, TransformerBlock, TransformerStack
 from keras_tfm.models import Seq2SeqLM, build_transformer
+from keras_tfm.samplers import BeamSampler
+from tests.generation.eagerly import generate_eagerly
 from tests.harness import float32, fresh_process
 from tests.models.tiny import compile_model
 from tests.models.tiny_seq2seq import SIZES, TINY, VOCABULARY_SIZE, batch, make
@@ -200,3 +202,19 @@ def test_a_loss_in_chunks_is_the_loss_of_all_logits(models, name):
         models[name].compile(loss=loss, run_eagerly=True)
         losses.append(models[name].test_on_batch(inputs, targets))
     np.testing.assert_allclose(*losses, rtol=1e-5)  # sums of float32 in another order
+
+
+def test_weights_in_8_bits_are_those_of_every_part_and_are_saved(tmp_path):
+    model, (inputs, _) = make("t5_gated"), batch(2)
+    expected = float32(model(inputs))
+    model.quantize_for_generation()
+    logits = float32(model(inputs))
+    assert 0 < np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
+    floats = [weight.path for weight in model.weights if len(weight.shape) > 1 and weight.dtype != "int8"]
+    assert all("scale" in path or "position_bias" in path for path in floats), floats
+    ids = [inputs[f"{side}_token_ids"] for side in SIDES]
+    np.testing.assert_allclose(float32(model.read_logits(*ids)), logits, atol=ATOL)
+    answer = generate_eagerly(model, ids[0], max_new_tokens=5, sampler=BeamSampler(num_beams=3))
+    assert answer.token_ids.shape == (2, 5)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(float32(keras.saving.load_model(tmp_path / "model.keras")(inputs)), logits)

