@@ -175,15 +175,13 @@ def _marian(folder: Path, size: int, settings: TokenizerSettings):
             raise FileNotFoundError(f"The folder must hold target_vocab.json, as it says. Received: {folder}.")
         targets = None
     found = _with_added({**arguments, "special_tokens": []}, settings)
-    sizes = {"vocabulary_size": max(size, len(found["vocabulary"]))}
-    if targets is not None:
-        sizes["target_vocabulary_size"] = max(settings.target_vocabulary_size, len(targets))
     return MarianTokenizer(
         **found,
-        **sizes,
+        vocabulary_size=max(size, len(found["vocabulary"])),
         target_vocabulary=targets,
+        target_vocabulary_size=None if targets is None else max(settings.target_vocabulary_size, len(targets)),
         end_of_text=settings.roles.get("eos_token"),
-        unknown=settings.roles.get("unk_token"),
+        unknown=settings.roles.get("unk_token", "<unk>"),
     )
 
 

@@ -81,7 +81,7 @@ def _unknown_zero(x):
     return ops.cast(ops.reshape(x, (-1,))[0] < float("-inf"), x.dtype)
 
 
-def replace_kernel(layer: keras.layers.Dense, kernel: NamedTuple) -> Any:
+def replace_kernel(layer: keras.layers.Dense, kernel: Any) -> Any:
     """Puts a kernel for inference in the place of a built layer's own; its parts, arrays or None, become variables."""
     compat.remove_weight(layer, "kernel")
     parts: dict[str, Any] = {}

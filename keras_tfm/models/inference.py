@@ -25,7 +25,7 @@ def quantize(model: keras.Model, dtype: str, calibration: Any, largest_error: fl
     projections = [layer for layer in compat.all_layers(model) if isinstance(layer, Projection)]
     for projection in projections:
         _check(projection)
-    kernels: dict[Projection, Int8Kernel | Bfloat16Kernel] = {}
+    kernels: dict[Projection, Int8Kernel] = {}
     if dtype == "int8":
         kernels = _int8_kernels(model, projections, list(_rows_of(model, calibration)), largest_error)
     for projection in projections:

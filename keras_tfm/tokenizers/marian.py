@@ -105,10 +105,10 @@ class MarianTokenizer(Tokenizer):
             raise ValueError(f"`side` must be one of {SIDES}. Received: side={side!r}.")
         protos = {"source": _proto("source_model", source_model), "target": _proto("target_model", target_model)}
         special = as_added_tokens(special_tokens)
-        has_own = side == "target" and target_vocabulary is not None
         name, ids, size = "vocabulary", vocabulary, vocabulary_size
-        if has_own:
+        if side == "target" and target_vocabulary is not None:
             name, ids, size = "target_vocabulary", target_vocabulary, target_vocabulary_size
+        has_own = name == "target_vocabulary"
         tokens = _by_id(name, ids, size)
         if unknown not in ids:
             raise ValueError(f"`unknown` must be a token of `{name}`. Received: unknown={unknown!r}.")
@@ -123,7 +123,7 @@ class MarianTokenizer(Tokenizer):
         )
         self.side, self.unknown = side, unknown
         # No dict: TensorFlow would track it.
-        self._arguments = MappingProxyType(
+        self._arguments: Mapping[str, Any] = MappingProxyType(
             {
                 "source_model": source_model,
                 "target_model": target_model,
@@ -179,7 +179,8 @@ class MarianTokenizer(Tokenizer):
         """
         folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arguments, config = self._arguments, {"tokenizer_class": "MarianTokenizer", "unk_token": self.unknown}
+        arguments = self._arguments
+        config: dict[str, Any] = {"tokenizer_class": "MarianTokenizer", "unk_token": self.unknown}
         for name, file in _FILES.items():
             if arguments[name] is not None:
                 replace_file(folder / file, _content(arguments[name]))
@@ -276,19 +277,20 @@ def _joining(proto: ModelProto, tokens: list[str | None], special: Iterable[Adde
     rules = meaning_of_proto(proto, space_after_special=True).joining
     is_special = {token.content for token in special if token.special}
     # Control pieces are no text, unless they are special tokens.
-    texts = {None: "", **{piece.text: "" for piece in proto.pieces if piece.kind == CONTROL}}
+    texts = {piece.text: "" for piece in proto.pieces if piece.kind == CONTROL}
     texts |= {token: token for token in is_special}
-    written = [texts.get(token, token).replace(WORD_SIGN, " ").encode() for token in tokens]
+    written = ["" if token is None else texts.get(token, token) for token in tokens]
+    encoded = [text.replace(WORD_SIGN, " ").encode() for text in written]
     places = {piece.text: place for place, piece in enumerate(proto.pieces) if piece.text not in texts}
-    own = [places.get(token) for token in tokens]
+    own = [None if token is None else places.get(token) for token in tokens]
 
     def column(values: Sequence, others: Iterable) -> list:
         return [other if place is None else values[place] for place, other in zip(own, others, strict=True)]
 
     return JoiningRules(
-        texts=column(rules.texts, written),
-        first_texts=column(rules.first_texts, written),
-        closes=column(rules.closes, map(bool, written)),
+        texts=column(rules.texts, encoded),
+        first_texts=column(rules.first_texts, encoded),
+        closes=column(rules.closes, map(bool, encoded)),
         is_byte=column(rules.is_byte, [False] * len(own)),
         replaces_runs=rules.replaces_runs,
     )
