@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "visualization": {"ops", "layers", "models", "visualization"},
     "pipelines": {"layers", "models", "tokenizers", "pipelines"},
     "training": {"layers", "training"},
-    "export": {"generation", "samplers", "tokenizers", "pipelines", "export"},
+    "export": {"ops", "generation", "samplers", "tokenizers", "pipelines", "export"},
 }
 # Files beside the packages, which anybody may import.
 GROUND = {"arguments", "compat", "files", "optional", "structure", "types"}
@@ -35,7 +35,7 @@ LAZY = {
 
 
 # Attributes that begin with an underscore and are public all the same.
-PUBLIC = {"_replace"}  # of a NamedTuple
+PUBLIC = {"_asdict", "_replace"}  # of a NamedTuple
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:
