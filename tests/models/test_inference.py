@@ -99,6 +99,13 @@ def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
             model.load_weights(tmp_path / "model.weights.h5")
 
 
+def test_calibration_may_be_token_ids_or_batches():
+    for calibration in (IDS, IDS.tolist(), [INPUTS, {"token_ids": IDS}], [IDS, IDS]):
+        model = encoder()
+        model.quantize_for_inference("int8", calibration, largest_error=1.0)
+        assert kinds(model) == {"int8"}
+
+
 def test_what_cannot_be_is_refused():
     model = classifier("bfloat16")
     with pytest.raises(ValueError, match="quantized already: `quantize_for_inference`"):
@@ -107,8 +114,9 @@ def test_what_cannot_be_is_refused():
         model(IDS, training=True)
     with pytest.raises(ValueError, match="Received: dtype='int4'"):
         classifier("int4")
-    with pytest.raises(ValueError, match="Received: calibration=None"):
-        encoder().quantize_for_inference("int8")
+    for nothing in (None, [], {**INPUTS, "padding_mask": np.zeros((6, 11), "bool")}):
+        with pytest.raises(ValueError, match="Received: calibration="):
+            encoder().quantize_for_inference("int8", nothing)
     with pytest.raises(NotImplementedError, match="for encoders"):
         ktfm.models.build_gpt(
             vocabulary_size=9, max_sequence_length=8, num_layers=1, num_heads=1, hidden_dim=8
