@@ -174,7 +174,8 @@ class KerasTfmBfloat16(InferenceOnly, KerasTfm):
     options: ClassVar[dict[str, float]] = {}
 
     def make_forward(self):
-        calibration = self.batches[:1] if self.dtype == "int8" else None
+        few = {name: x[:2] for name, x in self.batches[0].items()}
+        calibration = few if self.dtype == "int8" else None
         self.model.quantize_for_inference(self.dtype, calibration, **self.options)
         return super().make_forward()
 
