@@ -42,8 +42,9 @@ def int8_product(x: Tensor, weights: Tensor, scale: Tensor) -> Tensor:
     Returns:
         float32 (rows, outputs). Without oneDNN the sums are those of floats: exact up to 1,040 inputs.
     """
+    x, weights, scale = map(ops.convert_to_tensor, (x, weights, scale))
     if is_by_onednn():
-        return compat.int8_product(*(ops.convert_to_tensor(part) for part in (x, weights, scale)))
+        return compat.int8_product(x, weights, scale)
     return ops.matmul(ops.cast(x, "float32"), ops.cast(weights, "float32")) * scale
 
 
@@ -56,5 +57,8 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (int8 (rows, inputs), float32 (rows, 1), what 1 of it stands for).
     """
+    x = ops.convert_to_tensor(x)
     largest = ops.maximum(ops.max(ops.abs(x), axis=1, keepdims=True), 1e-30)  # a row of zeros stays one
+    # The maximum of what is no number may be one, as on JAX; the sum never is.
+    largest = ops.where(ops.isnan(ops.sum(x, axis=1, keepdims=True)), float("nan"), largest)
     return ops.cast(ops.round(x * (LARGEST / largest)), "int8"), largest / LARGEST

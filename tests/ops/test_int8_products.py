@@ -62,7 +62,8 @@ def test_xla_takes_products_of_floats(numbers):
 
 
 def test_rows_are_rounded_each_by_its_own_scale():
-    x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32") * [[1e-3], [1], [100], [0], [5]]
+    x = np.random.default_rng(0).normal(size=(5, 7)) * [[1e-3], [1], [100], [0], [5]]
+    x = x.astype("float32")
     rows, step = map(keras.ops.convert_to_numpy, int8_products.round_rows(x))
     largest = np.abs(x).max(axis=1, keepdims=True)
     assert (np.abs(rows * step - x) <= 0.5001 * largest / 127 + 1e-30).all()
