@@ -31,8 +31,8 @@ from tweets import (
 import keras_tfm as ktfm
 
 
-def make_pairs(model, tokenizer, prompts, reward, num_answers=6):
-    """For each prompt the best and the worst of the model's own answers, where these differ."""
+def make_pairs(model, tokenizer, prompts, reward, gap, num_answers=6):
+    """For each prompt the best and the worst of the model's own answers, where their rewards are a gap apart."""
     writer = ktfm.generation.TextGenerator(model, tokenizer, sampler="random")
     rows = []
     for start in range(0, len(prompts), 64):
@@ -41,13 +41,13 @@ def make_pairs(model, tokenizer, prompts, reward, num_answers=6):
         for prompt, texts in zip(block, answers, strict=True):
             texts = [text for text in texts if text]
             scores = reward([prompt] * len(texts), texts)
-            if texts and max(scores) - min(scores) > 0.1:
+            if texts and max(scores) - min(scores) > gap:
                 chosen, rejected = texts[int(np.argmax(scores))], texts[int(np.argmin(scores))]
                 rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return rows
 
 
-def main(epochs=6, writer_steps=400, judge_steps=300, num_prompts=768, output="runs/align_dpo"):
+def main(epochs=6, writer_steps=400, judge_steps=300, num_prompts=768, gap=0.1, output="runs/align_dpo"):
     """Runs everything; the curves, the adapter's model and the numbers are left in the folder `output`."""
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def main(epochs=6, writer_steps=400, judge_steps=300, num_prompts=768, output="r
     test_prompts = openings(tweets["test"], tokenizer, 128)
     before = written(policy, tokenizer, test_prompts)
     scores = {"before": float(np.mean(reward(test_prompts, before)))}
-    rows = make_pairs(policy, tokenizer, openings(tweets["train"], tokenizer, num_prompts), reward)
+    rows = make_pairs(policy, tokenizer, openings(tweets["train"], tokenizer, num_prompts), reward, gap)
     border = max(1, len(rows) // 10)
     tell(f"mean reward before: {scores['before']:.3f}; {len(rows)} pairs, {border} of them held out")
 

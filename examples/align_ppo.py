@@ -31,7 +31,7 @@ from tweets import (
 import keras_tfm as ktfm
 
 
-def main(epochs=60, writer_steps=400, judge_steps=300, kl_target=6.0, output="runs/align_ppo"):
+def main(epochs=40, writer_steps=400, judge_steps=300, kl_target=6.0, output="runs/align_ppo"):
     """Runs everything; the curves, the writer and the numbers are left in the folder `output`."""
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def main(epochs=60, writer_steps=400, judge_steps=300, kl_target=6.0, output="ru
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=positive, default=60, help="passes over 256 prompts (default: 60)")
+    parser.add_argument("--epochs", type=positive, default=40, help="passes over 256 prompts (default: 40)")
     parser.add_argument("--writer-steps", type=positive, default=400, help="steps of the writer (default: 400)")
     parser.add_argument("--judge-steps", type=positive, default=300, help="steps of the judge (default: 300)")
     parser.add_argument("--kl-target", type=float, default=6.0, help="nats to which KL is led (default: 6)")

@@ -124,7 +124,7 @@ def main(epochs=4, pretraining_steps=300, rows_per_task=3000, num_tests=300, out
     tests = {name: chats[:num_tests] for name, chats in read("test").items()}
     chats = [chat for part in train.values() for chat in part]
     texts = [message["content"] for chat in chats for message in chat]
-    tokenizer = ktfm.tokenizers.BytePairTokenizer.train(texts, vocabulary_size=2000, special_tokens=SPECIAL)
+    tokenizer = ktfm.tokenizers.BytePairTokenizer.train(texts, vocabulary_size=1000, special_tokens=SPECIAL)
     template = ktfm.checkpoints.ChatTemplate(TEMPLATE)
     sequence_length = 128
     model = pretrain(

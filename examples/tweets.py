@@ -42,7 +42,7 @@ def make_writer(tweets, steps):
     tokenizer = ktfm.tokenizers.BytePairTokenizer.train([text for text, _ in tweets], vocabulary_size=1000)
     model = ktfm.models.build_gpt(
         vocabulary_size=tokenizer.vocabulary_size,
-        max_sequence_length=64,
+        max_sequence_length=128,
         num_layers=2,
         num_heads=4,
         hidden_dim=128,
@@ -50,7 +50,7 @@ def make_writer(tweets, steps):
     )
     rows = [opened(text) for text, _ in tweets if len(text.split()) > 4]
     columns = {"prompt": [prompt for prompt, _ in rows], "completion": [rest for _, rest in rows]}
-    dataset = ktfm.data.instruction_dataset(columns, tokenizer, sequence_length=63, batch_size=32)
+    dataset = ktfm.data.instruction_dataset(columns, tokenizer, sequence_length=127, batch_size=16)
     loss = ktfm.losses.ChunkedCrossEntropy(reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=1.0), loss)
     model.fit(dataset.repeat(), steps_per_epoch=steps, shuffle=False, verbose=2)
@@ -62,14 +62,14 @@ def make_judge(tweets, steps):
     parts = {split: [row for row in rows if row[1] != "neutral"] for split, rows in tweets.items()}
     texts = [text for text, _ in parts["train"]]
     tokenizer = ktfm.tokenizers.WordPieceTokenizer.train(texts, vocabulary_size=3000)
-    sizes = {"vocabulary_size": tokenizer.vocabulary_size, "max_sequence_length": 64, "num_layers": 1}
+    sizes = {"vocabulary_size": tokenizer.vocabulary_size, "max_sequence_length": 128, "num_layers": 1}
     encoder = ktfm.models.build_bert("tiny", **sizes)
     labels = ["negative", "positive"]
     model = ktfm.models.TextClassifier(encoder, labels, pooling=ktfm.layers.MeanPooling())
-    judge = ktfm.pipelines.TextClassification(model, tokenizer, sequence_length=64)
+    judge = ktfm.pipelines.TextClassification(model, tokenizer, sequence_length=128)
     names = [label for _, label in parts["train"]]
     dataset = ktfm.data.text_label_dataset(
-        texts, names, tokenizer=tokenizer, sequence_length=64, class_names=labels, batch_size=32
+        texts, names, tokenizer=tokenizer, sequence_length=128, class_names=labels, batch_size=32
     )
     weights = {i: len(names) / 2 / names.count(label) for i, label in enumerate(labels)}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -294,7 +294,7 @@ def test_align_grpo_tells_how_many_sums_are_right(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["align_dpo", "align_ppo"])
 def test_tweets_are_shown_before_and_after_they_were_made_cheerful(name, tmp_path, capsys):
-    sizes = {"align_dpo": {"num_prompts": 16}, "align_ppo": {}}[name]
+    sizes = {"align_dpo": {"num_prompts": 16, "gap": 0.0}, "align_ppo": {}}[name]
     scores = imported(name).main(epochs=1, writer_steps=2, judge_steps=2, output=tmp_path, **sizes)
     assert 0 <= scores["before"] <= 1 >= scores["after"] >= 0
     assert "mean reward after" in capsys.readouterr().out
