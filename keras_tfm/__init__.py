@@ -7,6 +7,7 @@ compile_cache.hush()
 from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads its log level
     adapters,
     checkpoints,
+    compression,
     data,
     export,
     generation,
@@ -28,6 +29,7 @@ compile_cache.start()
 __all__ = [
     "adapters",
     "checkpoints",
+    "compression",
     "data",
     "export",
     "generation",
