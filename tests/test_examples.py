@@ -189,6 +189,40 @@ def test_rag_gives_what_is_found_to_a_writer_that_answers_with_it(tmp_path, caps
         assert f"=> {answer}" in printed
 
 
+@pytest.mark.slow
+def test_lora_teaches_saves_and_merges(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    report = imported("lora").main(model="nano", steps=2, max_new_tokens=4, output=tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert 0 < report["trainable"] < 0.1 * report["total"]
+    assert report["merged"] < 1e-5
+    printed = capsys.readouterr().out
+    assert printed.count("--- before:") == printed.count("--- after:") == 3
+    assert {file.name for file in (tmp_path / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_minilm")
+@pytest.mark.filterwarnings("ignore:.*do not fit `sequence_length:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*texts have more than the:UserWarning")
+def test_distill_measures_smaller_and_smaller_classifiers(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    rows = imported("distill").main(steps=2, start="random", output=tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == rows
+    weights = [row["in_blocks"] for row in rows.values()]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] == 2 * weights[1] > 2 * weights[-1]
+    assert all(0 <= row["accuracy"] <= 1 and row["milliseconds"] > 0 for row in rows.values())
+    assert "\nteacher              " in capsys.readouterr().out
+    assert (tmp_path / "distill.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "serving" / "1" / "saved_model.pb").is_file()
+    assert len(list(tmp_path.glob("*.keras"))) == len(rows)
+
+
 def test_the_tokenizer_study_counts_right_on_a_text_worked_out_by_hand():
     study = imported("tokenizer_study")
     tokenizer = study.trained("bytes", "la gata " * 9, 256)

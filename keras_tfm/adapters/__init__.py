@@ -3,6 +3,8 @@
 from keras_tfm.adapters.lora import (
     ROLES,
     adapter_names,
+    add_bottlenecks,
+    add_ia3,
     add_lora,
     merge,
     projections_of,
@@ -12,7 +14,20 @@ from keras_tfm.adapters.lora import (
 )
 from keras_tfm.adapters.peft_files import load, save
 
-__all__ = ["ROLES", "adapter_names", "add_lora", "load", "merge", "projections_of", "remove", "save", "unmerge", "use"]
+__all__ = [
+    "ROLES",
+    "adapter_names",
+    "add_bottlenecks",
+    "add_ia3",
+    "add_lora",
+    "load",
+    "merge",
+    "projections_of",
+    "remove",
+    "save",
+    "unmerge",
+    "use",
+]
 
 
 def __dir__() -> list[str]:

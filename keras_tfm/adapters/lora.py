@@ -1,14 +1,16 @@
-"""LoRA on a model: put beside projections, switched, merged into the kernels, taken away."""
+"""Adapters on a model: put beside projections, switched, merged into the kernels, taken away."""
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_tfm import compat
-from keras_tfm.layers import Lora, Projection
+from keras_tfm.layers import Bottleneck, Ia3, Lora, Projection
+from keras_tfm.layers.adapter import Adapter
 from keras_tfm.layers.composite import forget_compiled, parts_of
 from keras_tfm.layers.lora import column_lengths
 
@@ -19,6 +21,7 @@ ROLES = {
     "value": r"attention\.value_dense$",
     "attention_output": r"attention\.output_dense$",
     "feed_forward": r"feed_forward\.\w+_dense$",
+    "feed_forward_output": r"feed_forward\.output_dense$",
     "head": r"^head$",
 }
 
@@ -44,8 +47,9 @@ def add_lora(
         model: of this library, or any with its layers in it.
         rank: int, of the matrices.
         alpha: float; what is learned is multiplied by alpha / rank.
-        targets: names of `ROLES` ("query", "key", "value", "attention_output", "feed_forward", "head"), or regular
-            expressions that are searched in the paths that `projections_of` gives; one, or several.
+        targets: names of `ROLES` ("query", "key", "value", "attention_output", "feed_forward",
+            "feed_forward_output", "head"), or regular expressions that are searched in the paths that `projections_of`
+            gives; one, or several.
         dropout: float, rate of dropout of the adapters' inputs.
         rslora: bool, alpha / sqrt(rank) instead.
         dora: bool, DoRA: learned lengths of the kernels' columns as well.
@@ -65,12 +69,91 @@ def add_lora(
     Reference:
         Hu et al. 2021, "LoRA", https://arxiv.org/abs/2106.09685
     """
-    check_is_new(model, name)
     chosen = _matching(projections_of(model), targets, "targets")
+    make = {path: lambda layer: make_lora(layer, rank, alpha, dropout, rslora, dora, name) for path in chosen}
+    _add(model, name, chosen, make, trained)
+
+
+def add_ia3(
+    model: keras.Model,
+    targets: str | Iterable[str] = ("key", "value"),
+    input_targets: str | Iterable[str] = ("feed_forward_output",),
+    name: str = "default",
+    trained: str | Iterable[str] = (),
+) -> None:
+    """Puts a learned factor on each output of some projections and on each input of others, and freezes all else.
+
+    Args:
+        model, name, trained: as in `add_lora`.
+        targets: as in `add_lora`, projections whose outputs are scaled.
+        input_targets: those whose inputs are.
+
+    Raises:
+        ValueError: as `add_lora`.
+
+    Example:
+        >>> model = ktfm.models.build_llama("nano", vocabulary_size=512, num_layers=1)
+        >>> ktfm.adapters.add_ia3(model)
+
+    Reference:
+        Liu et al. 2022, section 3.3, https://arxiv.org/abs/2205.05638
+    """
+    projections = projections_of(model)
+    outputs = _matching(projections, targets, "targets")
+    inputs = _matching(projections, input_targets, "input_targets")
+    if both := sorted(set(outputs) & set(inputs)):
+        raise ValueError(f"A projection must be in one of `targets` and `input_targets`. Received: {both[:3]} in both.")
+    make: dict[str, Callable] = {path: lambda layer: make_ia3(layer, False, name) for path in outputs}
+    make |= {path: lambda layer: make_ia3(layer, True, name) for path in inputs}
+    _add(model, name, {**outputs, **inputs}, make, trained)
+
+
+def add_bottlenecks(
+    model: keras.Model,
+    bottleneck_dim: int = 16,
+    activation: Any = "gelu",
+    targets: str | Iterable[str] = ("attention_output", "feed_forward_output"),
+    name: str = "default",
+    trained: str | Iterable[str] = (),
+) -> None:
+    """Puts a small feed-forward with a residual connection after each target, and freezes all else.
+
+    They cannot be merged, since they are not linear, and peft has no file for them: `.keras` files keep them.
+
+    Args:
+        model, targets, name, trained: as in `add_lora`; the paper has norms trained as well, `trained="norm"`.
+        bottleneck_dim: int, width of the hidden layer.
+        activation: of the hidden units.
+
+    Raises:
+        ValueError: as `add_lora`.
+
+    Example:
+        >>> model = ktfm.models.build_llama("nano", vocabulary_size=512, num_layers=1)
+        >>> ktfm.adapters.add_bottlenecks(model, bottleneck_dim=8)
+
+    Reference:
+        Houlsby et al. 2019, section 2.1, https://arxiv.org/abs/1902.00751
+    """
+    chosen = _matching(projections_of(model), targets, "targets")
+
+    def make(projection):
+        check_is_linear(projection)
+        dtype = _dtype_of(projection)
+        return Bottleneck(projection.units, bottleneck_dim, activation, dtype=dtype, name=name)
+
+    _add(model, name, chosen, dict.fromkeys(chosen, make), trained)
+
+
+def _add(model, name, chosen: dict[str, Projection], make: dict[str, Callable], trained) -> None:
+    """Makes an adapter for each projection, and when all could be made, puts them there and freezes all else."""
+    check_is_new(model, name)
     kept = _matching(_layers_of(model), trained, "trained")
-    made = {path: make_lora(layer, rank, alpha, dropout, rslora, dora, name) for path, layer in chosen.items()}
-    for path, lora in made.items():
-        attach(chosen[path], lora)
+    made = {path: make[path](layer) for path, layer in chosen.items()}
+    for path, adapter in made.items():
+        check_fits(chosen[path], adapter)
+    for path, adapter in made.items():
+        attach(chosen[path], adapter)
     freeze(model)
     for layer in kept.values():
         layer.trainable = True
@@ -87,26 +170,50 @@ def make_lora(
     name: str = "default",
 ) -> Lora:
     """A `Lora` for a projection, not yet beside it."""
-    if projection.activation is not keras.activations.linear:
-        raise ValueError(f"A layer with an adapter must be without activation. Received: {projection.path}.")
+    check_is_linear(projection)
     if dora and projection.quantization_mode is not None:
         raise ValueError(
             f"DoRA must see the kernel. Received: {projection.path}, which Keras has quantized. Use LoRA, or "
             "`quantize_for_generation`."
         )
-    dtype = projection.dtype_policy if projection.quantization_mode is None else projection.compute_dtype
-    return Lora(projection.units, rank, alpha, dropout, rslora, dora, dtype=dtype, name=name)
+    return Lora(projection.units, rank, alpha, dropout, rslora, dora, dtype=_dtype_of(projection), name=name)
 
 
-def attach(projection: Projection, lora: Lora) -> None:
+def make_ia3(projection: Projection, on_inputs: bool, name: str = "default") -> Ia3:
+    """An `Ia3` for a projection, not yet beside it."""
+    check_is_linear(projection)
+    size = projection.input_spec.axes[-1] if on_inputs else projection.units
+    return Ia3(size, on_inputs, dtype=_dtype_of(projection), name=name)
+
+
+def check_is_linear(projection: Projection) -> None:
+    """Raises if a projection cannot have an adapter."""
+    if projection.activation is not keras.activations.linear:
+        raise ValueError(f"A layer with an adapter must be without activation. Received: {projection.path}.")
+
+
+def check_fits(projection: Projection, adapter: Adapter) -> None:
+    """Raises if there are adapters of another kind beside a projection: none could say which comes first."""
+    if others := {type(one).__name__ for one in projection.adapters} - {type(adapter).__name__}:
+        raise ValueError(
+            f"The adapters of a projection must be of one kind. Received: a {type(adapter).__name__} for "
+            f"{projection.path}, which has a {others.pop()}. Choose other `targets`, or `remove` that."
+        )
+
+
+def _dtype_of(projection):
+    return projection.dtype_policy if projection.quantization_mode is None else projection.compute_dtype
+
+
+def attach(projection: Projection, adapter: Adapter) -> None:
     """Puts it beside the projection; DoRA's lengths begin with those of the kernel."""
     projection.trainable = True  # itself: what it holds is frozen by `add_adapter`
     with contextlib.ExitStack() as scopes:
         for name in projection.path.split("/"):
             scopes.enter_context(keras.name_scope(name))
-        projection.add_adapter(lora)
-    if lora.dora:
-        lora.magnitude.assign(column_lengths(projection.kernel_values()))
+        projection.add_adapter(adapter)
+    if isinstance(adapter, Lora) and adapter.dora:
+        adapter.magnitude.assign(column_lengths(projection.kernel_values()))
 
 
 def freeze(model: keras.Model) -> None:
@@ -173,27 +280,39 @@ def merge(model: keras.Model, name: str | None = None) -> None:
         name: of one of them. Default: all that count.
 
     Raises:
-        ValueError: for a name that is not there, a kernel that is rounded, or one that was merged already.
+        ValueError: for a name that is not there, a kernel that is rounded, or an adapter that is not linear; before
+            anything is changed.
     """
     _check_names(model, [] if name is None else [name])
     chosen = [
-        (projection, [lora for lora in projection.adapters if lora.is_active and name in (None, lora.name)])
+        (projection, [one for one in projection.adapters if one.is_active and name in (None, one.name)])
         for projection in projections_of(model).values()
     ]
-    chosen = [(projection, loras) for projection, loras in chosen if loras]
-    for projection, _ in chosen:
-        if projection.int8_rows is not None or projection.quantization_mode is not None:
+    chosen = [(projection, adapters) for projection, adapters in chosen if adapters]
+    changed = []
+    for projection, adapters in chosen:
+        if projection.rounded is not None or projection.quantization_mode is not None:
             raise ValueError(
                 f"A kernel must be in floats to be merged. Received: {projection.path}, which is rounded. Load the "
                 "model without `quantize`, and its adapters, and merge these."
             )
-    for projection, loras in chosen:
-        if projection.unmerged_kernel is None:
-            projection.unmerged_kernel = ops.convert_to_numpy(projection.kernel)
-        for lora in loras:
-            projection.kernel.assign(ops.cast(lora.merged_with(projection.kernel), projection.kernel.dtype))
-            lora.merged = True
+        weights = projection.kernel, projection.bias if projection.use_bias else None
+        before = tuple(None if x is None else ops.convert_to_numpy(x) for x in weights)
+        for adapter in adapters:
+            weights = adapter.merged_with(*weights)
+        changed.append((before, weights))
+    for (projection, adapters), (before, weights) in zip(chosen, changed, strict=True):
+        projection.unmerged = projection.unmerged or before
+        _assign(projection, *weights)
+        for adapter in adapters:
+            adapter.merged = True
     forget_compiled(model)
+
+
+def _assign(projection, kernel, bias):
+    projection.kernel.assign(ops.cast(kernel, projection.kernel.dtype))
+    if bias is not None:
+        projection.bias.assign(ops.cast(bias, projection.bias.dtype))
 
 
 def unmerge(model: keras.layers.Layer) -> None:
@@ -204,14 +323,14 @@ def unmerge(model: keras.layers.Layer) -> None:
     """
     merged = [one for one in projections_of(model).values() if any(lora.merged for lora in one.adapters)]
     for projection in merged:
-        if projection.unmerged_kernel is None:
+        if projection.unmerged is None:
             raise ValueError(
                 "A model must be unmerged by the process that merged it. Received: one that was saved merged; the file "
                 "has the merged kernels alone."
             )
     for projection in merged:
-        projection.kernel.assign(projection.unmerged_kernel)
-        projection.unmerged_kernel = None
+        _assign(projection, *projection.unmerged)
+        projection.unmerged = None
         for lora in projection.adapters:
             lora.merged = False
     forget_compiled(model)
@@ -232,7 +351,7 @@ def remove(model: keras.Model, name: str | None = None) -> None:
         if any(name in (None, lora.name) for lora in projection.adapters):
             projection.remove_adapters(lambda lora: name in (None, lora.name))
             if not any(lora.merged for lora in projection.adapters):
-                projection.unmerged_kernel = None
+                projection.unmerged = None
     forget_compiled(model)
 
 
@@ -247,7 +366,7 @@ def _layers_of(model) -> dict[str, keras.layers.Layer]:
     return found
 
 
-def _all(model) -> list[Lora]:
+def _all(model) -> list[Adapter]:
     return [lora for projection in projections_of(model).values() for lora in projection.adapters]
 
 

@@ -12,18 +12,29 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tfm.adapters.lora import adapter_names, attach, check_is_new, freeze, make_lora, projections_of
+from keras_tfm.adapters.lora import (
+    adapter_names,
+    attach,
+    check_fits,
+    check_is_new,
+    freeze,
+    make_ia3,
+    make_lora,
+    projections_of,
+)
 from keras_tfm.checkpoints.architecture import architectures
 from keras_tfm.checkpoints.tensors import FusedByHead, Part, Transposed, parts_of
 from keras_tfm.checkpoints.writer import architecture_for
 from keras_tfm.files import check_is_free, local_path, read_json_object, written_whole
-from keras_tfm.layers import Lora, Projection
+from keras_tfm.layers import Ia3, Lora, Projection
 from keras_tfm.layers.composite import forget_compiled
 from keras_tfm.layers.lora import column_lengths
 from keras_tfm.optional import required
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+# The tensors of a module, by `peft_type`.
+_KINDS = {"LORA": "lora_A|lora_B|lora_magnitude_vector", "IA3": "ia3_l"}
 # What changes the result and is not supported, unless it is empty or false.
 _UNSUPPORTED = (
     "alora_invocation_tokens",
@@ -58,10 +69,10 @@ class _Module:
 
 
 def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> None:
-    """Puts the LoRA of a peft folder beside a model's projections; the model computes what peft's does.
+    """Puts the adapter of a peft folder beside a model's projections; the model computes what peft's does.
 
-    LoRA, rsLoRA, DoRA, rank and alpha patterns, fused projections and `modules_to_save` are read. All weights but the
-    adapter's, and those of `modules_to_save`, are frozen, so that `fit` goes on training it.
+    LoRA, rsLoRA, DoRA, rank and alpha patterns, IA3, fused projections and `modules_to_save` are read. All weights but
+    the adapter's, and those of `modules_to_save`, are frozen, so that `fit` goes on training it.
 
     Args:
         model: from `checkpoints.load`, or of a wiring that `checkpoints.save` can write.
@@ -91,7 +102,7 @@ def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> 
     unknown = []
     for key, tensor in tensors.items():
         given = re.sub(r"\.(modules_to_save|base_layer)\b", "", key.removeprefix(_PREFIX))
-        match = re.fullmatch(r"(.*)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.\w+)?(?:\.weight)?", given)
+        match = re.fullmatch(rf"(.*)\.({_KINDS[config['peft_type']]})(?:\.\w+)?(?:\.weight)?", given)
         if match and match[1] in modules:
             found.setdefault(match[1], {})[match[2]] = tensor
         elif given in wholes and tuple(tensor.shape) == tuple(wholes[given].shape):
@@ -103,11 +114,14 @@ def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> 
             f"The tensors of an adapter must be those of the model's modules. Received {path}: {len(unknown)} that "
             f"are not, such as {unknown[:3]}, and {len(found)} that are. The model has {list(modules)[:3]}, ..."
         )
-    made = [lora for module, given in found.items() for lora in _loras(modules[module], module, given, config, name)]
-    for projection, lora, values in made:
-        attach(projection, lora)
+    make = _loras if config["peft_type"] == "LORA" else _ia3s
+    made = [one for module, given in found.items() for one in make(modules[module], module, given, config, name)]
+    for projection, adapter, _ in made:
+        check_fits(projection, adapter)
+    for projection, adapter, values in made:
+        attach(projection, adapter)
         for variable, value in values.items():
-            getattr(lora, variable).assign(value)
+            getattr(adapter, variable).assign(value)
     freeze(model)
     for part, tensor in whole:
         for variable, value in zip(part.variables, part.rule.split(tensor, part.get), strict=True):
@@ -133,7 +147,8 @@ def save(
         overwrite: bool, whether a folder that exists is replaced.
 
     Raises:
-        ValueError: if there is no such adapter, or several and no `name`; FileExistsError: if `path` exists.
+        ValueError: if there is no such adapter, or several and no `name`, or one of a kind that peft has no file for;
+        FileExistsError: if `path` exists.
     """
     names = adapter_names(model)
     if name not in names and not (name is None and len(names) == 1):
@@ -143,46 +158,100 @@ def save(
     if not overwrite:
         check_is_free(path)
     tensors: dict[str, np.ndarray] = {}
-    kinds: dict[str, tuple[int, float]] = {}
-    loras: list[Lora] = []
     parts = _parts(model)
     modules = _modules(parts)
-    for module, one in modules.items():
-        own = [next((lora for lora in x.adapters if lora.name == name), None) for x in one.projections]
-        if present := [lora for lora in own if lora is not None]:
-            loras += present
-            kinds[module] = _join(one, own, f"{_PREFIX}{module}.", tensors)
-    written = {id(lora) for lora in loras}
-    everywhere = [(x.path, lora) for x in projections_of(model).values() for lora in x.adapters if lora.name == name]
-    if left := [where for where, lora in everywhere if id(lora) not in written]:
+    everywhere = {place: one for place, x in projections_of(model).items() for one in x.adapters if one.name == name}
+    kinds = {type(one) for one in everywhere.values()}
+    if kinds not in ({Lora}, {Ia3}):
+        raise ValueError(
+            "An adapter must be LoRA, or IA3, for peft's files. Received: "
+            f"{sorted(kind.__name__ for kind in kinds)}. Keep it in a `.keras` file."
+        )
+    own = {
+        module: [next((one for one in x.adapters if one.name == name), None) for x in kind.projections]
+        for module, kind in modules.items()
+    }
+    own = {module: adapters for module, adapters in own.items() if any(one is not None for one in adapters)}
+    written = {id(one) for adapters in own.values() for one in adapters}
+    if left := [where for where, one in everywhere.items() if id(one) not in written]:
         raise ValueError(f"An adapter must be beside modules that the family's checkpoints have. Received: {left[:3]}.")
+    describe = _describe_lora if kinds == {Lora} else _describe_ia3
+    described = describe(modules, own, tensors)
     trained = [part for part in parts if any(x.trainable for x in part.variables)]
     for part in trained:
         values = [np.asarray(ops.convert_to_numpy(x)) for x in part.variables]
         tensors[_PREFIX + part.name] = np.ascontiguousarray(part.rule.join(values, part.get), "float32")
-    first_rank, first_alpha = kinds[next(iter(kinds))]
     config = {
-        "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "r": first_rank,
-        "lora_alpha": first_alpha,
-        "lora_dropout": loras[0].dropout,
-        "use_rslora": loras[0].rslora,
-        "use_dora": loras[0].dora,
-        "bias": "none",
-        "fan_in_fan_out": not modules[next(iter(kinds))].is_transposed,
-        "target_modules": sorted(kinds),
-        "rank_pattern": {re.escape(module): rank for module, (rank, _) in kinds.items() if rank != first_rank},
-        "alpha_pattern": {re.escape(module): alpha for module, (_, alpha) in kinds.items() if alpha != first_alpha},
+        "fan_in_fan_out": not modules[next(iter(own))].is_transposed,
+        "target_modules": sorted(own),
         "modules_to_save": sorted({part.name.rpartition(".")[0] for part in trained}) or None,
+        **described,
     }
     safetensors = required("safetensors.numpy", "checkpoints", "peft's files")
     with written_whole(path, overwrite) as unfinished:
         unfinished.mkdir()
         safetensors.save_file(tensors, unfinished / _TENSORS, metadata={"format": "pt"})
         (unfinished / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_lora(modules: dict, own: dict[str, list], tensors: dict) -> dict:
+    """What config.json says of a LoRA; adds its tensors."""
+    kinds = {module: _join(modules[module], loras, f"{_PREFIX}{module}.", tensors) for module, loras in own.items()}
+    first_rank, first_alpha = next(iter(kinds.values()))
+    lora = next(lora for loras in own.values() for lora in loras if lora is not None)
+    return {
+        "peft_type": "LORA",
+        "r": first_rank,
+        "lora_alpha": first_alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.rslora,
+        "use_dora": lora.dora,
+        "bias": "none",
+        "rank_pattern": {re.escape(module): rank for module, (rank, _) in kinds.items() if rank != first_rank},
+        "alpha_pattern": {re.escape(module): alpha for module, (_, alpha) in kinds.items() if alpha != first_alpha},
+    }
+
+
+def _describe_ia3(modules: dict, own: dict[str, list], tensors: dict) -> dict:
+    """What config.json says of an IA3; adds its tensors."""
+    on_inputs = set()
+    for module, adapters in own.items():
+        kinds = {one.on_inputs for one in adapters if one is not None}
+        values = [None if one is None else ops.convert_to_numpy(one.factors) for one in adapters]
+        if len(kinds) > 1 or (True in kinds and any(x is None or (x != values[0]).any() for x in values)):
+            raise ValueError(f"Factors of a fused module must be of its outputs, or the same. Received: {module!r}.")
+        if True in kinds:
+            on_inputs.add(module)
+            factors = np.asarray(values[0])[None]
+        else:
+            sizes = [projection.units for projection in modules[module].projections]
+            filled = [np.ones(size, "float32") if x is None else x for x, size in zip(values, sizes, strict=True)]
+            factors = modules[module].join([x[None] for x in filled])
+        tensors[f"{_PREFIX}{module}.ia3_l"] = np.ascontiguousarray(factors, "float32")
+    return {"peft_type": "IA3", "feedforward_modules": sorted(on_inputs)}
+
+
+def _ia3s(module: _Module, name: str, parts: dict, config: dict, adapter: str) -> Iterator[tuple]:
+    """(projection, its `Ia3`, values of the variables) for each projection of a module."""
+    factors, inputs = parts["ia3_l"], module.projections[0].input_spec.axes[-1]
+    outputs = sum(projection.units for projection in module.projections)
+    on_inputs = _names(config.get("feedforward_modules"), name)
+    expected = (1, inputs) if on_inputs else (outputs, 1)
+    if factors.shape != expected:
+        raise ValueError(f"The adapter's ia3_l must fit {name!r}, {expected}. Received: {factors.shape}.")
+    split = [factors[0]] * len(module.projections) if on_inputs else [x[0] for x in module.split(factors)]
+    for projection, values in zip(module.projections, split, strict=True):
+        yield projection, make_ia3(projection, on_inputs, adapter), {"factors": values}
+
+
+def _names(modules: Any, name: str) -> bool:
+    """peft's rule: whether an expression, or the end of one of these names, is that of a module."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, name) is not None
+    return name.endswith(tuple(modules or ()))
 
 
 def _loras(module: _Module, name: str, parts: dict, config: dict, adapter: str) -> Iterator[tuple]:
@@ -259,13 +328,13 @@ def _modules(parts: list[Part]) -> dict[str, _Module]:
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise ValueError(f"`peft_type` of {_CONFIG} must be LORA. Received: {config.get('peft_type')!r}.")
+    if config.get("peft_type") not in _KINDS:
+        raise ValueError(f"`peft_type` of {_CONFIG} must be of {[*_KINDS]}. Received: {config.get('peft_type')!r}.")
     if unsupported := [key for key in _UNSUPPORTED if config.get(key)]:
         raise ValueError(
             f"An adapter must be without {unsupported}, which are not supported. Received them in {_CONFIG}."
         )
-    for key in ("r", "lora_alpha"):
+    for key in ("r", "lora_alpha") if config["peft_type"] == "LORA" else ():
         if not isinstance(config.get(key), int | float) or config[key] <= 0:
             raise ValueError(f"`{key}` of {_CONFIG} must be positive. Received: {config.get(key)!r}.")
 

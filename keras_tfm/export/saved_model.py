@@ -1,5 +1,6 @@
 """A text generator as a SavedModel: tokenizer, model and the generate loop in one graph, for TensorFlow alone."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_tfm.arguments import as_integer, number_of, require
+from keras_tfm.export.row_adapters import RowAdapters
 from keras_tfm.export.writing import predict_request, write_saved_model
 from keras_tfm.files import check_is_free
 from keras_tfm.generation import loop
@@ -17,6 +19,7 @@ from keras_tfm.generation.options import MOST_NEW_TOKENS, GenerationOptions
 from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import check_ids_of, int32_seed
 from keras_tfm.generation.text_generator import TextGenerator
+from keras_tfm.layers.adapter import rows_with_adapters
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.constraints import ForceLastToken
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
@@ -49,6 +52,7 @@ def export_text_generator(
     max_prompts: int | None = None,
     jit_compile: bool = False,
     warmup: str | Sequence[str | Sequence[str]] = (),
+    adapters: str | Iterable[str] = (),
 ) -> None:
     """Writes a SavedModel whose signatures take and give strings; it loads in a process that imports only tensorflow.
 
@@ -56,7 +60,8 @@ def export_text_generator(
         generate: prompts string (B,), max_new_tokens int32 (), seed int32 (), and where the sampler chooses token by
             token temperature float32 () (0 = greedy), top_k int32 () (0 = off), top_p float32 () (1 = off)
             -> text string (R,), num_tokens int32 (R,), finish_reason string (R,), scores float32 (R,);
-            R = B x num_return_sequences.
+            R = B x num_return_sequences. With `adapters`, adapter string (B,) as well: the one that each prompt uses,
+            "" for none.
         serving_default: prompts string (B,) -> the same, with the defaults given here.
         prefill: the arguments of generate -> the same answers after the first token, and all that a generation is, the
             KV cache included, in tensors whose names begin with "state_". A client hands them on and need not know
@@ -98,12 +103,15 @@ def export_text_generator(
             it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
             and compiled by XLA the first of each power of two of prompts and of the longest prompt's tokens (at least
             16) does.
+        adapters: names of the model's adapters (`keras_tfm.adapters`) among which each prompt may choose. All are
+            computed for all rows. `serving_default` and `logits` use none of them. Default: the model as it is.
 
     Raises:
         FileExistsError: if `path` exists.
         ValueError: for a temperature, top-k or top-p where the sampler does not choose token by token, a draft model of
             another vocabulary, numbers out of their range, and requests of `serving_default` or `warmup` that
-            `max_total_tokens` or `max_prompts` would refuse.
+            `max_total_tokens` or `max_prompts` would refuse; for `adapters` that are not there, do not count in full,
+            or stand beside the head.
 
     Example:
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
@@ -135,7 +143,8 @@ def export_text_generator(
         "seed": int32_seed(as_integer("seed", seed, -(2**31))),
         **controls,
     }
-    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit, max_prompts)
+    names = (adapters,) if isinstance(adapters, str) else tuple(adapters)
+    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit, max_prompts, names)
     requests = [predict_request("serving_default", prompts=batch) for batch in batches]
     write_saved_model(module, module.signatures(), path, requests)
 
@@ -186,7 +195,7 @@ class ServedTextGenerator(tf.Module):
         options: `GenerationOptions` with the sampler, the texts for each prompt and the stops.
         defaults: values of "max_new_tokens", "seed" and the sampler's controls for `serving_default`.
         jit_compile: bool, whether XLA compiles the generation.
-        max_total_tokens, max_prompts: int, as in `export_text_generator`.
+        max_total_tokens, max_prompts, adapters: as in `export_text_generator`.
     """
 
     def __init__(
@@ -197,6 +206,7 @@ class ServedTextGenerator(tf.Module):
         jit_compile: bool = False,
         max_total_tokens: int | None = None,
         max_prompts: int | None = None,
+        adapters: tuple[str, ...] = (),
     ):
         super().__init__(name="text_generator")
         # Tracked: what the SavedModel must hold. The rest are plain objects, which it does not look into.
@@ -209,11 +219,13 @@ class ServedTextGenerator(tf.Module):
         self._limit = total_tokens_of(writer.model, max_total_tokens)
         self._most_prompts = tf.int32.max if max_prompts is None else min(max_prompts, tf.int32.max)
         self._shape = loop.Shape(options.num_return_sequences)
+        self._adapters = adapters
         self._compiled = CompiledGeneration(
-            writer.model,
+            RowAdapters(writer.model, adapters) if adapters else writer.model,
             options.sampler,
             self._shape,
             has_stop_strings=options.stop_strings is not None,
+            has_adapters=bool(adapters),
             jit_compile=jit_compile,
         )
 
@@ -225,6 +237,8 @@ class ServedTextGenerator(tf.Module):
         settings = {name: integer for name in ("max_new_tokens", "seed")}
         settings |= {name: tf.TensorSpec([], _CONTROL_DTYPES[name]) for name in _CONTROLS if name in self._defaults}
         settings = {name: tf.TensorSpec([], spec.dtype, name=name) for name, spec in settings.items()}
+        if self._adapters:
+            settings["adapter"] = tf.TensorSpec([None], tf.string, name="adapter")
         arguments = {
             "serving_default": (self.generate_with_defaults, {"prompts": prompts}),
             "generate": (self.generate, {"prompts": prompts, **settings}),
@@ -247,7 +261,10 @@ class ServedTextGenerator(tf.Module):
 
     def generate_with_defaults(self, prompts: tf.Tensor) -> dict[str, tf.Tensor]:
         """prompts string (B,) -> what `generate` gives."""
-        return self.generate(prompts, **{name: tf.constant(value) for name, value in self._defaults.items()})
+        settings = {name: tf.constant(value) for name, value in self._defaults.items()}
+        if self._adapters:
+            settings["adapter"] = tf.fill(tf.shape(prompts), "")
+        return self.generate(prompts, **settings)
 
     def generate(
         self, prompts: tf.Tensor, max_new_tokens: tf.Tensor, seed: tf.Tensor, **controls: tf.Tensor
@@ -309,14 +326,25 @@ class ServedTextGenerator(tf.Module):
             ]
         with tf.control_dependencies(checks):
             inputs = {name: self._few(name, tf.identity(token_ids)) for name, token_ids in inputs.items()}
-            return {"logits": tf.cast(self._writer.model.read_logits(**inputs), tf.float32)}
+            with rows_with_adapters({}) if self._adapters else contextlib.nullcontext():
+                return {"logits": tf.cast(self._writer.model.read_logits(**inputs), tf.float32)}
 
     def _begin(self, prompts, max_new_tokens, seed, controls):
         """The generation after the prompts were read."""
+        controls = dict(controls)
+        adapter = controls.pop("adapter", None)
         token_ids = self._writer.prompt_rows(self._few("prompts", prompts))
-        with tf.control_dependencies(self._checks(token_ids, max_new_tokens, controls)):
+        checks = self._checks(token_ids, max_new_tokens, controls)
+        if adapter is not None:
+            number, check = self._numbers_of(adapter, prompts)
+            checks.append(check)
+        with tf.control_dependencies(checks):
             room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
+            if adapter is not None:
+                number = tf.identity(number)
+                missing = tf.size(padded.finished) - tf.size(number)
+                padded = padded._replace(adapters=tf.pad(number, [[0, missing]], constant_values=-1))
         numbers = [tf.constant(number) for number in split_numbers(self._options.sampler)[1]]
         for name, value in controls.items():
             numbers[_place(self._options.sampler, _CONTROLS[name][0])] = value
@@ -325,6 +353,16 @@ class ServedTextGenerator(tf.Module):
         settings = loop.Settings(stop_rules(self._options), max_new_tokens, seed)
         state = self._compiled.begin(padded, room, settings, numbers)
         return _Served(state, room, settings, numbers, token_ids.nrows(tf.int32) * self._options.num_return_sequences)
+
+    def _numbers_of(self, adapter, prompts):
+        """(int32 (B,), the number of each prompt's adapter, -1 = none; the check that all are known)."""
+        names = tf.constant(["", *self._adapters])
+        found = tf.equal(adapter[:, None], names)
+        is_one_each = tf.equal(tf.size(adapter), tf.size(prompts))
+        is_right = tf.logical_and(is_one_each, tf.reduce_all(tf.reduce_any(found, 1)))
+        message = "`adapter` must be one name for each prompt, of these:"
+        check = tf.debugging.Assert(is_right, [message, names, "Received:", adapter])
+        return tf.argmax(found, 1, tf.int32) - 1, check
 
     def _extend(self, served, until):
         generation, room, settings, numbers, _ = served

@@ -33,6 +33,7 @@ class CompiledGeneration:
         is_guided: whether there are negative prompts.
         has_prefix: whether prompts continue a prefix, whose KV caches are given.
         has_stop_strings: whether rows end at strings.
+        has_adapters: whether each prompt names an adapter.
         jit_compile: whether XLA compiles `begin` and `extend`, else they are plain graphs.
 
     Raises:
@@ -47,6 +48,7 @@ class CompiledGeneration:
         is_guided: bool = False,
         has_prefix: bool = False,
         has_stop_strings: bool = False,
+        has_adapters: bool = False,
         jit_compile: bool = True,
     ):
         sampler.check_model(model)
@@ -56,6 +58,8 @@ class CompiledGeneration:
             prompts = prompts._replace(history=_MATRIX, decoding=state_spec(model, shape.cache_dtype))
         if is_guided:
             prompts = prompts._replace(negative_token_ids=_MATRIX, negative_padding_mask=mask)
+        if has_adapters:
+            prompts = prompts._replace(adapters=_INTEGERS)
         strings = TokenTables(_INTEGERS, _MATRIX) if has_stop_strings else ()
         settings = loop.Settings(
             stops=StopRules(token_ids=_INTEGERS, sequences=_MATRIX, strings=strings),

@@ -28,6 +28,7 @@ class Prompts(NamedTuple):
     fill up the batch, for which nothing is generated. decoding: the `DecodingState` of a prefix that these prompts
     continue, with free slots for all that will come, or () for a fresh one; and history: int32 (B, H), the tokens of
     the prefix, -1 = none. negative_token_ids and negative_padding_mask: prompts that guidance leads away from, or ().
+    adapters: int32 (B,), which adapter each uses, for a model whose rows differ in that, or ().
     """
 
     token_ids: Any
@@ -37,6 +38,7 @@ class Prompts(NamedTuple):
     decoding: Any = ()
     negative_token_ids: Any = ()
     negative_padding_mask: Any = ()
+    adapters: Any = ()
 
 
 class Settings(NamedTuple):
@@ -87,7 +89,8 @@ def begin(
         mask = ops.concatenate([mask, prompts.negative_padding_mask])
     decoding = prompts.decoding
     if not tree.flatten(decoding):
-        token_ids, mask, decoding = model.begin(token_ids, mask, slots, shape.cache_dtype)
+        adapters = () if isinstance(prompts.adapters, tuple) else (prompts.adapters,)
+        token_ids, mask, decoding = model.begin(token_ids, mask, slots, shape.cache_dtype, *adapters)
     visible = slice(None, size(prompts.token_ids, 0)) if is_guided else slice(None)
     known = _after(prompts.history, token_ids[visible], mask[visible])
     hidden, decoding = model.read(token_ids, decoding, mask)

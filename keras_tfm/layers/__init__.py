@@ -1,5 +1,6 @@
 """Transformer layers, each usable alone in any Keras model."""
 
+from keras_tfm.layers.adapter import Bottleneck, Ia3
 from keras_tfm.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
 from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, Int8Array, KVCache, RollingKVCache
@@ -28,11 +29,13 @@ __all__ = [
     "AlibiBias",
     "AttentionSink",
     "BlockCache",
+    "Bottleneck",
     "ContextCache",
     "DynamicNtkScaling",
     "FeedForward",
     "FirstTokenPooling",
     "GatedFeedForward",
+    "Ia3",
     "Int8Array",
     "KVCache",
     "LayerScale",

@@ -6,11 +6,12 @@ import keras
 from keras import ops
 
 from keras_tfm.arguments import as_integer, check_rate
+from keras_tfm.layers.adapter import Adapter
 from keras_tfm.types import Config, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class Lora(keras.layers.Layer):
+class Lora(Adapter):
     """The change of a dense layer, y + scale * (x down) up, with matrices of a low rank.
 
     `keras_tfm.adapters.add_lora` puts them beside the projections of a model. `up` begins with zeros, so that at first
@@ -24,8 +25,7 @@ class Lora(keras.layers.Layer):
         rslora: bool, the scale is alpha / sqrt(rank) (Kalajdzievski 2023).
         dora: bool, the changed kernel has columns of learned lengths, which begin with those of the kernel (Liu et al.
             2024).
-        share: float, how much of the change counts; 0 = none, and nothing is computed.
-        merged: bool, whether the change is in the kernel already.
+        share, merged, **kwargs: as in `Adapter`.
 
     Call arguments:
         x: float (B, T, inputs).
@@ -60,7 +60,7 @@ class Lora(keras.layers.Layer):
         merged: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(share, merged, **kwargs)
         self.units: int = as_integer("units", units, 1)
         self.rank: int = as_integer("rank", rank, 1)
         check_rate(dropout=dropout)
@@ -68,8 +68,7 @@ class Lora(keras.layers.Layer):
         self.dropout = dropout
         self.rslora = rslora
         self.dora = dora
-        self.share = float(share)
-        self.merged = merged
+        self.reads_kernel = dora
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
     @property
@@ -81,11 +80,6 @@ class Lora(keras.layers.Layer):
     def scale(self) -> float:
         """The factor of the change."""
         return self.share * self.whole_scale
-
-    @property
-    def is_active(self) -> bool:
-        """Whether there is anything to compute."""
-        return bool(self.share) and not self.merged
 
     def build(self, x_shape: Shape) -> None:
         inputs: Any = x_shape[-1]
@@ -105,7 +99,7 @@ class Lora(keras.layers.Layer):
     def compute_output_shape(self, x_shape: Shape) -> Shape:
         return (*x_shape[:-1], self.units)
 
-    def changed(self, y: Tensor, x: Tensor, kernel: Tensor, training: bool | None = None) -> Tensor:
+    def changed(self, y: Tensor, x: Tensor, kernel: Any = None, training: bool | None = None) -> Tensor:
         """Outputs of the dense layer, without its bias, with this change.
 
         Args:
@@ -132,10 +126,9 @@ class Lora(keras.layers.Layer):
         down, up = ops.cast(self.down, "float32"), ops.cast(self.up, "float32")
         return ops.matmul(down, up) * self.scale
 
-    def merged_with(self, kernel: Tensor) -> Tensor:
-        """float32 (inputs, units): the kernel with this change."""
+    def merged_with(self, kernel: Tensor, bias: Any) -> tuple[Tensor, Any]:
         changed = ops.cast(kernel, "float32") + self.product()
-        return changed * self.factor(kernel) if self.dora else changed
+        return changed * self.factor(kernel) if self.dora else changed, bias
 
     def get_config(self) -> Config:
         return {
@@ -146,8 +139,6 @@ class Lora(keras.layers.Layer):
             "dropout": self.dropout,
             "rslora": self.rslora,
             "dora": self.dora,
-            "share": self.share,
-            "merged": self.merged,
         }
 
 

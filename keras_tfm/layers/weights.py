@@ -1,6 +1,7 @@
-"""The layers that hold the weights, a dense kernel and a table of tokens, each in floats or in 8 bits.
+"""The layers that hold the weights, a dense kernel and a table of tokens, in floats or rounded to 8 or 4 bits.
 
 8 bits take a quarter of float32's memory, and at batch 1, where a step reads all weights, a fraction of the time.
+4 bits in groups take a seventh.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +13,8 @@ from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
+from keras_tfm.layers.adapter import Adapter
 from keras_tfm.layers.composite import revive, serialize
-from keras_tfm.layers.lora import Lora
 from keras_tfm.ops.int8_products import is_by_onednn
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
@@ -21,6 +22,7 @@ from keras_tfm.types import Config, Shape, Tensor
 _PARTS = 4  # of a product that is split along its inputs
 _FEW = 8  # rows for which reading 8 bits anew for each is faster than writing 32 bits once for all
 _LARGE = 2**21  # numbers in a matrix for which that is worth compiling a loop; GPT-2 small has 25 of them
+_GROUP = 32  # numbers of 4 bits that share a scale
 
 
 class Int8Rows(NamedTuple):
@@ -32,6 +34,11 @@ class Int8Rows(NamedTuple):
 
     values: Any
     scale: Any
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the weights that hold them."""
+        return "int8_values", "int8_scale"
 
     @classmethod
     def of(cls, matrix: Tensor) -> "Int8Rows":
@@ -53,16 +60,28 @@ class Int8Rows(NamedTuple):
             return self._row_by_row(x) if num_rows <= _FEW else self._product(x)
         return ops.cond(num_rows <= _FEW, lambda: self._row_by_row(x), lambda: self._product(x))
 
+    def floats(self, num_inputs: int) -> Tensor:
+        """float32 (outputs, inputs), what the numbers stand for."""
+        return ops.cast(self.values, "float32") * self.scale[:, None]
+
+    def transposed_product(self, y: Tensor, num_inputs: int) -> Tensor:
+        """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
+        return ops.einsum("bto,oi->bti", y * ops.cast(self.scale, y.dtype), self._converted(y))
+
     def _plain_product(self, x):
-        return ops.einsum("bti,oi->bto", x, ops.cast(self.values, x.dtype)) * ops.cast(self.scale, x.dtype)
+        return ops.einsum("bti,oi->bto", x, self._converted(x)) * ops.cast(self.scale, x.dtype)
+
+    def _converted(self, x):
+        """The values in the dtype of x."""
+        # They depend on x: else TensorFlow converts all matrices of a model at once, as soon as a step begins, and XLA
+        # takes the conversion out of the loop and reads 32 bits ever after.
+        return ops.cast(ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "int8")), x.dtype)
 
     def _product(self, x):
         # XLA fuses a product of one row with the cheap operations before it, and recomputes them for each output. It
         # never does so with a division, so x is divided by 1: GPT-2 small then writes 138 tokens/s, not 64.
         x = x / (1 + _unknown_zero(x) * ops.cast(ops.arange(x.shape[-1]), x.dtype))
-        # XLA would hoist the conversion of the weights out of the loop and read 32 bits ever after: so it depends on x.
-        values = ops.cast(ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "int8")), x.dtype)
-        return ops.einsum("bti,oi->bto", x, values) * ops.cast(self.scale, x.dtype)
+        return self._plain_product(x)
 
     def _row_by_row(self, x):
         """x (B, 1, inputs) -> (B, 1, outputs); for several rows at once, the matrix is written in 32 bits first."""
@@ -76,9 +95,88 @@ class Int8Rows(NamedTuple):
         return ops.while_loop(lambda row, y: row < num_rows, step, start)[1]
 
 
+class Int4Groups(NamedTuple):
+    """A matrix (outputs, inputs) in 4 bits, -8 to 7, with one float16 scale for each 32 of a row: 4.5 bits a number.
+
+    Two numbers lie in a byte: those of the first half of a group in its lower bits. The scale is the one, of several,
+    with the least squared error, so that the weights of MiniLM move by 8.4 % (root mean square), where NF4 with as many
+    scales moves them by 8.8 %; and a product needs no look-up.
+
+    Reference: Dettmers et al. 2023, "QLoRA", section 3, https://arxiv.org/abs/2305.14314 (NF4); GGUF's Q4_0.
+    """
+
+    values: Any  # uint8 (outputs, groups, 16)
+    scale: Any  # float16 (outputs, groups)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the weights that hold them."""
+        return "int4_values", "int4_scale"
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> "Int4Groups":
+        """Rounds a matrix, whose rows are filled with zeros to whole groups; outside of compiled code."""
+        matrix = np.asarray(matrix, "float32")
+        missing = -matrix.shape[1] % _GROUP
+        groups = np.pad(matrix, ((0, 0), (0, missing))).reshape(len(matrix), -1, _GROUP)
+        greatest = np.take_along_axis(groups, np.abs(groups).argmax(-1)[..., None], -1)
+        least = np.full(greatest.shape, np.inf, "float32")
+        scale, values = np.ones_like(greatest), np.zeros_like(groups)
+        for steps in np.arange(-10.0, -5.75, 0.25):  # how many there are to the greatest, which has 8 of a sign
+            tried = (greatest / np.float32(steps)).astype("float16").astype("float32")
+            rounded = np.clip(np.round(groups / np.where(tried == 0, 1.0, tried)), -8, 7)
+            error = np.square(rounded * tried - groups).sum(-1, keepdims=True)
+            is_better = error < least
+            least, scale = np.where(is_better, error, least), np.where(is_better, tried, scale)
+            values = np.where(is_better, rounded, values)
+        codes = (values + 8).astype("uint8")
+        packed = codes[..., : _GROUP // 2] | codes[..., _GROUP // 2 :] << 4
+        return cls(packed, scale[..., 0].astype("float16"))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
+        return ops.einsum("bti,oi->bto", x, self._converted(x, x.shape[-1]))
+
+    def floats(self, num_inputs: int) -> Tensor:
+        """float32 (outputs, inputs), what the numbers stand for."""
+        return self._floats(ops.convert_to_tensor(self.values), num_inputs, "float32")
+
+    def transposed_product(self, y: Tensor, num_inputs: int) -> Tensor:
+        """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
+        return ops.einsum("bto,oi->bti", y, self._converted(y, num_inputs))
+
+    def _converted(self, x, num_inputs):
+        values = ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "uint8"))  # see `Int8Rows`
+        return self._floats(values, num_inputs, x.dtype)
+
+    def _floats(self, values, num_inputs, dtype):
+        halves = [ops.bitwise_and(values, np.uint8(15)), ops.right_shift(values, np.uint8(4))]
+        numbers = ops.cast(ops.concatenate(halves, axis=-1), dtype) - 8.0
+        matrix = ops.reshape(numbers * ops.cast(self.scale, dtype)[..., None], (values.shape[0], -1))
+        return matrix[:, :num_inputs]
+
+
+Rounded = Int8Rows | Int4Groups
+
+
+def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
+    """x (B, T, inputs) -> (B, T, outputs), whose gradient converts the matrix anew: no floats are kept."""
+    matrix = matrix._replace(values=ops.convert_to_tensor(matrix.values), scale=ops.convert_to_tensor(matrix.scale))
+
+    @ops.custom_gradient
+    def product(x):
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            return matrix.transposed_product(upstream, x.shape[-1])
+
+        return matrix.product(x), gradient
+
+    return product(x)
+
+
 def _unknown_zero(x):
-    """0, even if x is not a number, computed from x: XLA does not know that it is."""
-    return ops.cast(ops.reshape(x, (-1,))[0] < float("-inf"), x.dtype)
+    """0, even if x is not a number or empty, computed from x: no compiler knows that it is."""
+    return ops.cast(ops.sum(ops.reshape(x, (-1,))[:1]) < float("-inf"), x.dtype)
 
 
 def replace_kernel(layer: keras.layers.Dense, kernel: Any) -> Any:
@@ -99,40 +197,76 @@ def refuse_rounded(layer: keras.layers.Layer, by: str | None) -> None:
     """Raises if `by`, a name, has quantized the layer already: its integers would be taken for weights."""
     if by is not None:
         raise ValueError(
-            "A layer must be quantized once only, by Keras' `quantize` or by `to_int8`. "
+            "A layer must be quantized once only, by Keras' `quantize`, by `to_int8` or by `to_int4`. "
             f"Received: {layer.name!r}, quantized already: {by}. Begin with the model that is not."
         )
 
 
-def replace_weight(layer: keras.layers.Layer, name: str, rows: Int8Rows) -> Int8Rows:
-    """Puts rows in the place of the "kernel" or "embeddings" of a built layer; they do not train."""
+def replace_weight(layer: keras.layers.Layer, name: str, rounded: Rounded) -> Rounded:
+    """Puts rounded numbers in the place of the "kernel" or "embeddings" of a built layer; they do not train."""
     compat.remove_weight(layer, name)
+    variables = []
     with compat.unlocked(layer):
-        values = layer.add_weight(
-            name="int8_values", shape=rows.values.shape, dtype="int8", initializer="zeros", trainable=False
-        )
-        scale = layer.add_weight(
-            name="int8_scale", shape=rows.scale.shape, dtype="float32", initializer="ones", trainable=False
-        )
-    values.assign(rows.values)
-    scale.assign(rows.scale)
-    return Int8Rows(values, scale)
+        for part_name, part in zip(rounded.names, rounded, strict=True):
+            variable = layer.add_weight(
+                name=part_name, shape=part.shape, dtype=str(part.dtype), initializer="zeros", trainable=False
+            )
+            variable.assign(part)
+            variables.append(variable)
+    return type(rounded)(*variables)
+
+
+class RoundedWeight(keras.layers.Layer):
+    """What layers share that can hold their weight rounded: they round it once, and save what it is then."""
+
+    rounded: Any = None  # `Int8Rows` or `Int4Groups` from `to_int8` or `to_int4` on
+    weight_name: str
+
+    def _rows(self) -> Tensor:
+        """float (outputs, inputs), the weight before it is rounded."""
+        raise NotImplementedError(f"{type(self).__name__} must define `_rows`.")
+
+    def _round(self, kind: type[Rounded]) -> None:
+        if isinstance(self.rounded, kind):
+            return
+        refuse_rounded(self, self.quantization_mode or self.rounded_by())
+        self.rounded = replace_weight(self, self.weight_name, kind.of(self._rows()))
+
+    def rounded_by(self) -> str | None:
+        """By what the weight was rounded, for errors; None if it was not."""
+        return None if self.rounded is None else f"`to_{self.rounded.names[0].partition('_')[0]}`"
+
+    def _rounded_variables(self) -> list:
+        """What a file holds of a rounded layer; nothing if it is not."""
+        return [] if self.rounded is None else list(self.rounded)
+
+    def save_own_variables(self, store: Any) -> None:
+        if not (variables := self._rounded_variables()):
+            return super().save_own_variables(store)
+        for i, variable in enumerate(variables):
+            store[str(i)] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        if not (variables := self._rounded_variables()):
+            return super().load_own_variables(store)
+        for i, variable in enumerate(variables):
+            variable.assign(store[str(i)])
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class Projection(keras.layers.Dense):
+class Projection(RoundedWeight, keras.layers.Dense):
     """`keras.layers.Dense` for sequences: one matrix product, laid out differently in a compiled decoding step.
 
     Keras traces a product with a (B, T, D) tensor of unknown sizes to 16 operations; here it takes a few. In a compiled
     decoding step on a CPU, XLA runs a product of one row in one thread, fused with the bias. Split along the input into
     parts that are summed, the same product is a batched one and reads the weights 1.7 times faster at batch 1 and 1.15
     times at batch 8 (768 x 3072, float32). Kernel, bias, LoRA and quantization are those of `Dense`; besides,
-    `to_int8` keeps the kernel in 8 bits (weights only: activations stay floats), and `to_inference` holds it as a
-    processor multiplies fast.
+    `to_int8` and `to_int4` keep the kernel in 8 or 4 bits (weights only: activations stay floats), and `to_inference`
+    holds it as a processor multiplies fast.
 
     Args:
         units, use_bias, kernel_initializer, ...: as in `keras.layers.Dense`.
-        adapters: configs of the `Lora` beside the kernel, as `get_config` gives them.
+        adapters: configs of the adapters beside the kernel, as `get_config` gives them.
 
     Call arguments:
         inputs: float (B, T, D).
@@ -145,15 +279,15 @@ class Projection(keras.layers.Dense):
         (2, 1, 64)
     """
 
-    int8_rows: Any = None  # `Int8Rows` from `to_int8` on
+    weight_name = "kernel"
     inference_kernel: Any = None  # `Int8Kernel` or `Bfloat16Kernel` from `to_inference` on
-    untraced_attributes = ("unmerged_kernel", "is_kept")
+    untraced_attributes = ("unmerged", "is_kept")
     is_kept = False  # whether an operation in a graph may keep what it has read of the kernel
-    unmerged_kernel: Any = None  # the kernel as it was before adapters were merged into it, an array
+    unmerged: Any = None  # (kernel, bias or None), arrays, as they were before adapters were merged into them
 
     def __init__(self, units: Any, *args: Any, adapters: Sequence[Config] = (), **kwargs: Any):
         super().__init__(units, *args, **kwargs)
-        self.adapters: list[Lora] = []
+        self.adapters: list[Adapter] = []
         self._adapters_to_add = tuple(adapters)
 
     def build(self, input_shape: Shape) -> None:
@@ -161,7 +295,7 @@ class Projection(keras.layers.Dense):
         for config in self._adapters_to_add:
             self.add_adapter(revive(config))
 
-    def add_adapter(self, adapter: Lora) -> None:
+    def add_adapter(self, adapter: Adapter) -> None:
         """Puts an adapter beside the kernel, which is frozen, and the bias with it."""
         if self.inference_kernel is not None:
             raise ValueError(
@@ -176,7 +310,7 @@ class Projection(keras.layers.Dense):
         for variable in compat.own_variables(self):
             variable.trainable = False
 
-    def remove_adapters(self, is_removed: Callable[[Lora], bool]) -> None:
+    def remove_adapters(self, is_removed: Callable[[Adapter], bool]) -> None:
         """Takes adapters away, with their weights."""
         for adapter in filter(is_removed, self.adapters):
             compat.remove_layer(self, adapter)
@@ -187,16 +321,20 @@ class Projection(keras.layers.Dense):
         """float (inputs, units), rounded where the kernel is."""
         if self.inference_kernel is not None:
             return self.inference_kernel.floats()
-        if self.int8_rows is None:
+        if self.rounded is None:
             return self.kernel
-        values, scale = self.int8_rows
-        return ops.transpose(ops.cast(values, "float32") * scale[:, None])
+        return ops.transpose(self.rounded.floats(self.input_spec.axes[-1]))
+
+    def _rows(self) -> Tensor:
+        return ops.transpose(self.kernel)
 
     def to_int8(self) -> None:
         """Rounds the kernel to 8 bits; it cannot be trained after that."""
-        if self.int8_rows is None and self.inference_kernel is None:
-            refuse_rounded(self, self.quantization_mode)
-            self.int8_rows = replace_weight(self, "kernel", Int8Rows.of(ops.transpose(self.kernel)))
+        self._round(Int8Rows)
+
+    def to_int4(self) -> None:
+        """Rounds the kernel to 4 bits in groups of 32 inputs; it cannot be trained after that."""
+        self._round(Int4Groups)
 
     def to_inference(self, kernel: Any) -> None:
         """Puts an `Int8Kernel` or a `Bfloat16Kernel` of arrays in the place of the kernel; nothing is trained then."""
@@ -204,8 +342,7 @@ class Projection(keras.layers.Dense):
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to `Dense` itself unless told otherwise."""
-        refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
-        refuse_rounded(self, None if self.inference_kernel is None else "`quantize_for_inference`")
+        refuse_rounded(self, self.rounded_by())
         super().quantize(mode, type_check=False, config=config)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -215,18 +352,26 @@ class Projection(keras.layers.Dense):
                 "A model that is quantized for inference must not be trained: its kernels have no gradients. "
                 f"Received: training={training!r} in {self.name!r}. Train first, and quantize then."
             )
+        x = inputs
+        active = [adapter for adapter in self.adapters if adapter.is_active]
+        for adapter in active:
+            x = adapter.where_used(adapter.before(x), x)
         if len(inputs.shape) != 3 or self.quantization_mode is not None:
-            return self._adapted(super().call(inputs, training=training), inputs, training)
-        is_scaled = any(adapter.dora and adapter.is_active for adapter in self.adapters)  # before the bias is added
-        bias = ops.cast(self.bias, self.compute_dtype) if self.use_bias else None
-        y = self._adapted(self._product(inputs, None if is_scaled else bias), inputs, training)
-        y = ops.add(y, bias) if is_scaled and self.use_bias else y
-        return y if self.activation is None else self.activation(y)
+            y = self._changed(super().call(x, training=training), x, active, training)
+        else:
+            is_scaled = any(adapter.reads_kernel for adapter in active)  # before the bias is added
+            bias = ops.cast(self.bias, self.compute_dtype) if self.use_bias else None
+            y = self._changed(self._product(x, None if is_scaled else bias), x, active, training)
+            y = ops.add(y, bias) if is_scaled and self.use_bias else y
+            y = y if self.activation is None else self.activation(y)
+        for adapter in active:
+            y = adapter.where_used(adapter.after(y), y)
+        return y
 
     def _product(self, inputs, bias):
         """(B, T, inputs) -> (B, T, units)."""
-        if self.int8_rows is not None:
-            y = self.int8_rows.product(inputs)
+        if self.rounded is not None:
+            y = rounded_product(inputs, self.rounded)
             return y if bias is None else y + bias
         if self.inference_kernel is not None:
             self.is_kept = self.is_kept or is_by_onednn()
@@ -242,43 +387,34 @@ class Projection(keras.layers.Dense):
         y = y if bias is None else ops.add(y, bias)  # here, where TensorFlow fuses it with the product
         return ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
 
-    def _adapted(self, y, inputs, training):
-        for adapter in self.adapters:
-            if adapter.is_active:
-                y = adapter.changed(y, inputs, self.kernel_values() if adapter.dora else None, training=training)
+    def _changed(self, y, x, active, training):
+        for adapter in active:
+            kernel = self.kernel_values() if adapter.reads_kernel else None
+            y = adapter.where_used(adapter.changed(y, x, kernel, training=training), y)
         return y
 
-    def save_own_variables(self, store: Any) -> None:
-        if self._rounded is None:
-            return super().save_own_variables(store)
-        for i, variable in enumerate(self._rounded_variables()):
-            store[str(i)] = variable
-
     def load_own_variables(self, store: Any) -> None:
-        if self._rounded is None:
-            return super().load_own_variables(store)
         if self.is_kept:
             raise ValueError(
                 "The weights of a model that is quantized for inference must be loaded before it is first called in a "
                 f"graph, which keeps them. Received: weights for {self.name!r}, which has been called. Load into a new "
                 "model: `type(model).from_config(model.get_config())`."
             )
-        for i, variable in enumerate(self._rounded_variables()):
-            variable.assign(store[str(i)])
+        super().load_own_variables(store)
 
-    @property
-    def _rounded(self):
-        return self.inference_kernel if self.int8_rows is None else self.int8_rows
+    def rounded_by(self) -> str | None:
+        return super().rounded_by() if self.inference_kernel is None else "`quantize_for_inference`"
 
-    def _rounded_variables(self):
-        return [part for part in (*self._rounded, self.bias) if part is not None]
+    def _rounded_variables(self) -> list:
+        parts = self.rounded if self.inference_kernel is None else self.inference_kernel
+        return [] if parts is None else [part for part in (*parts, self.bias) if part is not None]
 
     def get_config(self) -> Config:
         return {**super().get_config(), "adapters": [serialize(adapter) for adapter in self.adapters]}
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class TokenTable(keras.layers.Embedding):
+class TokenTable(RoundedWeight, keras.layers.Embedding):
     """`keras.layers.Embedding` that also projects hidden states to logits (tied weights), and can be kept in 8 bits.
 
     The gradient of its table is dense, which Adam and the check of a scaled loss need. Keras can quantize it to "int8".
@@ -297,17 +433,18 @@ class TokenTable(keras.layers.Embedding):
         (1, 3, 64)
     """
 
-    int8_rows: Any = None  # `Int8Rows` from `to_int8` on
+    weight_name = "embeddings"
+
+    def _rows(self) -> Tensor:
+        return self.embeddings
 
     def to_int8(self) -> None:
         """Rounds the table to 8 bits; it cannot be trained after that."""
-        if self.int8_rows is None:
-            refuse_rounded(self, self.quantization_mode)
-            self.int8_rows = replace_weight(self, "embeddings", Int8Rows.of(self.embeddings))
+        self._round(Int8Rows)
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to its own classes unless told otherwise; "int8" only."""
-        refuse_rounded(self, None if self.int8_rows is None else "`to_int8`")
+        refuse_rounded(self, self.rounded_by())
         if mode != "int8":
             raise NotImplementedError(
                 f'A table of tokens can be quantized to "int8" only. Received: mode={mode!r}. It stays as it is; leave '
@@ -316,30 +453,18 @@ class TokenTable(keras.layers.Embedding):
         super().quantize(mode, type_check=False, config=config)
 
     def call(self, inputs: Tensor) -> Tensor:
-        if self.int8_rows is None:
+        if self.rounded is None:
             if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
                 inputs = ops.cast(inputs, "int32")
             return look_up(self.embeddings, inputs, self.compute_dtype)
-        values, scale = (ops.take(part, inputs, axis=0) for part in self.int8_rows)
+        values, scale = (ops.take(part, inputs, axis=0) for part in self.rounded)
         return ops.cast(ops.cast(values, "float32") * scale[..., None], self.compute_dtype)
 
     def logits(self, x: Tensor) -> Tensor:
         """float (B, T, output_dim) -> (B, T, input_dim)."""
-        if self.int8_rows is not None:
-            return self.int8_rows.product(x)
+        if self.rounded is not None:
+            return rounded_product(x, self.rounded)
         # An einsum reads the table as it lies; `ReversibleEmbedding` transposes it first, which at batch 8 makes a
         # compiled decoding step of GPT-2 small 2 times slower on a CPU.
         y = ops.einsum("btd,vd->btv", x, ops.cast(self.embeddings, self.compute_dtype))
         return y if self.quantization_mode is None else y / ops.cast(self.embeddings_scale, y.dtype)
-
-    def save_own_variables(self, store: Any) -> None:
-        if self.int8_rows is None:
-            return super().save_own_variables(store)
-        for i, variable in enumerate(self.int8_rows):
-            store[str(i)] = variable
-
-    def load_own_variables(self, store: Any) -> None:
-        if self.int8_rows is None:
-            return super().load_own_variables(store)
-        for i, variable in enumerate(self.int8_rows):
-            variable.assign(store[str(i)])

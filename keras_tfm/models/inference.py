@@ -89,9 +89,7 @@ def restore(model: keras.Model, settings: dict[str, Config]) -> None:
 
 
 def _check(projection: Projection) -> None:
-    refuse_rounded(projection, projection.quantization_mode)
-    refuse_rounded(projection, None if projection.int8_rows is None else "`to_int8`")
-    refuse_rounded(projection, None if projection.inference_kernel is None else "`quantize_for_inference`")
+    refuse_rounded(projection, projection.quantization_mode or projection.rounded_by())
     if any(adapter.is_active for adapter in projection.adapters):
         raise ValueError(
             "Adapters must be merged before a model is quantized for inference. "

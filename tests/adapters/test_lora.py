@@ -120,11 +120,11 @@ def test_several_adapters_are_chosen_and_weighted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_rounded", [False, True])
-def test_a_saved_file_goes_on_training_where_it_was(tmp_path, is_rounded):
+@pytest.mark.parametrize("weight_dtype", [None, "int8", "int4"])
+def test_a_saved_file_goes_on_training_where_it_was(tmp_path, weight_dtype):
     model = TINY["llama"]()
-    if is_rounded:
-        model.quantize_for_generation()
+    if weight_dtype:
+        model.quantize_for_generation(weight_dtype)
     adapters.add_lora(model, rank=2, targets=("query", "head"), dora=True)
     fitted(model)
     model.save(tmp_path / "model.keras")

@@ -45,22 +45,32 @@ def logits(model):
 def disturbed(model):
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
-        if "lora_" in name or "modules_to_save" in name:
+        if "lora_" in name or "ia3_" in name or "modules_to_save" in name:
             weight.data = weight.data + 0.3 * torch.rand_like(weight)
     return model
 
 
+IA3 = {
+    "gpt2": ("c_attn", "mlp.c_proj"),
+    "llama2": ("k_proj", "down_proj"),
+    "pythia": ("query_key_value", "dense_4h_to_h"),
+}
 CASES = [(family, kind) for kind in KINDS for family in ATTENTION if kind != "whole" or family == "llama2"]
+CASES += [(family, "ia3") for family in IA3]
 
 
 # What peft warns of: Conv1D lies the other way, transformers renames an argument.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
-    ("family", "kind"), [pytest.param(*case, marks=[pytest.mark.slow] * (case[1] != "lora")) for case in CASES]
+    ("family", "kind"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[1] not in ("lora", "ia3"))) for case in CASES],
 )
 def test_what_peft_saves_is_read_and_comes_back(family, kind, tmp_path):
     base = theirs(family, tmp_path / "base")
-    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=ATTENTION[family], **KINDS[kind])
+    if kind == "ia3":
+        config = peft.IA3Config(target_modules=list(IA3[family]), feedforward_modules=[IA3[family][1]])
+    else:
+        config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=ATTENTION[family], **KINDS[kind])
     expected_model = disturbed(peft.get_peft_model(base, config)).eval()
     expected_model.save_pretrained(tmp_path / "adapter")
     expected = logits(expected_model)
@@ -96,6 +106,14 @@ def test_an_encoder_decoder_whose_tensor_map_is_a_function(tmp_path):
     for lora, expected in zip(adapters_of(model), before, strict=True):
         for name in ("down", "up"):
             np.testing.assert_array_equal(*(ops.convert_to_numpy(getattr(x, name)) for x in (lora, expected)))
+
+
+def test_a_kind_that_peft_does_not_know_is_refused(tmp_path):
+    model = build_t5(vocabulary_size=29, num_layers=1, num_heads=2, head_dim=4, hidden_dim=8, intermediate_dim=16)
+    adapters.add_bottlenecks(model, 2)
+    with pytest.raises(ValueError, match=r"LoRA, or IA3, for peft's files. Received: \['Bottleneck'\]"):
+        adapters.save(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 def adapters_of(model):

@@ -78,12 +78,23 @@ def test_mixed_precision_and_jit_and_a_saved_file(tmp_path):
     )
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_learned"])  # with a head of its own, with tied weights
+def test_a_head_in_8_bits_has_the_loss_of_its_logits(family):
+    model = TINY[family]()
+    model.quantize_for_generation()
+    losses = []
+    for loss in ("chunked", keras.losses.SparseCategoricalCrossentropy(from_logits=True)):
+        model.compile(loss=loss)
+        losses.append(model.evaluate(IDS[:, :-1], IDS[:, 1:], verbose=0))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_what_a_chunked_loss_cannot_be_with_is_said():
     with pytest.raises(ValueError, match="`metrics` and `weighted_metrics` must be left out"):
         TINY["llama"]().compile(loss="chunked", metrics=["accuracy"])
     model = TINY["llama"]()
-    model.quantize_for_generation()
-    with pytest.raises(ValueError, match="in floats"):
+    model.head.quantize("int8")
+    with pytest.raises(ValueError, match="which Keras has not quantized"):
         model.compile(loss="chunked")
     with pytest.raises(ValueError, match="must know the head"):
         ChunkedCrossEntropy()(IDS, np.zeros((4, 9, 3)))

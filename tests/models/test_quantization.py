@@ -1,4 +1,4 @@
-"""8 bits: nearly the same perplexity, for weights and for caches; a quarter of the memory; saved, loaded, exported."""
+"""8 and 4 bits: nearly the same perplexity, for weights and caches; a part of the memory; saved, loaded, exported."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_tfm as ktfm
 from keras_tfm.layers import weights
-from keras_tfm.layers.weights import Int8Rows
+from keras_tfm.layers.weights import Int4Groups, Int8Rows, rounded_product
 from tests.generation.lively import lively_model, slow_greedy
 
 TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
@@ -58,10 +58,21 @@ def test_8_bit_caches_and_weights_cost_less_than_1_percent_of_perplexity(trained
     assert sum(np.asarray(weight).nbytes for weight in quantized.weights) < 0.4 * num_bytes
 
 
-@pytest.fixture(scope="module")
-def quantized():
-    model = lively_model(num_layers=1)
-    model.quantize_for_generation()
+def test_4_bit_weights_cost_less_than_2_percent_of_perplexity(trained):
+    model, rows = trained
+    quantized = ktfm.models.CausalLM.from_config(model.get_config())
+    quantized.set_weights(model.get_weights())
+    quantized.quantize_for_generation("int4")
+    whole = perplexity(model(rows[:, :-1]), rows[:, 1:])
+    assert perplexity(quantized(rows[:, :-1]), rows[:, 1:]) == pytest.approx(whole, rel=0.02)
+    kernel = quantized.stack.blocks[0].feed_forward.output_dense
+    assert sum(np.asarray(part).nbytes for part in kernel.rounded) * 8 / (256 * 64) == 4.5
+    assert isinstance(quantized.token_embedding.embedding.rounded, Int8Rows)
+
+
+def quantized_model(dtype, **options):
+    model = lively_model(num_layers=1, **options)
+    model.quantize_for_generation(dtype)
     return model
 
 
@@ -73,6 +84,40 @@ def test_rounding_is_at_most_half_a_step():
     assert (np.abs(rows.values * rows.scale[:, None] - matrix) <= 0.5 * step + 1e-7).all()
     x = np.random.default_rng(1).normal(size=(2, 3, 7)).astype("float32")
     np.testing.assert_allclose(rows.product(x), x @ (rows.values * rows.scale[:, None]).T, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_inputs", [7, 32, 80])  # less than a group, one, two and a half
+def test_4_bits_move_numbers_by_few_steps_and_on_average_by_less_than_half(num_inputs):
+    matrix = np.random.default_rng(0).normal(size=(5, num_inputs)).astype("float32")
+    matrix[2] = 0
+    groups = Int4Groups.of(matrix)
+    floats = np.asarray(groups.floats(num_inputs))
+    steps = np.abs(np.repeat(groups.scale.astype("float32"), 32, axis=1)[:, :num_inputs])
+    assert (np.abs(floats - matrix) <= 3.01 * steps).all()  # of ten to the greatest, seven are left on the far end
+    assert np.mean(np.abs(floats - matrix)) < 0.5 * np.mean(steps)
+    assert not floats[2].any()
+    assert np.sqrt(np.mean((floats - matrix) ** 2)) < 0.11  # NF4 in groups of 32: 0.09
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("kind", [Int8Rows, Int4Groups])
+def test_a_product_with_rounded_numbers_has_the_gradient_of_one_with_their_floats(kind, jit_compile):
+    rounded = kind.of(np.random.default_rng(0).normal(size=(5, 40)).astype("float32"))
+    floats = np.asarray(rounded.floats(40))
+    x = tf.constant(np.random.default_rng(1).normal(size=(2, 3, 40)), "float32")
+
+    @tf.function(jit_compile=jit_compile)
+    def product_and_gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = rounded_product(x, rounded)
+            loss = tf.reduce_sum(tf.square(y))
+        return y, tape.gradient(loss, x)
+
+    y, gradient = product_and_gradient(x)
+    # Sums of 40 numbers of size 1, and of 5 of size 100, in another order.
+    np.testing.assert_allclose(y, x @ floats.T, atol=1e-5)
+    np.testing.assert_allclose(gradient, 2 * (x @ floats.T) @ floats, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 8, 9])
@@ -99,23 +144,24 @@ def test_a_row_that_is_no_number_leaves_the_others_alone(worst):
         np.testing.assert_allclose(np.asarray(product(tf.constant(x)))[1:], expected, rtol=0, atol=1e-5)
 
 
-def test_it_saves_and_reloads(quantized, tmp_path):
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_it_saves_and_reloads(dtype, tmp_path):
+    quantized = quantized_model(dtype)
     quantized.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     ids = np.array([[1, 2, 3]])
     np.testing.assert_array_equal(again(ids), quantized(ids))
-    assert again.weight_dtype == "int8"
+    assert again.weight_dtype == dtype
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("large", [weights._LARGE, 1])
-def test_it_writes_as_a_full_pass_says_and_is_served(quantized, tiny_tokenizer, tmp_path, monkeypatch, large):
+@pytest.mark.parametrize(("dtype", "large"), [("int8", weights._LARGE), ("int8", 1), ("int4", 1)])
+def test_it_writes_as_a_full_pass_says_and_is_served(dtype, large, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "_LARGE", large)
-    quantized.__dict__.pop("generation_runner", None)
+    quantized = quantized_model(dtype)
     expected = slow_greedy(quantized, [1, 2, 3], 6)
     assert quantized.generate([1, 2, 3], max_new_tokens=6).token_ids[0].tolist() == expected
-    model = lively_model(num_layers=1, vocabulary_size=tiny_tokenizer.vocabulary_size)
-    model.quantize_for_generation()
+    model = quantized_model(dtype, vocabulary_size=tiny_tokenizer.vocabulary_size)
     writer = ktfm.generation.TextGenerator(model, tiny_tokenizer)
     writer.export(tmp_path / "1", max_new_tokens=8)
     served = tf.saved_model.load(str(tmp_path / "1"))
@@ -132,5 +178,11 @@ def test_what_was_compiled_before_is_forgotten():
 
 def test_another_dtype_raises():
     model = lively_model(num_layers=1)
-    with pytest.raises(ValueError, match="Received: 'int4'"):
-        ktfm.models.CausalLM.from_config({**model.get_config(), "weight_dtype": "int4"})
+    with pytest.raises(ValueError, match="`weight_dtype` must be.*Received: 'int2'"):
+        ktfm.models.CausalLM.from_config({**model.get_config(), "weight_dtype": "int2"})
+    with pytest.raises(ValueError, match="`dtype` must be.*Received: dtype='int2'"):
+        model.quantize_for_generation("int2")
+    model.quantize_for_generation("int4")
+    model.quantize_for_generation("int4")
+    with pytest.raises(ValueError, match="rounded once only.*dtype='int8', and weights in int4"):
+        model.quantize_for_generation()

@@ -1,0 +1,214 @@
+"""What stands beside a dense layer that stays as it is: the base class of adapters, IA3 and bottlenecks."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_tfm.arguments import as_integer
+from keras_tfm.types import ActivationLike, Config, Shape, Tensor
+
+_rows: contextvars.ContextVar[Mapping[str, Tensor] | None] = contextvars.ContextVar("rows", default=None)
+
+
+@contextlib.contextmanager
+def rows_with_adapters(rows: Mapping[str, Tensor]) -> Iterator[None]:
+    """In this scope each row of a batch has adapters of its own.
+
+    Args:
+        rows: name of an adapter -> bool (B,), the rows that use it. Those whose name is not there serve no row.
+    """
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+class Adapter(keras.layers.Layer):
+    """Base class of adapters: what a `Projection` asks them before, in and after its product.
+
+    A subclass overrides what it changes. It must change nothing when it is new.
+
+    Args:
+        share: float, how much of the change counts; 0 = none, and nothing is computed.
+        merged: bool, whether the change is in the kernel already.
+        **kwargs: those of `keras.layers.Layer`; the `name` is the adapter's.
+    """
+
+    reads_kernel = False  # whether `changed` is given the kernel, and the product without the bias
+
+    def __init__(self, share: float = 1.0, merged: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.share = float(share)
+        self.merged = merged
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self.share) and not self.merged
+
+    def where_used(self, changed: Tensor, plain: Tensor) -> Tensor:
+        """Of two (B, ...) the changed one, in the rows that use this adapter; see `rows_with_adapters`."""
+        rows = _rows.get()
+        if rows is None or changed is plain:
+            return changed
+        if self.name not in rows:
+            return plain
+        return ops.where(ops.reshape(rows[self.name], (-1, *[1] * (len(plain.shape) - 1))), changed, plain)
+
+    def before(self, x: Tensor) -> Tensor:
+        """The inputs (B, T, inputs) of the dense layer."""
+        return x
+
+    def changed(self, y: Tensor, x: Tensor, kernel: Any = None, training: bool | None = None) -> Tensor:
+        """The product (B, T, units) of the inputs `x`."""
+        return y
+
+    def after(self, y: Tensor) -> Tensor:
+        """The outputs (B, T, units), with the bias."""
+        return y
+
+    def merged_with(self, kernel: Tensor, bias: Any) -> tuple[Tensor, Any]:
+        """(kernel float32 (inputs, units), bias or None) of a dense layer that computes what both do.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        raise ValueError(
+            f"An adapter must be linear to be merged. Received: {self.name!r}, a {type(self).__name__}. Leave it as it "
+            "is."
+        )
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "share": self.share, "merged": self.merged}
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class Ia3(Adapter):
+    """A learned factor on each output of a dense layer, or on each input; ones at first.
+
+    `keras_tfm.adapters.add_ia3` puts them beside the projections of a model.
+
+    Args:
+        size: int, number of factors.
+        on_inputs: bool, the factors are for the inputs (the paper has this in feed-forwards), not the outputs.
+        share, merged, **kwargs: as in `Adapter`; of each factor's distance from 1.
+
+    Call arguments:
+        x: float (..., size).
+
+    Returns:
+        float (..., size).
+
+    Example:
+        >>> Ia3(size=4)(np.ones((1, 3, 4), "float32")).shape
+        (1, 3, 4)
+
+    Reference:
+        Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+        section 3.3, https://arxiv.org/abs/2205.05638
+    """
+
+    def __init__(self, size: int, on_inputs: bool = False, share: float = 1.0, merged: bool = False, **kwargs: Any):
+        super().__init__(share, merged, **kwargs)
+        self.size: int = as_integer("size", size, 1)
+        self.on_inputs = on_inputs
+
+    def build(self, x_shape: Shape) -> None:
+        self.factors = self.add_weight(shape=(self.size,), initializer="ones", name="factors")
+
+    @property
+    def whole_factors(self) -> Tensor:
+        """float32 (size,): with the share."""
+        return 1.0 + self.share * (ops.cast(self.factors, "float32") - 1.0)
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * ops.cast(self.whole_factors, x.dtype)
+
+    def before(self, x: Tensor) -> Tensor:
+        return self(x) if self.on_inputs else x
+
+    def after(self, y: Tensor) -> Tensor:
+        return y if self.on_inputs else self(y)
+
+    def merged_with(self, kernel: Tensor, bias: Any) -> tuple[Tensor, Any]:
+        factors, kernel = self.whole_factors, ops.cast(kernel, "float32")
+        if self.on_inputs:
+            return kernel * factors[:, None], bias
+        return kernel * factors, None if bias is None else ops.cast(bias, "float32") * factors
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "size": self.size, "on_inputs": self.on_inputs}
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class Bottleneck(Adapter):
+    """A small feed-forward after a dense layer, y + share * up(activation(down(y))); `up` begins with zeros.
+
+    `keras_tfm.adapters.add_bottlenecks` puts them after the output projections of attention and feed-forward, before
+    their residual connections.
+
+    Args:
+        units: int, number of outputs of the dense layer.
+        bottleneck_dim: int, columns of `down` and rows of `up`.
+        activation: of the hidden units.
+        share, merged, **kwargs: as in `Adapter`.
+
+    Call arguments:
+        y: float (..., units).
+
+    Returns:
+        float (..., units).
+
+    Example:
+        >>> Bottleneck(units=8, bottleneck_dim=2)(np.ones((1, 3, 8), "float32")).shape
+        (1, 3, 8)
+
+    Reference:
+        Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP", section 2.1,
+        https://arxiv.org/abs/1902.00751
+    """
+
+    def __init__(
+        self,
+        units: int,
+        bottleneck_dim: int = 16,
+        activation: ActivationLike = "gelu",
+        share: float = 1.0,
+        merged: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(share, merged, **kwargs)
+        self.units: int = as_integer("units", units, 1)
+        self.bottleneck_dim: int = as_integer("bottleneck_dim", bottleneck_dim, 1)
+        self.activation = keras.activations.get(activation)
+
+    def build(self, y_shape: Shape) -> None:
+        shape = (self.units, self.bottleneck_dim)
+        draw = keras.initializers.TruncatedNormal(stddev=0.01)  # as in section 3.6
+        self.down = self.add_weight(shape=shape, initializer=draw, name="down")
+        self.down_bias = self.add_weight(shape=shape[1:], initializer="zeros", name="down_bias")
+        self.up = self.add_weight(shape=shape[::-1], initializer="zeros", name="up")
+        self.up_bias = self.add_weight(shape=shape[:1], initializer="zeros", name="up_bias")
+
+    def call(self, y: Tensor) -> Tensor:
+        down, down_bias, up, up_bias = (
+            ops.cast(weight, self.compute_dtype) for weight in (self.down, self.down_bias, self.up, self.up_bias)
+        )
+        hidden = self.activation(ops.matmul(y, down) + down_bias)
+        return y + self.share * (ops.matmul(hidden, up) + up_bias)
+
+    def after(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "bottleneck_dim": self.bottleneck_dim,
+            "activation": keras.activations.serialize(self.activation),
+        }
