@@ -6,7 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_tfm.checkpoints.tokenizer_settings import CLASSES, LARGEST_VOCABULARY, TokenizerSettings
+from keras_tfm.checkpoints.tokenizer_classes import CLASSES
+from keras_tfm.checkpoints.tokenizer_settings import LARGEST_VOCABULARY, TokenizerSettings
 from keras_tfm.files import read_json_object
 from keras_tfm.tokenizers import (
     AddedToken,
@@ -134,6 +135,11 @@ def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, se
     """What tokenizer.json says, or else a tokenizer.model, in a vocabulary of the model's size."""
     end_of_text = settings.roles.get("eos_token")
     arguments: dict[str, Any]
+    proto = None
+    if document is None:
+        file = next(folder / name for name in FILE_NAMES if (folder / name).is_file())
+        proto = read_proto(file.read_bytes())
+        document = settings.as_json(proto)
     if document is not None:
         model: Any = settings.rebuilt(document)
         vocabulary = document["model"].get("vocab")
@@ -141,11 +147,10 @@ def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, se
             vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}  # of Unigram, with scores
         _, known, added = parts_of({**document, "model": {"vocab": vocabulary}})
         arguments = {"special_tokens": added_tokens_of(added, known), "vocabulary": known}
-        begin, end = tokens_around(document.get("post_processor"), known)
+        begin, end = tokens_around(model.get("post_processor"), known)
         arguments |= {"begin_tokens": begin, "end_tokens": end}
     else:
-        file = next(folder / name for name in FILE_NAMES if (folder / name).is_file())
-        model = read_proto(file.read_bytes())
+        model = proto
         meaning = meaning_of_proto(model, space_after_special=False)
         known = {token: number for number, token in enumerate(meaning.tokens) if token is not None}
         arguments = {"vocabulary": known, "special_tokens": as_added_tokens(meaning.special_tokens)}
@@ -215,7 +220,7 @@ def _framed(arguments: dict[str, Any], settings: TokenizerSettings) -> dict[str,
     """The arguments with the tokens around texts that the class decides on, whatever the file says."""
     if settings.known.frame is None:
         return arguments
-    begin, end = ([settings.roles[role]] if role else [] for role in settings.known.frame)
+    begin, end = ([settings.roles[role] for role in side] for side in settings.known.frame)
     if any(token not in arguments["vocabulary"] for token in (*begin, *end)):
         return arguments
     post_processor = arguments.get("post_processor")

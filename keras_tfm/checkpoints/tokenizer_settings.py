@@ -1,86 +1,17 @@
 """What a folder says of its tokenizer beside the vocabulary: its class, added tokens, roles and chat templates."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_tfm.checkpoints.tokenizer_classes import BY_MODEL_TYPE, CLASSES, NO_CLASS, ROLES, TokenizerClass
 from keras_tfm.tokenizers import AddedToken
 from keras_tfm.tokenizers.added_tokens import added_token
+from keras_tfm.tokenizers.sentence_piece_json import document_of
+from keras_tfm.tokenizers.sentence_piece_proto import UNIGRAM, ModelProto
 
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Of tokenizer_config.json: where files were on another machine, code that is not copied, and what is written anew.
 _NOT_KEPT = ("chat_template", "auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file")
 LARGEST_VOCABULARY = 2**20
-_END = "<|endoftext|>"
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerClass:
-    """What a class of transformers does, whatever a file says.
-
-    Args:
-        words: how vocab.json and merges.txt are cut, for `BytePairTokenizer`; None for WordPiece.
-        normalization: likewise.
-        roles: tokens that have a role unless the folder says otherwise.
-        frame: roles of the tokens before and after each text, or None, if the class decides on them.
-        legacy: bool, for SentencePiece: the space before a text comes after special tokens too, unless the folder says
-            otherwise.
-    """
-
-    words: str | None = None
-    normalization: str | None = None
-    roles: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    frame: tuple[str | None, str | None] | None = None
-    legacy: bool = True
-
-
-_BERT = TokenizerClass(
-    roles={f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
-    frame=("cls_token", "sep_token"),
-)
-_ROBERTA = TokenizerClass(
-    words="gpt2",
-    roles=dict(zip(ROLES, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=True)),
-    frame=("cls_token", "sep_token"),
-)
-CLASSES = {
-    "GPT2Tokenizer": TokenizerClass("gpt2", None, dict.fromkeys(("bos_token", "eos_token", "unk_token"), _END)),
-    "Qwen2Tokenizer": TokenizerClass("qwen2", "nfc", dict.fromkeys(("eos_token", "unk_token", "pad_token"), _END)),
-    "GPTNeoXTokenizer": TokenizerClass(
-        "gpt2", "nfc", {**dict.fromkeys(("bos_token", "eos_token", "unk_token"), _END), "pad_token": "<|padding|>"}
-    ),
-    "RobertaTokenizer": _ROBERTA,
-    "BertTokenizer": _BERT,
-    "DistilBertTokenizer": _BERT,
-    "ElectraTokenizer": _BERT,
-    "GemmaTokenizer": TokenizerClass(
-        roles={f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")}, legacy=False
-    ),
-    "LlamaTokenizer": TokenizerClass(roles=dict(zip(ROLES[:3], ("<s>", "</s>", "<unk>"), strict=True)), legacy=False),
-    "MarianTokenizer": TokenizerClass(roles={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}),
-    "T5Tokenizer": TokenizerClass(
-        roles={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, frame=(None, "eos_token")
-    ),
-}
-# `model_type` -> the class that transformers takes where the folder names none.
-_BY_MODEL_TYPE = {
-    "bart": "RobertaTokenizer",
-    "bert": "BertTokenizer",
-    "distilbert": "BertTokenizer",
-    "gemma": "GemmaTokenizer",
-    "gemma2": "GemmaTokenizer",
-    "gemma3": "GemmaTokenizer",
-    "gemma3_text": "GemmaTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "gpt_neox": "GPTNeoXTokenizer",
-    "marian": "MarianTokenizer",
-    "opt": "GPT2Tokenizer",
-    "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "roberta": "RobertaTokenizer",
-    "t5": "T5Tokenizer",
-}
-_NO_CLASS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 
 
 class TokenizerSettings:
@@ -136,7 +67,8 @@ class TokenizerSettings:
                 is_special = content in special
                 token = AddedToken(content, special=is_special, normalized=not is_special)
                 by_content[content] = token, _as_id(token_id)
-        for token in (*tokens.values(), *listed):
+        more = self.known.more(config, [token.content for token in listed])
+        for token in (*tokens.values(), *listed, *map(AddedToken, more)):
             by_content.setdefault(token.content, (token, None))
         self.added = list(by_content.values())
         self.overrides = decoder is not None and self.class_name in CLASSES
@@ -162,15 +94,13 @@ class TokenizerSettings:
 
     def rebuilt(self, document: dict[str, Any]) -> dict[str, Any]:
         """A tokenizer.json of a SentencePiece model, as the class of the tokenizer makes it anew in transformers."""
-        if self.class_name != "LlamaTokenizer":
-            return document
-        prefixes = self._config.get("add_prefix_space") is not False
-        scheme = "never" if not prefixes else "always" if self.spaces_after_special else "first"
-        signs = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
-        written = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
-        written += [{"type": "Fuse"}, *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefixes else [])]
-        decoder = {"type": "Sequence", "decoders": written}
-        return {**document, "normalizer": None, "pre_tokenizer": signs, "decoder": decoder}
+        return document if self.known.rebuild is None else self.known.rebuild(document, self._config)
+
+    def as_json(self, proto: ModelProto) -> dict[str, Any] | None:
+        """The tokenizer.json that the class of the tokenizer makes of a SentencePiece file; None if it makes none."""
+        if self.known.pieces is None or proto.model_type != UNIGRAM:
+            return None
+        return document_of(proto, self.known.pieces(self._config))
 
     @property
     def chat_templates(self) -> dict[str, str] | str | None:
@@ -186,12 +116,12 @@ class TokenizerSettings:
 
 
 def _class_name(named: Any, model_type: Any) -> str | None:
-    registered = _BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
+    registered = BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
     name = named.removesuffix("Fast") if isinstance(named, str) else None
     if name is None or (model_type == "qwen2" and name != registered):  # of which many folders name a wrong one
         return registered
     # Of Mistral's models transformers takes the files as they are.
-    return None if name in _NO_CLASS or model_type == "mistral" else name
+    return None if name in NO_CLASS or model_type == "mistral" else name
 
 
 def _roles(config: Mapping[str, Any]) -> dict[str, AddedToken]:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import tensorflow as tf
@@ -11,11 +11,13 @@ import tensorflow as tf
 from keras_tfm.tokenizers.added_tokens import AddedToken
 from keras_tfm.tokenizers.sentence_piece_graph import CuttingRules, JoiningRules, PairModel, Step, UnigramModel
 from keras_tfm.tokenizers.sentence_piece_model import BYTE_PIECES, Meaning
+from keras_tfm.tokenizers.sentence_piece_proto import CONTROL, USER_DEFINED, ModelProto
 from keras_tfm.tokenizers.sentence_piece_rules import (
     WORD_SIGN,
     CharacterReplacer,
     Replacements,
     UnicodeNormalizer,
+    character_replacer,
     escape_spaces,
     join_spaces,
     prepend_sign,
@@ -23,6 +25,8 @@ from keras_tfm.tokenizers.sentence_piece_rules import (
     sign_words,
     strip,
 )
+
+_ANY_SPACES = r"\s{2,}|[\n\r\t]"  # DeBERTa's
 
 
 def is_sentence_piece(document: Mapping[str, Any]) -> bool:
@@ -35,6 +39,34 @@ def is_sentence_piece(document: Mapping[str, Any]) -> bool:
     parts = _flat(document.get("pre_tokenizer"), "pretokenizers") + _flat(document.get("normalizer"), "normalizers")
     signs = any(part.get("type") == "Metaspace" or part.get("content") == WORD_SIGN for part in parts)
     return model.get("type", "BPE") == "BPE" and (bool(model.get("byte_fallback")) or signs)
+
+
+def document_of(proto: ModelProto, more_pieces: Iterable[str] = ()) -> dict[str, Any]:
+    """The tokenizer.json of a Unigram model, with the spaces that are usual.
+
+    Args:
+        proto: ModelProto.
+        more_pieces: what follows its pieces, with scores of 0.
+    """
+    kinds = {piece.text: (number, piece.kind) for number, piece in enumerate(proto.pieces)}
+    rules = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [
+        {"id": number, "content": text, "special": kind == CONTROL, **rules}
+        for text, (number, kind) in kinds.items()
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    charsmap = base64.b64encode(proto.precompiled_charsmap).decode()
+    signs = {"type": "Metaspace", "replacement": WORD_SIGN, "prepend_scheme": "always", "split": True}
+    pieces = [*((piece.text, piece.score) for piece in proto.pieces), *((piece, 0.0) for piece in more_pieces)]
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None,
+        "pre_tokenizer": signs,
+        "post_processor": None,
+        "decoder": signs,
+        "model": {"type": "Unigram", "unk_id": proto.unk_id, "vocab": [[*piece] for piece in pieces]},
+    }
 
 
 def meaning_of_json(document: Mapping[str, Any]) -> Meaning:
@@ -167,7 +199,9 @@ def _steps(document: Mapping[str, Any]) -> tuple[list[Step], bool]:
         return steps, bool(parts[0].get("split", True))
     if names:
         _refuse(
-            "pre_tokenizer", str(document["pre_tokenizer"])[:200], "null, Metaspace, or Metaspace with WhitespaceSplit"
+            "pre_tokenizer",
+            str(document["pre_tokenizer"])[:200],
+            "null, Metaspace, or WhitespaceSplit and a Metaspace that is always put before words",
         )
     return steps, False
 
@@ -196,12 +230,15 @@ def _normalizer(part: Mapping[str, Any]) -> Step | None:
         return _replacing(part)
     if kind == "Prepend" and part.get("prepend") == WORD_SIGN:
         return functools.partial(prepend_sign, always=True)
-    if kind in ("NFC", "NFKC"):
+    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
         return UnicodeNormalizer(kind)
+    if kind in ("StripAccents", "Lowercase", "Nmt"):
+        return character_replacer(kind)
     if kind == "Strip":
         left, right = bool(part.get("strip_left", True)), bool(part.get("strip_right", True))
         return functools.partial(strip, left=left, right=right) if left or right else None
-    return _refuse("normalizer", str(part)[:100], "Precompiled, NFC, NFKC, Replace, Prepend or Strip")
+    known = "Precompiled, NFC, NFD, NFKC, NFKD, StripAccents, Lowercase, Nmt, Replace, Prepend or Strip"
+    return _refuse("normalizer", str(part)[:100], known)
 
 
 def _replacing(part: Mapping[str, Any]) -> Step:
@@ -211,13 +248,15 @@ def _replacing(part: Mapping[str, Any]) -> Step:
     if isinstance(content, str):
         if string == " " and content == WORD_SIGN:
             return escape_spaces
-        if expression == " {2,}" and len(content) == 1:
-            return functools.partial(join_spaces, code=ord(content))
+        if expression in (" {2,}", _ANY_SPACES) and len(content) == 1:
+            return functools.partial(join_spaces, code=ord(content), of_any_kind=expression == _ANY_SPACES)
+        if expression == r"\A +| +\z" and not content:
+            return functools.partial(strip, left=True, right=True, spaces_alone=True)
         if isinstance(expression, str) and expression in (r"\n", "\n"):
             string = "\n"
         if isinstance(string, str) and string:
             return CharacterReplacer(Replacements.of({string: content}))
-    return _refuse("normalizer", str(part)[:100], "a Replace of a string, or of the expression ' {2,}'")
+    return _refuse("normalizer", str(part)[:100], f"a Replace of a string, or of ' {{2,}}' or {_ANY_SPACES!r}")
 
 
 def _leaves_tokens_alone(document: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from keras_tfm.tokenizers.sentence_piece_proto import (
 from keras_tfm.tokenizers.sentence_piece_rules import (
     WORD_SIGN,
     CharacterReplacer,
-    append_sign,
+    SuffixSigner,
     drop_extra_spaces,
     escape_spaces,
     prepend_sign,
@@ -152,7 +152,7 @@ def _unigram_model(proto: ModelProto, ids: Mapping[str, int]) -> UnigramModel:
 
 
 def _steps(proto: ModelProto, user_defined: Mapping[str, int], space_after_special: bool) -> list[Step]:
-    steps: list[Step] = []
+    replace = []
     if proto.precompiled_charsmap:
         replacements = read_charsmap(proto.precompiled_charsmap)
         spaces = np.flatnonzero(replacements.codes == ord(" "))
@@ -161,18 +161,17 @@ def _steps(proto: ModelProto, user_defined: Mapping[str, int], space_after_speci
                 "The charsmap of `model` must not make several spaces in a row where extra ones are removed, which is "
                 "not supported. Received: one that does."
             )
-        steps.append(CharacterReplacer(replacements, kept=list(user_defined)))
+        replace = [CharacterReplacer(replacements, kept=list(user_defined))]
     prefix = functools.partial(prepend_sign, always=space_after_special)
-    has_prefix = proto.add_dummy_prefix and not proto.treat_whitespace_as_suffix
+    if not proto.add_dummy_prefix:
+        return [*replace, *[drop_extra_spaces] * proto.remove_extra_whitespaces, escape_spaces]
+    if proto.treat_whitespace_as_suffix:
+        signed = SuffixSigner(replace[0] if replace else None, drops_spaces=proto.remove_extra_whitespaces)
+        return [signed, escape_spaces]
     if proto.remove_extra_whitespaces:
-        steps += [drop_extra_spaces, *[prefix] * has_prefix]
-    else:
-        # Before all else: texts of which nothing is left get it too.
-        steps = [*[prefix] * has_prefix, *steps]
-    steps.append(escape_spaces)
-    if proto.add_dummy_prefix and proto.treat_whitespace_as_suffix:
-        steps.append(append_sign)
-    return steps
+        return [*replace, drop_extra_spaces, prefix, escape_spaces]
+    # Before all else: texts of which nothing is left get it too.
+    return [prefix, *replace, escape_spaces]
 
 
 def _joining(proto: ModelProto) -> JoiningRules:

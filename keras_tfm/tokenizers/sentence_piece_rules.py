@@ -15,12 +15,13 @@ from keras_tfm.tokenizers.code_points import (
     CodePointTable,
     KeyFinder,
     Trie,
+    after,
     before,
     num_bytes,
     read_from_left,
     repeated,
 )
-from keras_tfm.tokenizers.unicode_nfc import NormalizationC
+from keras_tfm.tokenizers.unicode_nfc import UnicodeNormalization
 
 WORD_SIGN = "▁"
 _SPACE, _SIGN = ord(" "), ord(WORD_SIGN)
@@ -28,6 +29,7 @@ _GRAPHEME_BYTES = 6  # from which on the library `tokenizers` takes the characte
 _MOST_NODES = 2**22  # those of "nmt_nfkc" are 320,000
 _OTHER, _EXTENDS, _PREPENDS, _CONTROL = range(4)  # kinds of characters, for graphemes
 _DIVIDER = "\n"  # no grapheme goes across it
+_SEPARATOR = "\ue000"  # for private use: no normalizer changes it
 
 
 class Replacements(NamedTuple):
@@ -267,16 +269,31 @@ class CharacterReplacer(tf.Module):
         return tf.where(whole >= 0, size, tf.cast(text >= 0, tf.int32)), text
 
 
+def character_replacer(name: str) -> "CharacterReplacer":
+    """What a normalizer of `tokenizers` makes of each character, read off it, since its Unicode is not Python's.
+
+    Args:
+        name: its name, of one that changes characters one by one: "StripAccents", "Lowercase" or "Nmt".
+    """
+    import tokenizers
+
+    codes = [code for code in (*range(0xD800), *range(0xE000, 0x33480), *range(0xE0000, 0xE1000)) if code != 0xE000]
+    normalize = getattr(tokenizers.normalizers, name)().normalize_str
+    texts = normalize(_SEPARATOR.join(map(chr, codes))).split(_SEPARATOR)
+    changed = {chr(code): text for code, text in zip(codes, texts, strict=True) if text != chr(code)}
+    return CharacterReplacer(Replacements.of(changed))
+
+
 class UnicodeNormalizer(tf.Module):
     """Unicode's normalization.
 
     Args:
-        form: "NFC" or "NFKC".
+        form: as of `UnicodeNormalization`.
     """
 
     def __init__(self, form: str):
         super().__init__(name="unicode_normalizer")
-        self._normalize = NormalizationC(compatibility=form == "NFKC")
+        self._normalize = UnicodeNormalization(form)
 
     def __call__(self, characters: Characters, begins_text: tf.Tensor) -> Characters:
         return self._normalize.of_characters(characters)
@@ -292,14 +309,24 @@ def drop_extra_spaces(characters: Characters, begins_text: tf.Tensor) -> Charact
     return characters.where(~is_extra & (places <= tf.gather(last, characters.rows)))
 
 
-def join_spaces(characters: Characters, begins_text: tf.Tensor, code: int) -> Characters:
-    """With one character of this code point instead of several spaces, as the expression " {2,}" finds them."""
-    is_space = tf.equal(characters.codes, _SPACE)
+def join_spaces(characters: Characters, begins_text: tf.Tensor, code: int, of_any_kind: bool = False) -> Characters:
+    """With one character of this code point instead of several spaces, as the expression " {2,}" finds them.
+
+    Args:
+        characters: Characters.
+        begins_text: bool (R,), not used.
+        code: the code point.
+        of_any_kind: bool, of several characters of white space, and of single ends of lines and tabs, as the expression
+            "\\s{2,}|[\\n\\r\\t]" finds them.
+    """
+    codes = characters.codes
+    is_space = is_white_space(codes) if of_any_kind else tf.equal(codes, _SPACE)
     follows = is_space & before(is_space, False) & ~characters.is_first()
-    limits = tf.concat([follows[1:], [False]], axis=0)
+    takes = is_space & ~follows & after(follows, False)
+    if of_any_kind:
+        takes |= functools.reduce(tf.logical_or, [tf.equal(codes, ord(one)) for one in "\n\r\t"])
     ends = _ends_of_runs(characters, follows)
-    codes = tf.where(is_space & ~follows & limits, code, characters.codes)
-    return characters._replace(codes=codes, ends=ends).where(~follows)
+    return characters._replace(codes=tf.where(takes, code, codes), ends=ends).where(~follows)
 
 
 def _ends_of_runs(characters: Characters, follows: tf.Tensor) -> tf.Tensor:
@@ -308,9 +335,11 @@ def _ends_of_runs(characters: Characters, follows: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.math.segment_max(characters.ends, run), run)
 
 
-def strip(characters: Characters, begins_text: tf.Tensor, left: bool, right: bool) -> Characters:
-    """Without white space at the ends."""
-    is_text = ~is_white_space(characters.codes)
+def strip(
+    characters: Characters, begins_text: tf.Tensor, left: bool, right: bool, spaces_alone: bool = False
+) -> Characters:
+    """Without white space at the ends, or without spaces there."""
+    is_text = characters.codes != _SPACE if spaces_alone else ~is_white_space(characters.codes)
     places = tf.range(tf.size(is_text))
     first = tf.math.segment_min(tf.where(is_text, places, tf.size(is_text)), characters.rows)
     last = tf.math.segment_max(tf.where(is_text, places, -1), characters.rows)
@@ -353,10 +382,38 @@ def prepend_sign(
     return _with_sign(characters, takes, place=0)
 
 
-def append_sign(characters: Characters, begins_text: tf.Tensor) -> Characters:
-    """With a word sign after each text that has characters left."""
-    is_last = tf.concat([characters.is_first()[1:], tf.ones_like(characters.rows[:1], tf.bool)], axis=0)
-    return _with_sign(characters, is_last, place=1)
+class SuffixSigner(tf.Module):
+    """Replaces characters, drops extra spaces if they are dropped, and puts a word sign after each text.
+
+    A text of nothing but spaces that are dropped gets none; one of which nothing else is left does.
+
+    Args:
+        replace: CharacterReplacer, or None.
+        drops_spaces: bool, whether extra spaces are dropped.
+    """
+
+    def __init__(self, replace: CharacterReplacer | None, drops_spaces: bool):
+        super().__init__(name="suffix_signer")
+        self._replace, self._drops_spaces = replace, drops_spaces
+
+    def __call__(self, characters: Characters, begins_text: tf.Tensor) -> Characters:
+        num_texts = tf.size(begins_text)
+        sizes = tf.math.bincount(characters.rows, minlength=num_texts)
+        if self._replace is not None:
+            characters = self._replace(characters, begins_text)
+        takes = sizes > 0
+        if self._drops_spaces:
+            # What each space was made of: the whole text, if that is all spaces.
+            is_space = tf.equal(characters.codes, _SPACE)
+            from_spaces = tf.where(is_space, characters.ends - characters.starts, 0)
+            has_others = tf.math.bincount(tf.boolean_mask(characters.rows, ~is_space), minlength=num_texts) > 0
+            takes &= has_others | (tf.math.unsorted_segment_sum(from_spaces, characters.rows, num_texts) < sizes)
+            characters = drop_extra_spaces(characters, begins_text)
+        rows = tf.cast(tf.where(takes)[:, 0], tf.int32)
+        ends = tf.gather(sizes, rows)
+        signs = Characters(tf.fill(tf.shape(rows), _SIGN), rows, ends - 1, ends)
+        both = Characters(*(tf.concat(columns, axis=0) for columns in zip(characters, signs, strict=True)))
+        return both.gather(tf.argsort(both.rows, stable=True))
 
 
 def sign_words(characters: Characters, begins_text: tf.Tensor) -> Characters:

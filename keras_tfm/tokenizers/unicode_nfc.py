@@ -1,4 +1,4 @@
-"""Unicode's normalization forms C and KC in the graph: characters and their marks as one code point if there is one."""
+"""Unicode's normalization forms in the graph: characters and their marks as one code point, or apart."""
 
 import functools
 import itertools
@@ -20,13 +20,13 @@ _CODES = (*range(0xA0, _S), *range(0xF900, 0x33480), *range(0xE0000, 0xE1000))
 _DIVIDER = "\n"  # nothing is composed or moved across it
 
 
-class NormalizationC(tf.Module):
-    """Decomposes characters, orders their marks, and composes them again.
+class UnicodeNormalization(tf.Module):
+    """Decomposes characters, orders their marks, and composes them again in the forms "NFC" and "NFKC".
 
     Texts without anything that could change, which are nearly all, are recognized by a regular expression.
 
     Args:
-        compatibility: bool, form KC, in which also "ﬁ" is "fi".
+        form: "NFC", "NFD", "NFKC" or "NFKD"; in those with a K, also "ﬁ" is "fi".
 
     Call arguments:
         texts: string (N,), valid UTF-8.
@@ -38,9 +38,10 @@ class NormalizationC(tf.Module):
         Unicode Standard Annex 15, "Unicode Normalization Forms", https://www.unicode.org/reports/tr15/
     """
 
-    def __init__(self, compatibility: bool = False):
-        super().__init__(name="normalization_c")
-        tables = unicode_tables(compatibility)
+    def __init__(self, form: str = "NFC"):
+        super().__init__(name="unicode_normalization")
+        tables = unicode_tables(form)
+        self._composes = form.endswith("C")
         self._safe = f"[^{_ranges(tables.unsafe)}]*"
         parts = list(tables.decompositions.values())
         lengths = [*map(len, parts)]
@@ -63,16 +64,18 @@ class NormalizationC(tf.Module):
     def of_characters(self, characters: Characters) -> Characters:
         """The normalized characters, each with the place of all that it is made of."""
         is_safe = ~tf.reduce_any(self._is_unsafe(characters.codes) > 0)
-        normalized = tf.cond(is_safe, lambda: tuple(characters), lambda: tuple(self._composed(characters)))
+        normalized = tf.cond(is_safe, lambda: tuple(characters), lambda: tuple(self._changed(characters)))
         return Characters(*(tf.ensure_shape(x, [None]) for x in normalized))
 
     def _normalized(self, texts: tf.Tensor) -> tf.Tensor:
-        codes, rows, *_ = self._composed(Characters.of(texts))
+        codes, rows, *_ = self._changed(Characters.of(texts))
         rows = tf.RaggedTensor.from_value_rowids(codes, tf.cast(rows, tf.int64), tf.size(texts, tf.int64))
         return tf.ensure_shape(tf.strings.unicode_encode(rows, "UTF-8"), [None])
 
-    def _composed(self, characters: Characters) -> Characters:
+    def _changed(self, characters: Characters) -> Characters:
         characters, classes = self._ordered(self._decomposed(characters))
+        if not self._composes:
+            return characters
         state = (*characters, classes, tf.zeros_like(characters.codes, tf.bool), tf.constant(True))
         shapes = (tf.TensorShape([None]),) * 6 + (tf.TensorShape([]),)
         return Characters(*tf.while_loop(lambda *state: state[-1], self._compose, state, shapes)[:4])
@@ -154,20 +157,22 @@ class UnicodeTables(NamedTuple):
 
 
 @functools.cache
-def unicode_tables(compatibility: bool) -> UnicodeTables:
-    """The tables of form C, or KC, read off the library `tokenizers`, whose version of Unicode is not Python's."""
+def unicode_tables(form: str) -> UnicodeTables:
+    """The tables of a form, read off the library `tokenizers`, whose version of Unicode is not Python's."""
     import tokenizers
 
     normalizers = tokenizers.normalizers
     compose, apart = normalizers.NFC().normalize_str, normalizers.NFD().normalize_str
-    splitter = normalizers.NFKD() if compatibility else normalizers.NFD()
-    joiner = normalizers.NFKC() if compatibility else normalizers.NFC()
+    splitter = normalizers.NFKD() if "K" in form else normalizers.NFD()
+    normalizer = getattr(normalizers, form)()
     characters = [*map(chr, _CODES)]
     classes = _classes(characters, apart)
-    split, join = _each(splitter.normalize_str, characters), _each(joiner.normalize_str, characters)
+    split, join = _each(splitter.normalize_str, characters), _each(normalizer.normalize_str, characters)
     pieces = _each(apart, characters)
     composed = _each(compose, characters)
-    decompositions, pairs, unsafe = {}, {}, {*classes, *range(_V, _V + _NUM_V), *range(_T + 1, _T + _NUM_T)}
+    jamo = (*range(_V, _V + _NUM_V), *range(_T + 1, _T + _NUM_T))
+    decompositions, pairs = {}, {}
+    unsafe = {*classes, *(jamo if form.endswith("C") else range(_S, _S + _NUM_SYLLABLES))}
     for character, parts, normal, piece, whole in zip(characters, split, join, pieces, composed, strict=True):
         if parts != character:
             decompositions[ord(character)] = tuple(map(ord, parts))

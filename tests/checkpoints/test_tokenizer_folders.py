@@ -69,7 +69,7 @@ def test_ids_and_chats_are_those_of_transformers_before_and_after_saving(name, t
     assert ours.vocabulary_size == len(theirs)
     assert ours.encode(texts) == ids_of(theirs, texts)
     assert ours.encode(texts, add_special_tokens=False) == ids_of(theirs, texts, add_special_tokens=False)
-    if name != "t5":  # whose vocabulary has "</s>" as a piece of text, for the library `tokenizers`
+    if not name.startswith("t5"):  # whose vocabulary has "</s>" as a piece of text, for the library `tokenizers`
         options = {"add_special_tokens": False, "split_special_tokens": True}
         assert ours.encode(texts, False, allow_special=False) == ids_of(theirs, texts, **options)
     if theirs.chat_template:

@@ -13,6 +13,7 @@ import tokenizers
 import transformers
 from tokenizers import AddedToken
 
+from keras_tfm.tokenizers.sentence_piece_proto import NORMAL, read_proto
 from keras_tfm.tokenizers.word_patterns import WORD_PATTERNS
 from tests.checkpoints import marian_folders
 
@@ -228,6 +229,45 @@ def t5(folder):
     _put(folder, config={"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "extra_special_tokens": ["<extra_id_0>"]})
 
 
+def t5_sentinels(folder):
+    (folder / "spiece.model").write_bytes(_sentence_piece("unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1))
+    _put(folder, config={"tokenizer_class": "T5Tokenizer", "extra_ids": 7})
+
+
+def albert(folder):
+    ids = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "bos_piece": "[CLS]", "eos_piece": "[SEP]"}
+    (folder / "spiece.model").write_bytes(_sentence_piece("unigram", control_symbols="[MASK]", **ids))
+    _put(folder, config={"tokenizer_class": "AlbertTokenizer"})
+
+
+def _unigram(name: str, first: list[str], last: list[str] = (), converted: bool = False, **options):
+    """A folder that a class of transformers saved; `converted`, with what older versions had in tokenizer.json."""
+
+    def put(folder):
+        proto = read_proto(_sentence_piece("unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1))
+        pieces = [(piece.text, piece.score) for piece in proto.pieces if piece.kind == NORMAL]
+        vocab = [*((token, 0.0) for token in first), *pieces, *((token, 0.0) for token in last)]
+        if name != "DebertaV2Tokenizer":
+            options["_spm_precompiled_charsmap"] = proto.precompiled_charsmap
+        getattr(transformers, name)(vocab=vocab, **options).save_pretrained(folder)
+        if converted:
+            path = folder / "tokenizer.json"
+            document = json.loads(path.read_text(encoding="utf-8"))
+            spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
+            strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+            document["normalizer"] = {"type": "Sequence", "normalizers": [document["normalizer"], strip, spaces]}
+            document["pre_tokenizer"] = document["decoder"]
+            path.write_text(json.dumps(document), encoding="utf-8")
+
+    return put
+
+
+_FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>"]
+_XLNET = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
+_CAMEMBERT = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+_DEBERTA = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+
+
 def _as_json(name):
     """A folder as transformers 5 saves it: tokenizer.json alone."""
 
@@ -268,6 +308,13 @@ FOLDERS = {
     "gemma2_json": ("gemma2", _as_json("gemma2")),
     "t5": ("t5", t5),
     "marian": ("marian", marian_folders.write),
+    "t5_sentinels": ("t5", t5_sentinels),
+    "mt5": ("mt5", _unigram("T5Tokenizer", ["<pad>", "</s>", "<unk>"], converted=True, extra_ids=0)),
+    "albert": ("albert", albert),
+    "xlnet": ("xlnet", _unigram("XLNetTokenizer", _XLNET)),
+    "xlm_roberta": ("xlm-roberta", _unigram("XLMRobertaTokenizer", _FAIRSEQ, ["<mask>"], converted=True)),
+    "camembert": ("camembert", _unigram("CamembertTokenizer", _CAMEMBERT, ["<mask>"])),
+    "deberta": ("deberta-v2", _unigram("DebertaV2Tokenizer", _DEBERTA, ["[MASK]"], do_lower_case=True)),
 }
 
 

@@ -1,6 +1,7 @@
 """SentencePiece models in the graph, beside `sentencepiece` itself."""
 
 import copy
+import dataclasses
 import json
 import pickle
 import random
@@ -108,8 +109,6 @@ def random_texts(number: int) -> list[str]:
 @pytest.mark.parametrize("kind", [*COMMON, *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*KINDS][2:])])
 def test_ids_and_texts_are_those_of_sentencepiece(models, pairs, lines, kind):
     ours, theirs = pairs.get(kind) or pair_of(models[kind])
-    if kind == "spaces after words":  # texts of which nothing else is left are empty here, and a space there
-        lines = [line for line in lines if theirs.encode(line) != [theirs.piece_to_id("▁")]]
     expected = theirs.encode(lines)
     assert ours.encode(lines) == expected
     generator, size = random.Random(1), theirs.vocab_size()
@@ -122,6 +121,21 @@ def test_ids_and_texts_are_those_of_sentencepiece(models, pairs, lines, kind):
         theirs.eos_id(),
         theirs.bos_id(),
     )
+
+
+@pytest.mark.parametrize("drops_spaces", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_space_follows_texts_of_which_nothing_else_is_left(models, drops_spaces):
+    changes = {"treat_whitespace_as_suffix": True, "remove_extra_whitespaces": drops_spaces}
+    proto = dataclasses.replace(read_proto(models["unigram"]), **changes)
+    ours, theirs = pair_of(write_proto(proto))
+    kinds = ["a", " ", "\u3000", "\u200b", "\xad", "\u00a8", "▁", "▁▁", "<turn>", "\t"]
+    generator = random.Random(0)
+    texts = ["", *kinds, *("".join(generator.choices(kinds, k=n % 5)) for n in range(300))]
+    assert ours.encode(texts) == theirs.encode(texts)
+    if not drops_spaces:
+        ids, offsets = ours.encode_with_offsets("ab\u200b")
+        assert offsets[-1] == (2, 3)
+        assert ours.id_to_token(ids[-1]).endswith("▁")
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

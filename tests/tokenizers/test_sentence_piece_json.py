@@ -55,6 +55,37 @@ UNIGRAM_FORMS = {
         ALWAYS,
         ALWAYS,
     ),
+    "albert": (
+        sequence(
+            "normalizers",
+            "Precompiled",
+            {"type": "Replace", "pattern": {"String": "``"}, "content": '"'},
+            *({"type": name} for name in ("NFKD", "StripAccents", "Lowercase")),
+        ),
+        sequence("pretokenizers", {"type": "WhitespaceSplit"}, ALWAYS),
+        ALWAYS,
+    ),
+    "deberta": (
+        sequence(
+            "normalizers",
+            {"type": "Lowercase"},
+            {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "},
+            {"type": "NFC"},
+            {"type": "Strip", "strip_left": False, "strip_right": True},
+        ),
+        sequence("pretokenizers", ALWAYS),
+        ALWAYS,
+    ),
+    "spaces taken away": (
+        sequence(
+            "normalizers",
+            *({"type": name} for name in ("Nmt", "NFD")),
+            {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        ),
+        ALWAYS,
+        ALWAYS,
+    ),
     "nfkc": ({"type": "NFKC"}, metaspace("first", True), metaspace("first", True)),
     "nfc": (
         sequence("normalizers", {"type": "NFC"}, {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}),
@@ -62,7 +93,7 @@ UNIGRAM_FORMS = {
         ALWAYS,
     ),
 }
-FAST = ("llama", "t5")
+FAST = ("llama", "t5", "albert")
 
 
 def added(content, number, **rules):
@@ -152,7 +183,7 @@ def test_ids_offsets_and_texts_are_those_of_tokenizers(form, texts):
     expected = theirs.encode_batch(texts, add_special_tokens=False)
     ids, offsets = ours.encode_with_offsets(texts)
     assert ids == [encoding.ids for encoding in expected]
-    if not {"Prepend", "NFKC", "NFC"} & {*json.dumps(form["normalizer"]).replace('"', " ").split()}:
+    if not {"Prepend", "NFKC", "NFC", "NFD", "NFKD"} & {*json.dumps(form["normalizer"]).replace('"', " ").split()}:
         plain = [n for n, text in enumerate(texts) if text.isascii() and "<extra>" not in text]
         assert [offsets[n] for n in plain] == [expected[n].offsets for n in plain]
     generator, size = random.Random(1), theirs.get_vocab_size()
@@ -189,7 +220,7 @@ def test_byte_level_files_are_told_apart():
     ("changes", "message"),
     [
         ({"model": {"type": "WordLevel"}}, "`model.type` must be 'BPE' or 'Unigram'; .* Received: 'WordLevel'"),
-        ({"normalizer": {"type": "Lowercase"}}, "`normalizer` must be Precompiled, .*Received: .*Lowercase"),
+        ({"normalizer": {"type": "BertNormalizer"}}, "`normalizer` must be Precompiled, .*Received: .*BertNorm"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "eA=="}}, "Received: 1 bytes that are none"),
         ({"pre_tokenizer": {"type": "Digits"}}, "`pre_tokenizer` must be null, Metaspace.* Received: .*Digits"),
         ({"pre_tokenizer": SPLIT}, "`pre_tokenizer` must be null, Metaspace.* Received: .*Split"),

@@ -9,17 +9,18 @@ import tensorflow as tf
 import tokenizers
 
 from keras_tfm.tokenizers.code_points import Characters
-from keras_tfm.tokenizers.unicode_nfc import NormalizationC, unicode_tables
+from keras_tfm.tokenizers.unicode_nfc import UnicodeNormalization, unicode_tables
 
 EVERY = [*map(chr, range(1, 0xD800)), *map(chr, range(0xE000, 0x33480)), *map(chr, range(0xE0000, 0xE1000))]
-MARKS = [*map(chr, unicode_tables(False).classes)]
-RUST = {False: tokenizers.normalizers.NFC(), True: tokenizers.normalizers.NFKC()}
+MARKS = [*map(chr, unicode_tables("NFC").classes)]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["C", "KC"])
+@pytest.fixture(
+    scope="module", params=["NFC", "NFKC", *(pytest.param(f, marks=pytest.mark.slow) for f in ("NFD", "NFKD"))]
+)
 def form(request):
     """Ours, and theirs on a list of texts."""
-    return NormalizationC(request.param), RUST[request.param].normalize_str
+    return UnicodeNormalization(request.param), getattr(tokenizers.normalizers, request.param)().normalize_str
 
 
 def check(form, texts):
@@ -37,7 +38,7 @@ def test_every_code_point_and_its_decomposition_are_normalized(form):
 
 def test_every_mark_is_ordered_before_and_after_one_of_each_class(form):
     """Python orders other marks, which ones hangs on its version: so each is compared with one of each class."""
-    classes = unicode_tables(False).classes
+    classes = unicode_tables("NFC").classes
     samples = [chr(mark) for mark in {rank: mark for mark, rank in classes.items()}.values()]
     check(
         form, ["a" + "".join(pair) for mark in MARKS for sample in samples for pair in ((mark, sample), (sample, mark))]
@@ -66,7 +67,7 @@ def test_normal_texts_are_left_alone_and_empty_ones_too(form):
 
 
 def test_each_character_knows_where_it_comes_from():
-    characters = NormalizationC(True).of_characters(Characters.of(tf.constant(["xﬁe\u0323\u0302!", "e\u0301"])))
+    characters = UnicodeNormalization("NFKC").of_characters(Characters.of(tf.constant(["xﬁe\u0323\u0302!", "e\u0301"])))
     assert "".join(map(chr, characters.codes.numpy())) == "xfi\u1ec7!é"
     assert characters.rows.numpy().tolist() == [0, 0, 0, 0, 0, 1]
     assert characters.starts.numpy().tolist() == [0, 1, 1, 2, 5, 0]
