@@ -96,9 +96,16 @@ def test_both_sides_are_those_of_transformers_before_and_after_saving(name, tmp_
     assert their_again(texts).input_ids == theirs(texts).input_ids
     assert their_again(text_target=texts).input_ids == theirs(text_target=texts).input_ids
     assert ours_again.get_config() == source.get_config()
+    if name == "bytes":
+        module = tf.Module()
+        module.tokenizer, spec = target, tf.TensorSpec([None], tf.string)
+        module.ids = tf.function(lambda texts: target(texts).to_tensor(-1), input_signature=[spec])
+        tf.saved_model.save(module, str(tmp_path / "served"))
+        served = tf.saved_model.load(str(tmp_path / "served")).ids(tf.constant(texts))
+        assert [row[row >= 0].tolist() for row in served.numpy()] == theirs(text_target=texts).input_ids
 
 
-def test_a_vocabulary_of_the_targets_has_its_own_ids_of_special_tokens(tmp_path):
+def test_a_vocabulary_of_the_targets_has_its_own_ids_of_special_tokens():
     models = [ModelProto((Piece("<unk>", 0.0, UNKNOWN), Piece("▁a", -1.0), Piece("a", -2.0)))] * 2
     ids = {"</s>": 0, "<unk>": 1, "▁a": 2, "a": 3, "<pad>": 4}
     own = {"</s>": 0, "<unk>": 1, "<pad>": 2, "▁a": 3}
@@ -110,11 +117,6 @@ def test_a_vocabulary_of_the_targets_has_its_own_ids_of_special_tokens(tmp_path)
     assert target.decode([3, 2, 3, 7, 0]) == "a<pad> a</s>"
     assert target.decode([3, 2, 3, 7, 0], skip_special_tokens=True) == "a a"
     assert target.for_targets().changed(side="source").get_config() == tokenizer.get_config()
-    saved = tf.Module()
-    saved.tokenizer = target
-    saved.ids = tf.function(lambda texts: target(texts).to_tensor(), input_signature=[tf.TensorSpec([None], tf.string)])
-    tf.saved_model.save(saved, str(tmp_path))
-    assert tf.saved_model.load(str(tmp_path)).ids(tf.constant(["a <pad>"])).numpy().tolist() == [[3, 2, 0]]
     assert MarianTokenizer(*models, {**ids, ">>fr<<": 5}).language_codes == (">>fr<<",)
 
 

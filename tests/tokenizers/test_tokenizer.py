@@ -22,7 +22,9 @@ from keras_tfm.tokenizers.sentence_piece_proto import CONTROL, UNKNOWN, ModelPro
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS
 
 SYMBOLS = {symbol: i for i, symbol in enumerate(BYTE_SYMBOLS)}
-MARIAN = ModelProto((Piece("<s>", 0.0, CONTROL), *map(Piece, "▁ab"), Piece("<unk>", 0.0, UNKNOWN)))
+PIECES = ModelProto(
+    (Piece("<s>", 0.0, CONTROL), *map(Piece, "▁ab"), Piece("<unk>", 0.0, UNKNOWN)), add_dummy_prefix=False
+)
 TOKENIZERS = {
     "byte pair": lambda special=("<s>",), **more: BytePairTokenizer({**SYMBOLS, "<s>": 256}, [], special, **more),
     "word piece": lambda special=("<s>",), **more: WordPieceTokenizer(
@@ -31,16 +33,14 @@ TOKENIZERS = {
         **more,
     ),
     "sentence piece": lambda special=("<s>",), **more: SentencePieceTokenizer(
-        ModelProto(
-            (Piece("<s>", 0.0, CONTROL), *map(Piece, "▁ab"), Piece("<unk>", 0.0, UNKNOWN)), add_dummy_prefix=False
-        ),
+        PIECES,
         special_tokens=special,
         **more,
     ),
     "marian": lambda special=("<s>",), **more: MarianTokenizer(
-        MARIAN,
-        MARIAN,
-        {piece.text: i for i, piece in enumerate(MARIAN.pieces)},
+        PIECES,
+        PIECES,
+        {piece.text: i for i, piece in enumerate(PIECES.pieces)},
         special_tokens=special,
         end_of_text=None,
         **more,
