@@ -130,7 +130,8 @@ class KerasHub(Writing):
         }
         return np.asarray(self.model.generate(inputs, stop_token_ids=None)["decoder_token_ids"])[:, 1:]
 
-    verify = generate.KerasHub.verify
+    def verify(self) -> None:
+        generate.KerasHub.verify(self)
 
 
 class KerasHubJit(KerasHub):
