@@ -56,11 +56,11 @@ SEQ2SEQ = {
 }
 
 
-def tiny_seq2seq(name, scale=0.3):
+def tiny_seq2seq(name, scale=0.3, **changes):
     """The untrained model, with weights of size `scale`, its norms and biases shaken so that a forgotten one shows."""
     torch.manual_seed(0)
     kind, numbers = SEQ2SEQ[name]
-    config = getattr(transformers, f"{kind}Config")(**numbers)
+    config = getattr(transformers, f"{kind}Config")(**{**numbers, **changes})
     if numbers.get("tie_word_embeddings") is False:
         config.tie_word_embeddings = False  # transformers 5 sets it to True
     model = getattr(transformers, "MarianMTModel" if kind == "Marian" else f"{kind}ForConditionalGeneration")(config)
