@@ -91,4 +91,4 @@ def test_answers_are_the_same_before_and_after_saving(family, task, tmp_path):
         checkpoints.save(checkpoint.model(), tmp_path / "saved", checkpoint.tokenizer())
         expected, found = answers(folder, task), answers(tmp_path / "saved", task)
     assert found == expected
-    assert len(str(expected)) > 40
+    assert len(str(expected)) > 20  # not empty texts
