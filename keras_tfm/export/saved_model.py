@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -388,13 +387,10 @@ class ServedTextGenerator(tf.Module):
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         safe = tf.strings.regex_replace(text, f"{_REPLACEMENT}+$", "")  # perhaps the first bytes of a character
         if self._options.stop_strings is not None:
-            strings = self._options.stop_strings.strings
-            cut = "(?s)(?:" + "|".join(map(re.escape, strings)) + ").*"
-            text, safe = (tf.strings.regex_replace(x, cut, "") for x in (text, safe))
-            beginnings = {string[:length] for string in strings for length in range(1, len(string))}
-            if beginnings:
-                ends = "(?:" + "|".join(map(re.escape, sorted(beginnings, key=len, reverse=True))) + ")$"
-                safe = tf.strings.regex_replace(safe, ends, "")
+            strings = self._options.stop_strings
+            text, safe = (tf.strings.regex_replace(x, f"(?s){strings.pattern}.*", "") for x in (text, safe))
+            if strings.beginnings is not None:
+                safe = tf.strings.regex_replace(safe, f"{strings.beginnings}$", "")
         return tf.where(finish == 0, safe, text)
 
     def _few(self, name, rows):

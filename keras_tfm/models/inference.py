@@ -15,7 +15,7 @@ from keras_tfm.layers.weights import Projection, refuse_rounded
 from keras_tfm.types import Config
 
 LARGEST_ERROR = 0.025  # of the outputs, to their deviation: 96 % of MiniLM's nearest neighbours stay the same
-_TEXTS = 8  # of those given, by which the errors of outputs are measured, one product after the other
+_TEXTS = 8  # the longest of those given, by which the errors of outputs are measured, one product after the other
 
 
 def quantize(model: keras.Model, dtype: str, calibration: Any, largest_error: float) -> None:
@@ -52,13 +52,13 @@ def _int8_kernels(model, projections, rows, largest_error) -> dict[Projection, I
     kernels = {projection: kernel.rounded() for projection, kernel in observed.items()}
     if largest_error >= 1:
         return kernels
-    batch = _side_by_side(rows)
-    exact = _outputs(model, batch)
+    rows = sorted(rows, key=lambda row: row["token_ids"].shape[1])[-_TEXTS:]
+    exact = _outputs(model, rows)
     size = np.maximum(np.square(exact - exact.mean()).sum(), 1e-30)
     losses = {}
     for projection, kernel in kernels.items():
         with _held({projection: kernel}):
-            losses[projection] = np.square(_outputs(model, batch) - exact).sum() / size
+            losses[projection] = np.square(_outputs(model, rows) - exact).sum() / size
     total = sum(losses.values())
     for projection in sorted(losses, key=lambda one: losses[one] / np.prod(one.kernel.shape), reverse=True):
         if total > largest_error**2:
@@ -113,18 +113,10 @@ def _held(kernels: Mapping[Projection, Any]) -> Iterator[None]:
             projection.inference_kernel = None
 
 
-def _outputs(model, inputs) -> np.ndarray:
-    """float32 (N,): all that the model gives."""
-    outputs = tree.flatten(model(inputs, training=False))
+def _outputs(model, rows) -> np.ndarray:
+    """float32 (N,): all that the model gives, of one text after the other, so that none is cut or padded."""
+    outputs = [x for row in rows for x in tree.flatten(model(row, training=False))]
     return np.concatenate([np.ravel(ops.convert_to_numpy(ops.cast(x, "float32"))) for x in outputs])
-
-
-def _side_by_side(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The longest of the texts as one batch, cut to the shortest of them: there is no padding."""
-    longest = sorted(rows, key=lambda row: row["token_ids"].shape[1])[-_TEXTS:]
-    length = longest[0]["token_ids"].shape[1]
-    batch = {name: np.concatenate([row[name][:, :length] for row in longest]) for name in rows[0]}
-    return {name: np.minimum(x, length - 1) if name == "mask_positions" else x for name, x in batch.items()}
 
 
 def _rows_of(calibration: Any) -> Iterator[dict[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Stop strings as an automaton over tokens: they are found wherever token borders fall."""
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,6 +18,10 @@ class StopStrings:
         strings: str each, or one str; of 1,024 bytes together in UTF-8.
         token_bytes: the bytes of each token of the vocabulary, in order.
 
+    Attributes:
+        pattern: regular expression that finds them, in Python and in RE2.
+        beginnings: one that finds what is not yet the whole of one, or None if each is a single character.
+
     Raises:
         ValueError: for an empty string, one with bytes that no token has, or too many bytes. TypeError: for anything
             but str.
@@ -29,21 +34,24 @@ class StopStrings:
         self.strings = strings_of(strings)
         token_bytes = list(token_bytes)
         self.tables = TokenTables.of_bytes(*stop_string_automaton(self.strings, token_bytes), token_bytes)
+        beginnings = {string[:length] for string in self.strings for length in range(1, len(string))}
+        # In the common ground of Python's expressions and RE2's, which cuts served texts.
+        self.pattern = _any_of(self.strings)
+        self.beginnings = _any_of(sorted(beginnings, key=len, reverse=True)) if beginnings else None
 
     def cut(self, text: str) -> str:
         """The text up to the first of the strings."""
-        places = [place for string in self.strings if (place := text.find(string)) >= 0]
-        return text[: min(places)] if places else text
+        found = re.search(self.pattern, text)
+        return text[: found.start()] if found else text
 
     def num_safe(self, text: str) -> int:
         """How many characters of an unfinished text may be streamed: they cannot become part of a stop string."""
-        held = [
-            length
-            for string in self.strings
-            for length in range(1, min(len(string), len(text)) + 1)
-            if text.endswith(string[:length])
-        ]
-        return len(text) - max([0, *held])
+        found = re.search(rf"(?:{self.pattern}|{self.beginnings or self.pattern})\Z", text)
+        return found.start() if found else len(text)
+
+
+def _any_of(strings: Iterable[str]) -> str:
+    return "(?:" + "|".join(map(re.escape, strings)) + ")"
 
 
 def strings_of(strings: str | Iterable[str]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from keras_tfm.tokenizers.byte_pair_vocabulary import (
     check_symbols,
     ranks_of,
 )
+from keras_tfm.tokenizers.inputs import as_string_tensor
 from keras_tfm.tokenizers.pair_merger import ByteMerger
 from keras_tfm.tokenizers.post_processor import trimmings
 from keras_tfm.tokenizers.tokenizer import Tokenizer
@@ -144,12 +145,6 @@ class BytePairTokenizer(Tokenizer):
         )
         whole = {piece: i for i, piece in enumerate(pieces) if tokens[i] not in is_special}
         self._whole_ids = id_table(whole) if whole_words else None
-        texts = [token.replace(BYTE_SYMBOLS[32], " ") for token in tokens] + [""] * (size - len(tokens))
-        with tf.init_scope(), tf.device("CPU:0"):
-            self._num_spaces = (
-                tf.constant([len(text) - len(text.lstrip()) for text in texts], tf.int32),
-                tf.constant([len(text) - len(text.rstrip()) for text in texts], tf.int32),
-            )
 
     @classmethod
     def train(
@@ -221,6 +216,30 @@ class BytePairTokenizer(Tokenizer):
         processor: Any = self.post_processor or {}
         return processor.get("type", "RobertaProcessing") == "RobertaProcessing"
 
+    def encode_with_offsets(
+        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
+    ) -> tuple[list, list]:
+        """As of `Tokenizer`; without the spaces that a token begins or ends with, if its post-processor trims them."""
+        ids, offsets = super().encode_with_offsets(texts, add_special_tokens, allow_special)
+        is_one = as_string_tensor(texts).shape.rank == 0
+        for prefixed in trimmings(self.post_processor):
+            rows = zip([ids], [offsets], strict=True) if is_one else zip(ids, offsets, strict=True)
+            trimmed = [self._trimmed(*row, prefixed) for row in rows]
+            offsets = trimmed[0] if is_one else trimmed
+        return ids, offsets
+
+    def _trimmed(self, ids: list[int], offsets: list[tuple[int, int]], prefixed: bool) -> list[tuple[int, int]]:
+        """Places of tokens without the spaces at their ends, as the Rust library trims them."""
+        trimmed = []
+        for place, (token_id, (start, end)) in enumerate(zip(ids, offsets, strict=True)):
+            token = self.id_to_token(token_id).replace(BYTE_SYMBOLS[32], " ")
+            before, after = len(token) - len(token.lstrip()), len(token) - len(token.rstrip())
+            if before == 1 and prefixed and (place == 0 or start == 0):
+                before = 0
+            start = min(start + before, end)
+            trimmed.append((start, max(end - after, start) if after and end >= after else end))
+        return trimmed
+
     def places_of_pieces(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
         if self._split_off is None:
             pieces = tf.RaggedTensor.from_tensor(texts[:, None])
@@ -247,20 +266,7 @@ class BytePairTokenizer(Tokenizer):
         ends -= tf.repeat(first, lengths.row_lengths())
         # The space that was put before a piece belongs to its first character.
         parts = (ids, ids.with_values(tf.maximum(ends - lengths.values, 0)), ids.with_values(tf.maximum(ends, 1)))
-        return self._trimmed(*with_places_of_tokens(pieces, token_ids, parts))
-
-    def _trimmed(
-        self, ids: tf.RaggedTensor, starts: tf.RaggedTensor, ends: tf.RaggedTensor
-    ) -> tuple[tf.RaggedTensor, ...]:
-        """Without the spaces at the ends of tokens, where the post-processor takes them off the places of tokens."""
-        start, end = starts.values, ends.values
-        for prefixed in trimmings(self.post_processor):
-            leading, trailing = (tf.gather(counts, ids.values) for counts in self._num_spaces)
-            if prefixed:  # of a text's first token, one space is not in the text
-                leading = tf.where(tf.equal(leading, 1) & tf.equal(start, 0), 0, leading)
-            start = tf.minimum(start + leading, end)
-            end = tf.where(end >= trailing, tf.maximum(end - trailing, start), end)
-        return ids, starts.with_values(start), ends.with_values(end)
+        return with_places_of_tokens(pieces, token_ids, parts)
 
     def _with_prefix(self, texts: tf.Tensor) -> tf.Tensor:
         """The texts, which got a space before them if they are to."""

@@ -68,11 +68,11 @@ FAMILIES = {
 }
 
 
-def tiny(name: str):
-    """The random model, its norms and biases shaken so that a forgotten one is noticed."""
+def tiny(name: str, **changes):
+    """The random model, its norms and biases shaken so that a forgotten one is noticed; with other numbers for some."""
     torch.manual_seed(0)
     kind, numbers = FAMILIES[name]
-    config = getattr(transformers, f"{kind}Config")(**numbers, initializer_range=0.3)
+    config = getattr(transformers, f"{kind}Config")(**{**numbers, **changes}, initializer_range=0.3)
     config._attn_implementation = "eager"  # the others have no soft cap
     model = getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config).eval()
     with torch.no_grad():

@@ -56,10 +56,10 @@ SEQ2SEQ = {
 }
 
 
-def tiny_seq2seq(name, scale=0.3):
+def tiny_seq2seq(name, scale=0.3, **changes):
     """The untrained model of that name, shaken."""
     kind, numbers = SEQ2SEQ[name]
-    config = getattr(transformers, f"{kind}Config")(**numbers)
+    config = getattr(transformers, f"{kind}Config")(**{**numbers, **changes})
     if numbers.get("tie_word_embeddings") is False:
         config.tie_word_embeddings = False  # transformers 5 sets it to True
     model = getattr(transformers, "MarianMTModel" if kind == "Marian" else f"{kind}ForConditionalGeneration")(config)

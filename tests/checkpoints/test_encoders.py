@@ -55,7 +55,7 @@ HEADS = {
 def tiny(family, head, **numbers):
     torch.manual_seed(0)
     labels = LABELS if "Classification" in head else {}
-    config = getattr(transformers, f"{family}Config")(**FAMILIES[family], **labels, **numbers)
+    config = getattr(transformers, f"{family}Config")(**{**FAMILIES[family], **labels, **numbers})
     model = getattr(transformers, family + head)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
