@@ -67,7 +67,8 @@ def main(epochs=6, writer_steps=400, judge_steps=300, num_prompts=768, gap=0.1, 
     ktfm.adapters.add_lora(policy, rank=16, alpha=32, targets=("query", "value", "feed_forward"))
     trainer = ktfm.alignment.DPO(policy, beta=0.1)
     trainer.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
-    options = {"tokenizer": tokenizer, "sequence_length": PROMPT_LENGTH + MAX_NEW_TOKENS + 2, "batch_size": 32}
+    # Bytes that are no UTF-8 came back as U+FFFD, three bytes each: a text may have more tokens than were written.
+    options = {"tokenizer": tokenizer, "sequence_length": PROMPT_LENGTH + 3 * MAX_NEW_TOKENS + 2, "batch_size": 32}
     names = {"loss": "loss", "accuracy": "accuracy", "val_accuracy": "accuracy, held out", "margin": "margin"}
     history = trainer.fit(
         ktfm.data.preference_dataset(rows[border:], **options),
