@@ -169,8 +169,8 @@ class TokenModel(keras.Model):
     ) -> None:
         """Holds the kernels of all projections as processors multiply them fast, in place: for inference only.
 
-        Reading in plain graphs - pipelines, `predict`, SavedModels - becomes several times as fast on processors with
-        VNNI or AMX ("int8") or with bfloat16 instructions ("bfloat16"); elsewhere it may be slower. All but the
+        Reading in plain graphs - pipelines, `predict`, SavedModels - becomes faster on processors with VNNI or AMX
+        ("int8") or with bfloat16 instructions ("bfloat16"); elsewhere it may be slower: measure it. All but the
         projections stays in the compute dtype. The model saves, reloads and exports as it is. Weights must not change
         after the first call.
 

@@ -68,8 +68,6 @@ def test_it_saves_reloads_and_copies(pair, tmp_path):
 def test_products_that_lose_too_much_are_in_bfloat16():
     assert kinds(classifier("int8", largest_error=1.0)) == {"int8"}
     assert kinds(classifier("int8", largest_error=0.0)) == {"bfloat16"}
-    some = [kinds(classifier("int8", largest_error=error)) for error in (0.002, 0.004, 0.008, 0.016)]
-    assert {"int8", "bfloat16"} in some
 
 
 def test_an_outlier_channel_moves_into_the_weights():
