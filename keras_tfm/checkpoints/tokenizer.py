@@ -175,7 +175,7 @@ def _marian(folder: Path, size: int, settings: TokenizerSettings):
             raise FileNotFoundError(f"The folder must hold target_vocab.json, as it says. Received: {folder}.")
         targets = None
     found = _with_added({**arguments, "special_tokens": []}, settings)
-    sizes = {"vocabulary_size": max(size, len(found["vocabulary"]))}
+    sizes: dict[str, Any] = {"vocabulary_size": max(size, len(found["vocabulary"]))}
     if targets is not None:
         sizes["target_vocabulary_size"] = max(settings.target_vocabulary_size, len(targets))
     return MarianTokenizer(
@@ -183,7 +183,7 @@ def _marian(folder: Path, size: int, settings: TokenizerSettings):
         **sizes,
         target_vocabulary=targets,
         end_of_text=settings.roles.get("eos_token"),
-        unknown=settings.roles.get("unk_token"),
+        unknown=settings.roles.get("unk_token", ""),
     )
 
 

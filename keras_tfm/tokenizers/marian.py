@@ -123,7 +123,7 @@ class MarianTokenizer(Tokenizer):
         )
         self.side, self.unknown = side, unknown
         # No dict: TensorFlow would track it.
-        self._arguments = MappingProxyType(
+        self._arguments: Mapping[str, Any] = MappingProxyType(
             {
                 "source_model": source_model,
                 "target_model": target_model,
@@ -179,7 +179,8 @@ class MarianTokenizer(Tokenizer):
         """
         folder = local_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arguments, config = self._arguments, {"tokenizer_class": "MarianTokenizer", "unk_token": self.unknown}
+        arguments = self._arguments
+        config: dict[str, Any] = {"tokenizer_class": "MarianTokenizer", "unk_token": self.unknown}
         for name, file in _FILES.items():
             if arguments[name] is not None:
                 replace_file(folder / file, _content(arguments[name]))
@@ -276,10 +277,12 @@ def _joining(proto: ModelProto, tokens: list[str | None], special: Iterable[Adde
     rules = meaning_of_proto(proto, space_after_special=True).joining
     is_special = {token.content for token in special if token.special}
     # Control pieces are no text, unless they are special tokens.
-    texts = {None: "", **{piece.text: "" for piece in proto.pieces if piece.kind == CONTROL}}
+    texts: dict[str | None, str] = {piece.text: "" for piece in proto.pieces if piece.kind == CONTROL}
     texts |= {token: token for token in is_special}
-    written = [texts.get(token, token).replace(WORD_SIGN, " ").encode() for token in tokens]
-    places = {piece.text: place for place, piece in enumerate(proto.pieces) if piece.text not in texts}
+    written = [texts.get(token, token or "").replace(WORD_SIGN, " ").encode() for token in tokens]
+    places: dict[str | None, int] = {
+        piece.text: place for place, piece in enumerate(proto.pieces) if piece.text not in texts
+    }
     own = [places.get(token) for token in tokens]
 
     def column(values: Sequence, others: Iterable) -> list:
