@@ -105,10 +105,10 @@ class MarianTokenizer(Tokenizer):
             raise ValueError(f"`side` must be one of {SIDES}. Received: side={side!r}.")
         protos = {"source": _proto("source_model", source_model), "target": _proto("target_model", target_model)}
         special = as_added_tokens(special_tokens)
-        has_own = side == "target" and target_vocabulary is not None
         name, ids, size = "vocabulary", vocabulary, vocabulary_size
-        if has_own:
+        if side == "target" and target_vocabulary is not None:
             name, ids, size = "target_vocabulary", target_vocabulary, target_vocabulary_size
+        has_own = name == "target_vocabulary"
         tokens = _by_id(name, ids, size)
         if unknown not in ids:
             raise ValueError(f"`unknown` must be a token of `{name}`. Received: unknown={unknown!r}.")
