@@ -1,6 +1,6 @@
 """Adapters: small weights beside frozen ones, added to any model of this library, merged, and in peft's files."""
 
-from keras_tfm.adapters.lora import (
+from keras_tfm.adapters.adapters import (
     ROLES,
     adapter_names,
     add_bottlenecks,

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_tfm.adapters.lora import (
+from keras_tfm.adapters.adapters import (
     adapter_names,
     attach,
     check_fits,
