@@ -120,7 +120,7 @@ class LanguageModel(ChunkedLossModel):
         """The weights that project hidden states; in floats where they are kept in 8 bits.
 
         Raises:
-            ValueError: if the head is another layer than a dense one, or quantized by Keras.
+            ValueError: if the head is another layer than a dense one, quantized by Keras, or has adapters beside it.
         """
         layer = self.writing_embedding.embedding if self.head is None else self.head
         is_table = self.head is None or type(layer) is keras.layers.Dense or isinstance(layer, Projection)
@@ -128,6 +128,12 @@ class LanguageModel(ChunkedLossModel):
             raise ValueError(
                 "The head of a model with a chunked loss must be its token embedding, or a dense layer, which Keras "
                 f"has not quantized. Received: {layer!r:.80}. Use "
+                "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
+            )
+        if getattr(layer, "adapters", ()):
+            raise ValueError(
+                "The head of a model with a chunked loss must have no adapters beside it, which its weights do not "
+                f"tell of. Received: {layer!r:.80} with {len(layer.adapters)}. Leave \"head\" out of `targets`, or use "
                 "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
             )
         if self.head is None:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_tfm import adapters
 from keras_tfm.losses import ChunkedCrossEntropy
 from tests.models.tiny import TINY, VOCABULARY_SIZE
 
@@ -100,3 +101,10 @@ def test_what_a_chunked_loss_cannot_be_with_is_said():
         ChunkedCrossEntropy()(IDS, np.zeros((4, 9, 3)))
     with pytest.raises(ValueError, match="label_smoothing=1.5"):
         ChunkedCrossEntropy(label_smoothing=1.5)
+
+
+def test_an_adapter_beside_the_head_is_refused_and_not_left_out():
+    model = TINY["llama"]()
+    adapters.add_lora(model, rank=2, targets=("query", "head"))
+    with pytest.raises(ValueError, match='must have no adapters beside it.*Leave "head" out'):
+        model.compile(loss="chunked")
