@@ -394,13 +394,22 @@ class Projection(RoundedWeight, keras.layers.Dense):
         return y
 
     def load_own_variables(self, store: Any) -> None:
+        self.check_is_not_kept()
+        super().load_own_variables(store)
+
+    def set_weights(self, weights: Any) -> None:
+        """Keras' `set_weights`, unless a graph has kept the weights as they are."""
+        self.check_is_not_kept()
+        super().set_weights(weights)
+
+    def check_is_not_kept(self) -> None:
+        """Raises if an operation in a graph has kept the kernel for inference, and would go on with it."""
         if self.is_kept:
             raise ValueError(
                 "The weights of a model that is quantized for inference must be loaded before it is first called in a "
                 f"graph, which keeps them. Received: weights for {self.name!r}, which has been called. Load into a new "
                 "model: `type(model).from_config(model.get_config())`."
             )
-        super().load_own_variables(store)
 
     def rounded_by(self) -> str | None:
         return super().rounded_by() if self.inference_kernel is None else "`quantize_for_inference`"

@@ -67,6 +67,13 @@ def _int8_kernels(model, projections, rows, largest_error) -> dict[Projection, I
     return kernels
 
 
+def check_are_not_kept(model: keras.Model) -> None:
+    """Raises if an operation in a graph has kept a kernel, and would go on with it whatever the variables hold."""
+    for layer in compat.all_layers(model):
+        if isinstance(layer, Projection):
+            layer.check_is_not_kept()
+
+
 def settings_of(model: keras.Model) -> dict[str, Config]:
     """Paths of the projections with kernels for inference, with the kernels' configs; inner models have their own."""
     settings: dict[str, Config] = {}

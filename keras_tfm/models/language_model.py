@@ -133,7 +133,7 @@ class LanguageModel(ChunkedLossModel):
         if getattr(layer, "adapters", ()):
             raise ValueError(
                 "The head of a model with a chunked loss must have no adapters beside it, which its weights do not "
-                f"tell of. Received: {layer!r:.80} with {len(layer.adapters)}. Leave \"head\" out of `targets`, or use "
+                f'tell of. Received: {layer!r:.80} with {len(layer.adapters)}. Leave "head" out of `targets`, or use '
                 "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
             )
         if self.head is None:

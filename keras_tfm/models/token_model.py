@@ -202,6 +202,11 @@ class TokenModel(keras.Model):
         """
         inference.quantize(self, dtype, calibration, largest_error)
 
+    def set_weights(self, weights: Any) -> None:
+        """Keras' `set_weights`; it raises if a graph has kept the weights, see `quantize_for_inference`."""
+        inference.check_are_not_kept(self)
+        super().set_weights(weights)
+
     def compile_from_config(self, config: Config) -> None:
         # Keras compiles a reloaded model anew only if `compile` is its own.
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -95,6 +95,8 @@ def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
     if compat.has_int8_product():
         with pytest.raises(ValueError, match="must be loaded before it is first called"):
             model.load_weights(tmp_path / "model.weights.h5")
+        with pytest.raises(ValueError, match="must be loaded before it is first called"):
+            model.set_weights(model.get_weights())
 
 
 def test_calibration_may_be_token_ids_or_batches():
