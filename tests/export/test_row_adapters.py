@@ -59,6 +59,7 @@ def expected(writer):
 SETTINGS = {"max_new_tokens": tf.constant(LENGTH), "seed": tf.constant(0)}
 
 
+@pytest.mark.slow
 def test_each_row_uses_its_own(served, expected):
     assert len({expected[i] for i in (0, 2, 3)}) == 3  # one prompt, three adapters
     prompts, adapter = tf.constant(PROMPTS), tf.constant(CHOSEN)
@@ -71,6 +72,7 @@ def test_each_row_uses_its_own(served, expected):
     assert served["serving_default"](prompts=prompts[2:3])["text"].numpy()[0].decode() == expected[2]
 
 
+@pytest.mark.slow
 def test_logits_are_those_without_adapters(served, writer):
     ids = np.array([[1, 2, 3]], "int32")
     adapters.use(writer.model, ())
@@ -80,6 +82,7 @@ def test_logits_are_those_without_adapters(served, writer):
     np.testing.assert_allclose(served["logits"](token_ids=tf.constant(ids))["logits"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [["low", "high", "", "", ""], ["low"], ["low"] * 9])
 def test_names_that_are_not_there_are_refused(served, wrong):
     with pytest.raises(tf.errors.InvalidArgumentError, match="`adapter` must be one name for each prompt"):

@@ -58,6 +58,7 @@ def test_8_bit_caches_and_weights_cost_less_than_1_percent_of_perplexity(trained
     assert sum(np.asarray(weight).nbytes for weight in quantized.weights) < 0.4 * num_bytes
 
 
+@pytest.mark.slow
 def test_4_bit_weights_cost_less_than_2_percent_of_perplexity(trained):
     model, rows = trained
     quantized = ktfm.models.CausalLM.from_config(model.get_config())
