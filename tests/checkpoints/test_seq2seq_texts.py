@@ -67,7 +67,6 @@ def marian_two_vocabularies(folder):
 
 
 FOLDERS = {one.__name__: one for one in (bart, mbart, mbart50, marian, marian_two_vocabularies)}
-FAST = ("mbart50",)
 WAYS = {
     "greedy": (GreedySampler(), {"num_beams": 1}),
     "beams": (BeamSampler(num_beams=3), {"num_beams": 3}),
@@ -93,7 +92,8 @@ def lively(model, tokenizer):
 
 
 @pytest.mark.usefixtures("without_xla")
-@pytest.mark.parametrize("name", [pytest.param(one, marks=[] if one in FAST else pytest.mark.slow) for one in FOLDERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOLDERS)
 def test_texts_are_those_of_transformers_from_its_folder_and_from_ours(name, tmp_path):
     folder, saved = tmp_path / "folder", tmp_path / "saved"
     folder.mkdir()
