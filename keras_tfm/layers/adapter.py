@@ -129,6 +129,9 @@ class Ia3(Adapter):
     def call(self, x: Tensor) -> Tensor:
         return x * ops.cast(self.whole_factors, x.dtype)
 
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
+        return x_shape
+
     def before(self, x: Tensor) -> Tensor:
         return self(x) if self.on_inputs else x
 
@@ -201,6 +204,9 @@ class Bottleneck(Adapter):
         )
         hidden = self.activation(ops.matmul(y, down) + down_bias)
         return y + self.share * (ops.matmul(hidden, up) + up_bias)
+
+    def compute_output_shape(self, y_shape: Shape) -> Shape:
+        return y_shape
 
     def after(self, y: Tensor) -> Tensor:
         return self(y)
