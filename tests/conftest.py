@@ -1,6 +1,7 @@
 """For all tests: a quiet TensorFlow and the same random numbers each time."""
 
 import contextlib
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,6 +35,14 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(1234)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_to_collect():
+    """TensorFlow never gives traced graphs back: Python's collector would look through all of them again and again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
