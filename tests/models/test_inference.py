@@ -127,6 +127,7 @@ def test_what_cannot_be_is_refused():
         adapted.quantize_for_inference("bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("portable", [False, True])
 def test_a_pipeline_calibrates_by_texts_and_exports(portable, tmp_path):
     texts = ["to be or not to be", "that is the question", "whether tis nobler"] * 3

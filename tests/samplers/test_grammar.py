@@ -188,8 +188,10 @@ def test_own_tables_have_no_end_tokens():
     "pattern",
     [
         "(a|b)*a(a|b){20}",
-        "(.{100}){100}",
-        *(pytest.param(p, marks=pytest.mark.slow) for p in ("a{1000000000}", "((a{50}){50}){50}", "(?:){1000000000}")),
+        *(
+            pytest.param(pattern, marks=pytest.mark.slow)
+            for pattern in ("(.{100}){100}", "a{1000000000}", "((a{50}){50}){50}", "(?:){1000000000}")
+        ),
     ],
 )
 def test_what_would_be_too_large_is_refused_before_it_is_built(pattern, tokenizer):
