@@ -58,7 +58,7 @@ class Repeat(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """Every way from place 0 to a place of `ends`; each step (from, part, to) writes its part."""
+    """Every path from state 0 to one of `ends`; each transition (from, part, to) writes its part."""
 
     steps: tuple
     ends: tuple
@@ -157,47 +157,50 @@ def automaton_of(expression: Any, budget: Budget | None = None) -> Automaton:
     Reference: Aho, Sethi, Ullman 1986, "Compilers", section 3.7 (subset construction).
     """
     budget = budget or Budget()
-    places = _Places(budget)
-    start = places.new()
-    end = places.add(expression, start)
-    return _deterministic(places, start, end, budget)
+    nfa = _Nfa(budget)
+    start = nfa.new_state()
+    end = nfa.add(expression, start)
+    return _deterministic(nfa, start, end, budget)
 
 
-class _Places:
-    """A nondeterministic automaton under construction: byte ranges and empty steps between places."""
+class _Nfa:
+    """A nondeterministic automaton under construction, with transitions on ranges of bytes and epsilon transitions.
+
+    Reference: Thompson 1968, "Regular Expression Search Algorithm", https://doi.org/10.1145/363347.363387
+    """
 
     def __init__(self, budget):
         self.budget = budget
-        self.ranges: list[list[tuple[int, int, int]]] = []
-        self.empty: list[list[int]] = []
+        self.transitions: list[list[tuple[int, int, int]]] = []
+        self.epsilons: list[list[int]] = []
 
-    def new(self) -> int:
+    def new_state(self) -> int:
         self.budget.take(parts=1)
-        self.ranges.append([])
-        self.empty.append([])
-        return len(self.ranges) - 1
+        self.transitions.append([])
+        self.epsilons.append([])
+        return len(self.transitions) - 1
 
     def add(self, part, start: int) -> int:
-        """Ways from `start` that write the part; where they end. Nothing leads back to `start` itself."""
+        """Adds the states of a part after `start`; the state that it ends in. No transition leads back to `start`."""
         self.budget.take(steps=1)
         return getattr(self, f"_add_{type(part).__name__.lower()}")(part, start)
 
     def _add_text(self, part, start):
         for byte in part.value:
-            following = self.new()
-            self.ranges[start].append((byte, byte, following))
+            following = self.new_state()
+            self.transitions[start].append((byte, byte, following))
             start = following
         return start
 
     def _add_chars(self, part, start):
-        end = self.new()
-        rests = {(): end}  # equal ends of characters are one way
+        end = self.new_state()
+        suffixes = {(): end}  # equal suffixes of characters share their states
         for sequence in _byte_sequences(part.ranges, part.in_json):
             for i in range(len(sequence) - 1, 0, -1):
-                if sequence[i:] not in rests:
-                    rests[sequence[i:]] = self.new()
-                    self.ranges[rests[sequence[i:]]].append((*sequence[i], rests[sequence[i + 1 :]]))
-            self.ranges[start].append((*sequence[0], rests[sequence[1:]]))
+                if sequence[i:] not in suffixes:
+                    suffixes[sequence[i:]] = self.new_state()
+                    self.transitions[suffixes[sequence[i:]]].append((*sequence[i], suffixes[sequence[i + 1 :]]))
+            self.transitions[start].append((*sequence[0], suffixes[sequence[1:]]))
         return end
 
     def _add_sequence(self, part, start):
@@ -206,37 +209,37 @@ class _Places:
         return start
 
     def _add_choice(self, part, start):
-        end = self.new()
+        end = self.new_state()
         for option in part.options:
-            self.empty[self.add(option, start)].append(end)
+            self.epsilons[self.add(option, start)].append(end)
         return end
 
     def _add_repeat(self, part, start):
         for _ in range(part.least):
             start = self.add(part.part, start)
-        end = self.new()
+        end = self.new_state()
         if part.most is None:
-            self.empty[start].append(end)
-            self.empty[self.add(part.part, end)].append(end)
+            self.epsilons[start].append(end)
+            self.epsilons[self.add(part.part, end)].append(end)
             return end
         for _ in range(part.most - part.least):
-            self.empty[start].append(end)
+            self.epsilons[start].append(end)
             start = self.add(part.part, start)
-        self.empty[start].append(end)
+        self.epsilons[start].append(end)
         return end
 
     def _add_ways(self, part, start):
-        places = {0: self.new()}
-        self.empty[start].append(places[0])
+        states = {0: self.new_state()}
+        self.epsilons[start].append(states[0])
         for source, label, target in part.steps:
             for name in (source, target):
-                if name not in places:
-                    places[name] = self.new()
-            self.empty[self.add(label, places[source])].append(places[target])
-        end = self.new()
+                if name not in states:
+                    states[name] = self.new_state()
+            self.epsilons[self.add(label, states[source])].append(states[target])
+        end = self.new_state()
         for name in part.ends:
-            if name in places:
-                self.empty[places[name]].append(end)
+            if name in states:
+                self.epsilons[states[name]].append(end)
         return end
 
     def _add_both(self, part, start):
@@ -249,66 +252,64 @@ class _Places:
         return self._add_automaton(part.automaton, start)
 
     def _add_automaton(self, automaton, start):
-        places = [self.new() for _ in range(automaton.num_states)]
-        end = self.new()
-        if not places:
+        states = [self.new_state() for _ in range(automaton.num_states)]
+        end = self.new_state()
+        if not states:
             return end
-        self.empty[start].append(places[0])
+        self.epsilons[start].append(states[0])
         # Bytes side by side that lead to the same state are one range.
         rows = automaton.table[:, automaton.classes]
-        for place, row, is_end in zip(places, rows, automaton.ends, strict=True):
+        for state, row, is_end in zip(states, rows, automaton.ends, strict=True):
             borders = np.flatnonzero(np.diff(row)) + 1
             for low, high in zip([0, *borders], [*borders, 256], strict=True):
                 if row[low] >= 0:
-                    self.ranges[place].append((int(low), int(high) - 1, places[row[low]]))
+                    self.transitions[state].append((int(low), int(high) - 1, states[row[low]]))
             if is_end:
-                self.empty[place].append(end)
+                self.epsilons[state].append(end)
         return end
 
 
-def _deterministic(places: _Places, start: int, end: int, budget: Budget) -> Automaton:
-    """By the subset construction."""
-    borders = sorted(
-        {0, *(border for ranges in places.ranges for low, high, _ in ranges for border in (low, high + 1))}
-    )
+def _deterministic(nfa: _Nfa, start: int, end: int, budget: Budget) -> Automaton:
+    """The DFA of an NFA, by the subset construction: each of its states is a set of states of the NFA."""
+    borders = sorted({0, *(border for row in nfa.transitions for low, high, _ in row for border in (low, high + 1))})
     borders = [border for border in borders if border < 256]
-    ranges = [
+    transitions = [
         [
             (bisect.bisect_right(borders, low) - 1, bisect.bisect_right(borders, high), target)
             for low, high, target in row
         ]
-        for row in places.ranges
+        for row in nfa.transitions
     ]
-    reached: dict[int, frozenset] = {}
+    closures: dict[int, frozenset] = {}
 
-    def after(place: int) -> frozenset:
-        """The places with ways of their own that empty steps lead to."""
-        if place not in reached:
-            seen, stack = {place}, [place]
+    def closure(source: int) -> frozenset:
+        """The epsilon closure of a state of the NFA, without states that have no transition of their own."""
+        if source not in closures:
+            seen, stack = {source}, [source]
             while stack:
-                for target in places.empty[stack.pop()]:
+                for target in nfa.epsilons[stack.pop()]:
                     if target not in seen:
                         seen.add(target)
                         stack.append(target)
             budget.take(steps=len(seen))
-            reached[place] = frozenset(p for p in seen if ranges[p] or p == end)
-        return reached[place]
+            closures[source] = frozenset(one for one in seen if transitions[one] or one == end)
+        return closures[source]
 
-    numbers: dict[frozenset, int] = {after(start): 0}
-    states = [after(start)]
+    numbers: dict[frozenset, int] = {closure(start): 0}
+    states = [closure(start)]
     by_targets: dict[frozenset, int] = {}
     table = []
     for state in states:  # grows meanwhile
         targets: list[set] = [set() for _ in borders]
-        for place in state:
-            for low, high, target in ranges[place]:
+        for source in state:
+            for low, high, target in transitions[source]:
                 budget.take(steps=high - low)
                 for i in range(low, high):
                     targets[i].add(target)
         row = []
         for group in map(frozenset, targets):
             if group and group not in by_targets:
-                union = frozenset().union(*map(after, group))
+                union = frozenset().union(*map(closure, group))
                 budget.take(steps=len(union))
                 if union not in numbers:
                     numbers[union] = len(states)
