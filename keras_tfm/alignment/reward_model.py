@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_tfm.alignment.log_probs import hidden_states, rows_of
@@ -86,12 +87,18 @@ class RewardModel(keras.Model):
             batch_size: int, rows at a time.
         """
         sequence_length = as_integer("sequence_length", sequence_length, least=2)
+        # Not `predict`, which cannot be called within a step of another model's `fit`.
+        score = tf.function(self, reduce_retracing=True, autograph=False)
 
         def learned_reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
             rows = [{"prompt": a, "completion": b} for a, b in zip(prompts, completions, strict=True)]
             inputs = padded_rows(answered_rows(rows, tokenizer), sequence_length)
             inputs.pop("answer_mask")
-            return self.predict(inputs, batch_size=batch_size, verbose=0).tolist()
+            batches = (
+                {name: tf.constant(x[start : start + batch_size]) for name, x in inputs.items()}
+                for start in range(0, len(prompts), batch_size)
+            )
+            return [reward for batch in batches for reward in score(batch).numpy().tolist()]
 
         return learned_reward
 

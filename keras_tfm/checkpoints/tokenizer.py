@@ -271,7 +271,10 @@ def write_tokenizer_config(folder: Path, tokenizer, chat_template=None, longest:
         config = {**config, **settings}
         if "tokenizer_class" not in settings:
             config.pop("tokenizer_class", None)  # it goes by the type of the model, as before
-    elif not isinstance(tokenizer, SentencePieceTokenizer):  # of which the model's type in config.json tells the class
+    elif isinstance(tokenizer, SentencePieceTokenizer):  # the model's type in config.json tells the class
+        # That of T5 adds 100 of them unless it is told how many there are.
+        config["extra_ids"] = sum(token.startswith("<extra_id_") for token in tokenizer.special_tokens)
+    else:
         config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     if isinstance(tokenizer, WordPieceTokenizer):
         for role, token in _BERT_ROLES.items():
