@@ -93,7 +93,7 @@ UNIGRAM_FORMS = {
         ALWAYS,
     ),
 }
-FAST = ("llama", "t5", "albert")
+FAST = ("llama", "t5")
 
 
 def added(content, number, **rules):
