@@ -218,7 +218,7 @@ def attach(projection: Projection, adapter: Adapter) -> None:
 
 def freeze(model: keras.Model) -> None:
     """Freezes all weights but those of adapters."""
-    adapters = _all(model)
+    adapters = adapters_of(model)
     theirs = {id(part) for lora in adapters for part in compat.all_layers(lora)}
     for layer in compat.all_layers(model, include_self=False):
         if id(layer) in theirs:
@@ -240,9 +240,14 @@ def projections_of(model: keras.layers.Layer) -> dict[str, Projection]:
     return {path: layer for path, layer in _layers_of(model).items() if isinstance(layer, Projection)}
 
 
+def adapters_of(model: keras.layers.Layer) -> list[Adapter]:
+    """All adapters of a model, projection by projection."""
+    return [adapter for projection in projections_of(model).values() for adapter in projection.adapters]
+
+
 def adapter_names(model: keras.layers.Layer) -> list[str]:
     """The names of a model's adapters, in the order in which they were added."""
-    return list(dict.fromkeys(lora.name for lora in _all(model)))
+    return list(dict.fromkeys(lora.name for lora in adapters_of(model)))
 
 
 def check_is_new(model: keras.layers.Layer, name: str) -> None:
@@ -267,7 +272,7 @@ def use(model: keras.layers.Layer, adapters: str | Iterable[str] | Mapping[str, 
     given = [adapters] if isinstance(adapters, str) else adapters
     shares = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
     _check_names(model, shares)
-    for lora in _all(model):
+    for lora in adapters_of(model):
         lora.share = float(shares.get(lora.name, 0.0))
     forget_compiled(model)
 
@@ -291,7 +296,7 @@ def merge(model: keras.Model, name: str | None = None) -> None:
     chosen = [(projection, adapters) for projection, adapters in chosen if adapters]
     changed = []
     for projection, adapters in chosen:
-        if projection.rounded is not None or projection.quantization_mode is not None:
+        if not projection.is_in_floats:
             raise ValueError(
                 f"A kernel must be in floats to be merged. Received: {projection.path}, which is rounded. Load the "
                 "model without `quantize`, and its adapters, and merge these."
@@ -364,10 +369,6 @@ def _layers_of(model) -> dict[str, keras.layers.Layer]:
             found[layer.name] = layer
             found.update({f"{layer.name}.{path}": part for path, part, _ in parts_of(layer)})
     return found
-
-
-def _all(model) -> list[Adapter]:
-    return [lora for projection in projections_of(model).values() for lora in projection.adapters]
 
 
 def _check_names(model, names: Iterable[str]) -> None:

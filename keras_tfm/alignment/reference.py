@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_tfm import compat
-from keras_tfm.adapters import projections_of
+from keras_tfm.adapters.adapters import adapters_of
 from keras_tfm.alignment.log_probs import hidden_states, next_log_probs
 from keras_tfm.types import Tensor
 
@@ -48,7 +48,7 @@ class Reference:
 @contextlib.contextmanager
 def no_adapters(model: keras.Model) -> Iterator[None]:
     """Calls of the model within are those of the model without its adapters, traces among them."""
-    shares = [(lora, lora.share) for one in projections_of(model).values() for lora in one.adapters]
+    shares = [(lora, lora.share) for lora in adapters_of(model)]
     for lora, _ in shares:
         lora.share = 0.0
     try:
@@ -60,7 +60,7 @@ def no_adapters(model: keras.Model) -> Iterator[None]:
 
 def has_new_adapters_only(model: Any) -> bool:
     """Whether adapters are all that trains, and the model computes the same without them, to the last bit."""
-    adapters = [lora for one in projections_of(model).values() for lora in one.adapters]
+    adapters = adapters_of(model)
     theirs = {id(variable) for lora in adapters for part in compat.all_layers(lora) for variable in part.variables}
     if not adapters or any(id(variable) not in theirs for variable in model.trainable_variables):
         return False

@@ -19,7 +19,7 @@ def projections_in(model: keras.layers.Layer) -> dict[str, Projection]:
     """
     found = {path: part for path, part, _ in parts_of(model) if isinstance(part, Projection)}
     for path, part in found.items():
-        if part.rounded is not None or part.quantization_mode is not None or part.adapters:
+        if not part.is_in_floats or part.adapters:
             raise ValueError(
                 f"A model must have its weights in floats, without adapters, to be pruned. Received: {path}, which has "
                 "not. Merge and `remove` adapters, and round afterwards."

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_tfm import compat
-from keras_tfm.layers import Projection
 from keras_tfm.layers.adapter import rows_with_adapters
+from keras_tfm.layers.weights import projections_within
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.tensors import take_rows
 from keras_tfm.types import Tensor
@@ -94,4 +93,4 @@ class RowAdapters:
 
 
 def _adapters_of(layer) -> list:
-    return [one for part in compat.all_layers(layer) if isinstance(part, Projection) for one in part.adapters]
+    return [adapter for projection in projections_within(layer) for adapter in projection.adapters]

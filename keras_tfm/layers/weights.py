@@ -236,6 +236,11 @@ class RoundedWeight(keras.layers.Layer):
         """By what the weight was rounded, for errors; None if it was not."""
         return None if self.rounded is None else f"`to_{self.rounded.names[0].partition('_')[0]}`"
 
+    @property
+    def is_in_floats(self) -> bool:
+        """Whether the weight is as it was trained: rounded by none of the ways here, and not by Keras' `quantize`."""
+        return self.quantization_mode is None and self.rounded_by() is None
+
     def _rounded_variables(self) -> list:
         """What a file holds of a rounded layer; nothing if it is not."""
         return [] if self.rounded is None else list(self.rounded)
@@ -420,6 +425,11 @@ class Projection(RoundedWeight, keras.layers.Dense):
 
     def get_config(self) -> Config:
         return {**super().get_config(), "adapters": [serialize(adapter) for adapter in self.adapters]}
+
+
+def projections_within(layer: keras.layers.Layer) -> list[Projection]:
+    """The projections among a layer and its parts."""
+    return [part for part in compat.all_layers(layer) if isinstance(part, Projection)]
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")

@@ -1,5 +1,6 @@
 """Stop strings as an automaton over tokens: they are found wherever token borders fall."""
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -46,8 +47,13 @@ class StopStrings:
 
     def num_safe(self, text: str) -> int:
         """How many characters of an unfinished text may be streamed: they cannot become part of a stop string."""
-        found = re.search(rf"(?:{self.pattern}|{self.beginnings or self.pattern})\Z", text)
+        found = self._held.search(text)
         return found.start() if found else len(text)
+
+    @functools.cached_property
+    def _held(self) -> re.Pattern:
+        """Compiled once for all pieces of a stream, by the first of them."""
+        return re.compile(rf"(?:{self.pattern}|{self.beginnings or self.pattern})\Z")
 
 
 def _any_of(strings: Iterable[str]) -> str:

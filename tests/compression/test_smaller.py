@@ -108,6 +108,10 @@ def test_what_cannot_be_made_smaller_says_why():
     adapters.add_lora(model, rank=1)
     with pytest.raises(ValueError, match="without adapters, to be pruned. Received: stack.blocks.0"):
         pruned(model, heads=0.5)
+    model = build_bert(vocabulary_size=9, max_sequence_length=8, num_layers=2, num_heads=2, hidden_dim=8)
+    model.quantize_for_inference("bfloat16")
+    with pytest.raises(ValueError, match="must have its weights in floats"):
+        thinned(model)
 
 
 @pytest.mark.slow
