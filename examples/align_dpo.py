@@ -7,26 +7,12 @@ that the reference is the same model without it, and no copy is kept.
 """
 
 import argparse
-import json
 import pathlib
 
 import keras
 import numpy as np
 from command_line import positive
-from tweets import (
-    MAX_NEW_TOKENS,
-    PROMPT_LENGTH,
-    Printed,
-    make_judge,
-    make_writer,
-    openings,
-    plot,
-    read_tweets,
-    sentiment,
-    show,
-    tell,
-    written,
-)
+from tweets import MAX_NEW_TOKENS, PROMPT_LENGTH, Printed, make_start, openings, plot, report, tell
 
 import keras_tfm as ktfm
 
@@ -51,18 +37,12 @@ def main(epochs=6, writer_steps=400, judge_steps=300, num_prompts=768, gap=0.1, 
     """Runs everything; the curves, the adapter's model and the numbers are left in the folder `output`."""
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(0)
-    tweets = read_tweets()
-    judge, accuracy = make_judge(tweets, judge_steps)
-    tell(f"the judge is right on {accuracy:.3f} of the test tweets that are not neutral")
-    policy, tokenizer = make_writer(tweets["train"], writer_steps)
-    reward = sentiment(judge)
-    test_prompts = openings(tweets["test"], tokenizer, 128)
-    before = written(policy, tokenizer, test_prompts)
-    scores = {"before": float(np.mean(reward(test_prompts, before)))}
-    rows = make_pairs(policy, tokenizer, openings(tweets["train"], tokenizer, num_prompts), reward, gap)
+    start = make_start(writer_steps, judge_steps)
+    policy, tokenizer = start.policy, start.tokenizer
+    prompts = openings(start.tweets["train"], tokenizer, num_prompts)
+    rows = make_pairs(policy, tokenizer, prompts, start.reward, gap)
     border = max(1, len(rows) // 10)
-    tell(f"mean reward before: {scores['before']:.3f}; {len(rows)} pairs, {border} of them held out")
+    tell(f"{len(rows)} pairs, {border} of them held out")
 
     ktfm.adapters.add_lora(policy, rank=16, alpha=32, targets=("query", "value", "feed_forward"))
     trainer = ktfm.alignment.DPO(policy, beta=0.1)
@@ -79,16 +59,8 @@ def main(epochs=6, writer_steps=400, judge_steps=300, num_prompts=768, gap=0.1, 
         callbacks=[Printed(1, names)],
     ).history
 
-    after = written(policy, tokenizer, test_prompts)
-    scores |= {"after": float(np.mean(reward(test_prompts, after))), "judge": accuracy}
-    scores["val_accuracy"] = history["val_accuracy"][-1]
-    show(test_prompts, before, after, reward)
-    tell(f"mean reward after: {scores['after']:.3f} ({scores['after'] - scores['before']:+.3f})")
-    (output / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n")
     plot(history, names, "DPO: sentiment of tweets", output / "curves.png")
-    policy.save(output / "model.keras")
-    print(f"The curves, the writer and the numbers are in {output}.")
-    return scores
+    return report(start, {"val_accuracy": history["val_accuracy"][-1]}, output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """A small writer of tweets and a judge of their sentiment, from random weights: the start of two examples."""
 
 import csv
+import json
 import pathlib
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -87,6 +89,46 @@ def sentiment(judge):
         return [answer.probabilities["positive"] for answer in judge(texts, batch_size=64)]
 
     return positive_sentiment
+
+
+class Start(NamedTuple):
+    """What both examples begin with: a writer, what it writes, and what that is worth."""
+
+    tweets: dict
+    policy: keras.Model
+    tokenizer: ktfm.tokenizers.Tokenizer
+    reward: object
+    prompts: list  # beginnings of test tweets
+    before: list  # what the writer makes of them
+    scores: dict
+
+
+def make_start(writer_steps, judge_steps):
+    """Trains a judge and a writer, and lets the one judge the other."""
+    keras.utils.set_random_seed(0)
+    tweets = read_tweets()
+    judge, accuracy = make_judge(tweets, judge_steps)
+    tell(f"the judge is right on {accuracy:.3f} of the test tweets that are not neutral")
+    policy, tokenizer = make_writer(tweets["train"], writer_steps)
+    reward = sentiment(judge)
+    prompts = openings(tweets["test"], tokenizer, 128)
+    before = written(policy, tokenizer, prompts)
+    scores = {"before": float(np.mean(reward(prompts, before))), "judge": accuracy}
+    tell(f"mean reward before, on {len(prompts)} beginnings of test tweets: {scores['before']:.3f}")
+    return Start(tweets, policy, tokenizer, reward, prompts, before, scores)
+
+
+def report(start, more, output):
+    """Shows what the writer has learned, and leaves it and the numbers in the folder `output`."""
+    after = written(start.policy, start.tokenizer, start.prompts)
+    scores = {**start.scores, "after": float(np.mean(start.reward(start.prompts, after))), **more}
+    show(start.prompts, start.before, after, start.reward)
+    numbers = "".join(f", {name} {value:.3f}" for name, value in more.items())
+    tell(f"mean reward after: {scores['after']:.3f} ({scores['after'] - scores['before']:+.3f}){numbers}")
+    (output / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n")
+    start.policy.save(output / "model.keras")
+    print(f"The curves, the writer and the numbers are in {output}.")
+    return scores
 
 
 def written(model, tokenizer, prompts):
