@@ -1,15 +1,19 @@
-"""BERT's forward pass and training step: keras_tfm beside KerasHub and Hugging Face torch.
+"""BERT's forward pass and training step: keras_tfm beside KerasHub, Hugging Face torch, ONNX Runtime and CTranslate2.
 
 Each library holds an encoder of the same shape with random weights and reads the same batches, full or ragged ones. A
 ragged batch has rows of 16 to 128 tokens. The peers read it padded to its longest row. We read it padded as well, and
-packed: by `keras_tfm.data.pack_texts`, several texts in one row, so that hardly anything is computed on padding. Run it
-with `python benchmarks/encode.py`; README.md beside this file tells the method.
+packed: by `keras_tfm.data.pack_texts`, several texts in one row, so that hardly anything is computed on padding.
+Forward passes are also run after `quantize_for_inference`, to bfloat16 and to int8 (as it chooses by what products
+lose, and once all products in 8 bits), beside peers in int8. Run it with `python benchmarks/encode.py`; README.md
+beside this file tells the method.
 """
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,6 +46,8 @@ def make_batches(case: dict[str, Any]) -> list[dict[str, np.ndarray]]:
 
 class Encoding:
     """A contender: subclasses build a model and read one batch."""
+
+    largest_difference = 1e-3  # of a text's states alone and padded: rounding in 8 bits may fall either way
 
     def __init__(self, case: dict[str, Any]):
         self.case = case
@@ -88,7 +94,12 @@ class Encoding:
         length = int(batch["padding_mask"][0].sum())
         alone = {name: x[:1, :length] for name, x in batch.items()}
         expected = self.real_states(self.step(self.prepare(alone)), alone)
-        np.testing.assert_allclose(states[:length], expected, atol=1e-3)
+        np.testing.assert_allclose(states[:length], expected, atol=self.largest_difference)
+
+
+class InferenceOnly(Encoding):
+    def make_training(self):
+        raise harness.LeftOut("for inference only")
 
 
 class KerasTfm(Encoding):
@@ -153,6 +164,28 @@ class KerasTfmPacked(KerasTfm):
 
     def real_states(self, states, batch):
         return np.concatenate(self.packed(batch).unpack(states))
+
+
+class KerasTfmBfloat16(InferenceOnly, KerasTfm):
+    """For inference: projections in bfloat16, all else in float32."""
+
+    largest_difference = 0.1
+    dtype = "bfloat16"
+    options: ClassVar[dict[str, float]] = {}
+
+    def make_forward(self):
+        few = {name: x[:2] for name, x in self.batches[0].items()}
+        calibration = few if self.dtype == "int8" else None
+        self.model.quantize_for_inference(self.dtype, calibration, **self.options)
+        return super().make_forward()
+
+
+class KerasTfmInt8(KerasTfmBfloat16):
+    dtype = "int8"
+
+
+class KerasTfmInt8Only(KerasTfmInt8):
+    options: ClassVar[dict[str, float]] = {"largest_error": 1.0}
 
 
 class KerasHub(KerasTfm):
@@ -221,21 +254,135 @@ class Torch(Encoding):
         return step
 
 
+class OnnxRuntime(InferenceOnly, Torch):
+    """The same model in ONNX Runtime."""
+
+    def make_forward(self):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = harness.CORES
+        with tempfile.TemporaryDirectory() as folder:
+            self.session = onnxruntime.InferenceSession(self.write(Path(folder)), options)
+
+        def forward(inputs):
+            return self.session.run(None, {name: x.numpy() for name, x in inputs.items()})[0]
+
+        return forward
+
+    def write(self, folder: Path) -> str:
+        """The path of the model as ONNX."""
+        file = str(folder / "model.onnx")
+        names, axes = ["input_ids", "attention_mask"], {0: "batch", 1: "length"}
+
+        class States(self.torch.nn.Module):
+            """By name: called with arguments in order, transformers takes the mask for another argument."""
+
+            def __init__(self, model):
+                super().__init__()
+                self.model = model
+
+            def forward(self, input_ids, attention_mask):
+                return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+        self.model.eval().set_attn_implementation("eager")
+        self.torch.onnx.export(
+            States(self.model),
+            tuple(self.prepare(self.batches[0])[name] for name in names),
+            file,
+            input_names=names,
+            output_names=["states"],
+            dynamic_axes=dict.fromkeys([*names, "states"], axes),
+            dynamo=False,
+        )
+        return file
+
+
+class OnnxRuntimeInt8(OnnxRuntime):
+    """Dynamic quantization: inputs rounded as they come, a scale for each tensor of them and for each output."""
+
+    largest_difference = 0.5
+
+    def write(self, folder):
+        from onnxruntime import quantization
+
+        file = str(folder / "model_int8.onnx")
+        quantization.quantize_dynamic(
+            super().write(folder), file, per_channel=True, weight_type=quantization.QuantType.QInt8
+        )
+        return file
+
+
+class CTranslate2(InferenceOnly, Torch):
+    compute_type = "float32"
+
+    def prepare(self, batch):
+        return [ids[mask].tolist() for ids, mask in zip(batch["token_ids"], batch["padding_mask"], strict=True)]
+
+    def make_forward(self):
+        import ctranslate2
+
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            self.model.config.position_embedding_type = "absolute"  # the converter asks; transformers 5 no longer says
+            self.model.save_pretrained(place / "torch")
+            write_vocabulary(place / "torch", self.sizes["vocabulary_size"])
+            converter = ctranslate2.converters.TransformersConverter(str(place / "torch"))
+            converter.convert(str(place / "converted"))
+            encoder = ctranslate2.Encoder(
+                str(place / "converted"),
+                device="cpu",
+                compute_type=self.compute_type,
+                inter_threads=1,
+                intra_threads=harness.CORES,
+            )
+
+        def forward(rows):
+            return np.asarray(encoder.forward_batch(rows).last_hidden_state)
+
+        return forward
+
+
+class CTranslate2Int8(CTranslate2):
+    compute_type = "int8"
+    largest_difference = 0.5
+
+
+def write_vocabulary(folder: Path, size: int) -> None:
+    """A tokenizer of words t0, t1, ... beside a model: the converter asks for one."""
+    import tokenizers
+    import transformers
+
+    words = tokenizers.models.WordLevel({f"t{i}": i for i in range(size)}, unk_token="t2")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), pad_token="t0", unk_token="t2"
+    ).save_pretrained(folder)
+
+
 CONTENDERS: dict[str, type[Encoding]] = {
     "keras_tfm": KerasTfm,
     "keras_tfm_jit": KerasTfmJit,
     "keras_tfm_packed": KerasTfmPacked,
+    "keras_tfm_bfloat16": KerasTfmBfloat16,
+    "keras_tfm_int8": KerasTfmInt8,
+    "keras_tfm_int8_only": KerasTfmInt8Only,
     "keras_hub": KerasHub,
     "keras_hub_jit": KerasHubJit,
     "torch": Torch,
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime_int8": OnnxRuntimeInt8,
+    "ctranslate2_fp32": CTranslate2,
+    "ctranslate2_int8": CTranslate2Int8,
 }
-OURS, PEERS = ("keras_tfm", "keras_tfm_jit", "keras_tfm_packed"), ("keras_hub", "keras_hub_jit", "torch")
+OURS = ("keras_tfm", "keras_tfm_jit", "keras_tfm_packed")
+PEERS = ("keras_hub", "keras_hub_jit", "torch", "onnxruntime", "ctranslate2_fp32")
+OURS_INT8, PEERS_INT8 = ("keras_tfm_int8", "keras_tfm_int8_only"), ("onnxruntime_int8", "ctranslate2_int8")
 
 
-def ratio(results: dict[str, Any]) -> str:
+def ratio(results: dict[str, Any], ours: Sequence[str], peers: Sequence[str]) -> str:
     """The best of ours over the best of the peers."""
-    ours = {name: results[name]["tokens_per_second"] for name in OURS if "tokens_per_second" in results.get(name, {})}
-    return harness.ratio(results, max(ours, key=ours.get), PEERS) if ours else ""
+    speeds = {name: results[name]["tokens_per_second"] for name in ours if "tokens_per_second" in results.get(name, {})}
+    return harness.ratio(results, max(speeds, key=speeds.get), peers) if speeds else ""
 
 
 def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, Any]) -> str:
@@ -244,7 +391,8 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
     for case in cases:
         results = case["contenders"]
         head = [f"{case['shape']}, {case['work']}, {case['rows']}, batch {case['batch']}"]
-        speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names] + [ratio(results)])
+        speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names])
+        speeds[-1] += [ratio(results, OURS, PEERS), ratio(results, OURS_INT8, PEERS_INT8)]
         batch = {
             name: {**results[name], "ms": 1000 * results[name].get("median_seconds", 0) / BATCHES_PER_RUN}
             if "median_seconds" in results[name] else results[name]
@@ -253,13 +401,13 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         milliseconds.append(head + [harness.cell(batch[name], "ms", 1) for name in names])
         first.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
     title = (
-        f"Rows of {LENGTH} tokens, or ragged ones of {SHORTEST} to {LENGTH}, float32. Real tokens/s, median of "
-        f"{settings['rounds']} interleaved runs of {BATCHES_PER_RUN} batches:"
+        f"Rows of {LENGTH} tokens, or ragged ones of {SHORTEST} to {LENGTH}, float32 unless named otherwise. Real "
+        f"tokens/s, median of {settings['rounds']} interleaved runs of {BATCHES_PER_RUN} batches:"
     )
     return "\n\n".join(
         [
             title,
-            harness.markdown_table(["case", *names, "best keras_tfm / best peer"], speeds),
+            harness.markdown_table(["case", *names, "float32: best keras_tfm / best peer", "int8"], speeds),
             "Milliseconds of a batch:",
             harness.markdown_table(["case", *names], milliseconds),
             "Seconds of the first run, with tracing and compiling:",
