@@ -31,6 +31,8 @@ from keras_tfm.tokenizers.word_piece_files import arguments_from_json as word_pi
 from keras_tfm.tokenizers.word_piece_files import read_arguments as read_word_piece_arguments
 
 _BERT_ROLES = CLASSES["BertTokenizer"].roles
+# Ids are those of the last two only after the class has put its own special tokens among them.
+_SENTENCE_PIECE_FILES = (*FILE_NAMES, "sentencepiece.bpe.model", "spm.model")
 
 
 def tokenizer_in(folder: Path, document: dict[str, Any] | None, vocabulary_size: Any, settings: TokenizerSettings):
@@ -137,9 +139,11 @@ def _sentence_piece(folder: Path, document: dict[str, Any] | None, size: int, se
     arguments: dict[str, Any]
     proto = None
     if document is None:
-        file = next(folder / name for name in FILE_NAMES if (folder / name).is_file())
+        file = next(folder / name for name in _SENTENCE_PIECE_FILES if (folder / name).is_file())
         proto = read_proto(file.read_bytes())
         document = settings.as_json(proto)
+        if document is None and file.name not in FILE_NAMES:
+            raise ValueError(_unknown_class(settings, folder, file.name))
     if document is not None:
         model: Any = settings.rebuilt(document)
         vocabulary = document["model"].get("vocab")
@@ -203,7 +207,11 @@ def _with_added(arguments: dict[str, Any], settings: TokenizerSettings) -> dict[
     """The arguments with the tokens that other files than tokenizer.json add."""
     token_ids = dict(arguments["vocabulary"])
     tokens = {token.content: token for token in arguments["special_tokens"]}
-    defaults = [AddedToken(token) for token in settings.known.roles.values() if token in token_ids]
+    defaults = [
+        AddedToken(token, lstrip=role in settings.known.strips)
+        for role, token in settings.known.roles.items()
+        if token in token_ids
+    ]
     for token, token_id in (*settings.added, *((token, None) for token in defaults)):
         given = token_ids.setdefault(token.content, len(token_ids))
         if token_id not in (None, given):
@@ -242,7 +250,7 @@ def _kind(folder: Path, document: dict[str, Any] | None) -> str:
         return "WordPiece"
     if (folder / "source.spm").is_file():
         return "Marian"
-    if any((folder / name).is_file() for name in FILE_NAMES):
+    if any((folder / name).is_file() for name in _SENTENCE_PIECE_FILES):
         return "SentencePiece"
     return "BPE"  # `from_file` says what is missing
 

@@ -1,6 +1,7 @@
 """What the classes of tokenizers in transformers do, whatever the files of a folder say."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,19 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 _END = "<|endoftext|>"
 _QUOTES = [{"type": "Replace", "pattern": {"String": two}, "content": '"'} for two in ("``", "''")]
 _SPACES = {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "}
+_ONE_SPACE = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+_MBART = [
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
+    "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN",
+    "zh_CN",
+]  # fmt: skip
+_MBART50 = [
+    *_MBART,
+    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN",
+    "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK",
+    "xh_ZA", "gl_ES", "sl_SI",
+]  # fmt: skip
+Piece = tuple[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +39,9 @@ class TokenizerClass:
             otherwise.
         more: gives further special tokens from the content of tokenizer_config.json, and those without a role there.
         rebuild: makes a tokenizer.json anew with the content of tokenizer_config.json; None where it is read as it is.
-        pieces: gives the pieces that follow those of a SentencePiece file, from the content of tokenizer_config.json;
-            such a file is made a tokenizer.json first. None, if it is read as it is.
+        pieces: gives all pieces and their scores, in order of ids, from those of a SentencePiece file and the content
+            of tokenizer_config.json; such a file is made a tokenizer.json first. None, if it is read as it is.
+        strips: roles of tokens that take the white space before them with them, where the folder has no rules of them.
     """
 
     words: str | None = None
@@ -36,7 +51,8 @@ class TokenizerClass:
     legacy: bool = True
     more: Callable[[Mapping[str, Any], list[str]], Sequence[str]] = lambda config, listed: ()
     rebuild: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
-    pieces: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    pieces: Callable[[Sequence[Piece], Mapping[str, Any]], Sequence[Piece]] | None = None
+    strips: tuple[str, ...] = ()
 
 
 def _llama(document: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +101,46 @@ def _camembert(document: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
     unknown = _content(config.get("unk_token", "<unk>"))
     unk_id = pieces.index(unknown) if unknown in pieces else 0
     return _words(document, _charsmaps(document), unk_id, prefixes=config.get("add_prefix_space", True))
+
+
+def _camembert_pieces(pieces: Sequence[Piece], config: Mapping[str, Any]) -> list[Piece]:
+    padding, unknown, mask = _named(config, "<pad>", "<unk>", "<mask>")
+    first = [("<s>NOTUSED", 0.0), (padding, 0.0), ("</s>NOTUSED", 0.0), (unknown, 0.0), ("<unk>NOTUSED", -100.0)]
+    return [*first, *pieces[1:], (mask, 0.0)]
+
+
+def _fairseq_pieces(pieces: Sequence[Piece], config: Mapping[str, Any], languages: Iterable[str] = ()) -> list[Piece]:
+    *first, mask = _named(config, "<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    return [*((token, 0.0) for token in first), *pieces[3:], *((token, 0.0) for token in (*languages, mask))]
+
+
+def _named(config: Mapping[str, Any], *tokens: str) -> list[str]:
+    """The tokens, or what tokenizer_config.json has in their roles."""
+    roles = {"<s>": "bos_token", "</s>": "eos_token"}
+    return [_content(config.get(roles.get(token, f"{token[1:-1]}_token"))) or token for token in tokens]
+
+
+def _mbart(document: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    return _of_language(_words(document, (), unk_id=3), config, before=False)
+
+
+def _mbart50(document: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [*_charsmaps(document), _ONE_SPACE]
+    return _of_language(_remade(document, steps, [_signs("always")], unk_id=3), config, before=True)
+
+
+def _of_language(document: dict[str, Any], config: Mapping[str, Any], before: bool) -> dict[str, Any]:
+    """With the code of the source's language before or after each text."""
+    ids = {piece: number for number, (piece, _) in enumerate(document["model"]["vocab"])}
+    ids |= {entry["content"]: entry["id"] for entry in document.get("added_tokens") or []}
+    language, end = config.get("src_lang") or "en_XX", *_named(config, "</s>")
+    if language not in ids or end not in ids:
+        return document
+    sides = ([language], [end]) if before else ([], [end, language])
+    frame: Any = post_processor_of(*sides, ids)
+    text = len(sides[0])
+    pair = [*frame["single"][: text + 1], {"Sequence": {"id": "B", "type_id": 0}}, *frame["single"][text + 1 :]]
+    return {**document, "post_processor": {**frame, "pair": pair}}
 
 
 def _deberta(document: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,31 +215,52 @@ CLASSES = {
         frame=((), ("eos_token",)),
         more=_sentinels,
         rebuild=_t5,
-        pieces=lambda config: _sentinels(config, [])[::-1],
+        pieces=lambda pieces, config: [*pieces, *((token, 0.0) for token in _sentinels(config, [])[::-1])],
     ),
     "AlbertTokenizer": TokenizerClass(
         roles=dict(zip(ROLES, ("[CLS]", "[SEP]", "<unk>", "[SEP]", "<pad>", "[CLS]", "[MASK]"), strict=True)),
         rebuild=_albert,
-        pieces=lambda config: (),
+        pieces=lambda pieces, config: pieces,
     ),
     "XLNetTokenizer": TokenizerClass(
         roles=dict(zip(ROLES, ("<s>", "</s>", "<unk>", "<sep>", "<pad>", "<cls>", "<mask>"), strict=True)),
         frame=((), ("sep_token", "cls_token")),
         more=lambda config, listed: () if listed else ("<eop>", "<eod>"),
         rebuild=_xlnet,
-        pieces=lambda config: (),
+        strips=("mask_token",),
+        pieces=lambda pieces, config: pieces,
     ),
-    "XLMRobertaTokenizer": TokenizerClass(roles=_ROBERTA.roles, frame=_BEGIN_AND_END, rebuild=_xlm_roberta),
+    "XLMRobertaTokenizer": TokenizerClass(
+        roles=_ROBERTA.roles, frame=_BEGIN_AND_END, rebuild=_xlm_roberta, pieces=_fairseq_pieces
+    ),
     "CamembertTokenizer": TokenizerClass(
         roles=_ROBERTA.roles,
         frame=_BEGIN_AND_END,
         more=lambda config, listed: () if listed else ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
         rebuild=_camembert,
+        pieces=_camembert_pieces,
+        strips=("mask_token",),
+    ),
+    "MBartTokenizer": TokenizerClass(
+        roles=_ROBERTA.roles,
+        more=lambda config, listed: [code for code in _MBART if code not in listed],
+        rebuild=_mbart,
+        pieces=functools.partial(_fairseq_pieces, languages=_MBART),
+        strips=("mask_token",),
+    ),
+    "MBart50Tokenizer": TokenizerClass(
+        roles={role: token for role, token in _ROBERTA.roles.items() if role != "bos_token"},
+        more=lambda config, listed: [code for code in _MBART50 if code not in listed],
+        rebuild=_mbart50,
+        pieces=functools.partial(_fairseq_pieces, languages=_MBART50),
+        strips=("mask_token",),
     ),
     "DebertaV2Tokenizer": TokenizerClass(
         roles=dict(zip(ROLES, ("[CLS]", "[SEP]", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"), strict=True)),
         frame=(("cls_token",), ("sep_token",)),
+        more=lambda config, listed: [_content(config.get("mask_token")) or "[MASK]"],  # which is in no file of pieces
         rebuild=_deberta,
+        pieces=lambda pieces, config: pieces,
     ),
 }
 # `model_type` -> the class that transformers takes where the folder names none.
@@ -200,6 +277,7 @@ BY_MODEL_TYPE = {
     "gemma3_text": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
+    "mbart": "MBartTokenizer",
     "marian": "MarianTokenizer",
     "mt5": "T5Tokenizer",
     "opt": "GPT2Tokenizer",

@@ -1,6 +1,7 @@
 """What a folder says of its tokenizer beside the vocabulary: its class, added tokens, roles and chat templates."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from keras_tfm.checkpoints.tokenizer_classes import BY_MODEL_TYPE, CLASSES, NO_CLASS, ROLES, TokenizerClass
@@ -48,7 +49,7 @@ class TokenizerSettings:
                 f"`added_tokens_decoder` of tokenizer_config.json must be an object. Received: {str(decoder)[:60]}."
             )
         roles = {**config} if decoder is not None else {**config, **(json("special_tokens_map.json") or {})}
-        tokens, named = _roles(roles), {**self.known.roles}
+        tokens, named = _roles(roles, self.known.strips), {**self.known.roles}
         listed = _listed(roles)
         named.update({role: token.content for role, token in tokens.items()})
         # None, as in `"pad_token": null`, takes a default away.
@@ -100,7 +101,7 @@ class TokenizerSettings:
         """The tokenizer.json that the class of the tokenizer makes of a SentencePiece file; None if it makes none."""
         if self.known.pieces is None or proto.model_type != UNIGRAM:
             return None
-        return document_of(proto, self.known.pieces(self._config))
+        return document_of(proto, self.known.pieces([(one.text, one.score) for one in proto.pieces], self._config))
 
     @property
     def chat_templates(self) -> dict[str, str] | str | None:
@@ -124,13 +125,20 @@ def _class_name(named: Any, model_type: Any) -> str | None:
     return None if name in NO_CLASS or model_type == "mistral" else name
 
 
-def _roles(config: Mapping[str, Any]) -> dict[str, AddedToken]:
-    """Role -> token, of those that are named; other roles than the usual ones are told by their names."""
+def _roles(config: Mapping[str, Any], strips: Iterable[str]) -> dict[str, AddedToken]:
+    """Role -> token, of those that are named; other roles than the usual ones are told by their names.
+
+    Args:
+        config: content of tokenizer_config.json or special_tokens_map.json.
+        strips: roles of tokens that take the white space before them with them unless they have rules there.
+    """
     others = [key for key, value in config.items() if key.endswith("_token") and isinstance(value, str)]
     extra = config.get("extra_special_tokens")
     given = {**config, **(extra if isinstance(extra, dict) else {})}
     names = dict.fromkeys([*ROLES, *others, *(extra if isinstance(extra, dict) else ())])
-    return {role: _token(role, given[role], special=True) for role in names if given.get(role) is not None}
+    tokens = {role: _token(role, given[role], special=True) for role in names if given.get(role) is not None}
+    stripping = {role: tokens[role] for role in strips if isinstance(given.get(role), str)}
+    return tokens | {role: dataclasses.replace(token, lstrip=True) for role, token in stripping.items()}
 
 
 def _listed(config: Mapping[str, Any]) -> list[AddedToken]:

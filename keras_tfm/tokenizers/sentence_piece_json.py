@@ -3,7 +3,7 @@
 import base64
 import binascii
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import tensorflow as tf
@@ -15,6 +15,7 @@ from keras_tfm.tokenizers.sentence_piece_proto import CONTROL, USER_DEFINED, Mod
 from keras_tfm.tokenizers.sentence_piece_rules import (
     WORD_SIGN,
     CharacterReplacer,
+    PunctuationSigner,
     Replacements,
     UnicodeNormalizer,
     character_replacer,
@@ -41,23 +42,22 @@ def is_sentence_piece(document: Mapping[str, Any]) -> bool:
     return model.get("type", "BPE") == "BPE" and (bool(model.get("byte_fallback")) or signs)
 
 
-def document_of(proto: ModelProto, more_pieces: Iterable[str] = ()) -> dict[str, Any]:
+def document_of(proto: ModelProto, pieces: Sequence[tuple[str, float]]) -> dict[str, Any]:
     """The tokenizer.json of a Unigram model, with the spaces that are usual.
 
     Args:
         proto: ModelProto.
-        more_pieces: what follows its pieces, with scores of 0.
+        pieces: all pieces with their scores, in order of ids.
     """
-    kinds = {piece.text: (number, piece.kind) for number, piece in enumerate(proto.pieces)}
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
     rules = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
-        {"id": number, "content": text, "special": kind == CONTROL, **rules}
-        for text, (number, kind) in kinds.items()
-        if kind in (CONTROL, USER_DEFINED)
+        {"id": ids[piece.text], "content": piece.text, "special": piece.kind == CONTROL, **rules}
+        for piece in proto.pieces
+        if piece.kind in (CONTROL, USER_DEFINED)
     ]
     charsmap = base64.b64encode(proto.precompiled_charsmap).decode()
     signs = {"type": "Metaspace", "replacement": WORD_SIGN, "prepend_scheme": "always", "split": True}
-    pieces = [*((piece.text, piece.score) for piece in proto.pieces), *((piece, 0.0) for piece in more_pieces)]
     return {
         "version": "1.0",
         "added_tokens": added,
@@ -191,6 +191,10 @@ def _steps(document: Mapping[str, Any]) -> tuple[list[Step], bool]:
             return steps, False  # there are no spaces left at which this would split
     if names == ["WhitespaceSplit", "Metaspace"] and _scheme(parts[1]) == "always" and parts[1].get("split", True):
         return [*steps, sign_words], True
+    if names == ["Punctuation", "Metaspace"] and _scheme(parts[1]) == "always" and parts[1].get("split", True):
+        if parts[0].get("behavior") != "Isolated":
+            _refuse("pre_tokenizer.behavior", parts[0].get("behavior"), "'Isolated'")
+        return [*steps, escape_spaces, PunctuationSigner()], True
     if names == ["Metaspace"]:
         scheme = _scheme(parts[0])
         steps.append(escape_spaces)
@@ -201,7 +205,7 @@ def _steps(document: Mapping[str, Any]) -> tuple[list[Step], bool]:
         _refuse(
             "pre_tokenizer",
             str(document["pre_tokenizer"])[:200],
-            "null, Metaspace, or WhitespaceSplit and a Metaspace that is always put before words",
+            "null, Metaspace, or WhitespaceSplit or Punctuation and a Metaspace that is always put before words",
         )
     return steps, False
 

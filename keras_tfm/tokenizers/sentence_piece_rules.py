@@ -424,6 +424,28 @@ def sign_words(characters: Characters, begins_text: tf.Tensor) -> Characters:
     return _with_sign(characters, begins & (characters.codes != _SIGN), place=0)
 
 
+class PunctuationSigner(tf.Module):
+    """Puts a word sign before each punctuation mark and what follows one, where no word sign is, and before texts.
+
+    What punctuation is has been read off the library `tokenizers`, since its Unicode is not Python's.
+    """
+
+    def __init__(self):
+        import tokenizers
+
+        super().__init__(name="punctuation_signer")
+        codes = [*range(0xD800), *range(0xE000, 0x33480), *range(0xE0000, 0xE1000)]
+        probe = f"a{'a'.join(map(chr, codes))}a"
+        pieces = tokenizers.pre_tokenizers.Punctuation(behavior="isolated").pre_tokenize_str(probe)
+        marks = [ord(piece) for piece, _ in pieces if len(piece) == 1 and piece != "a"]
+        self._is_mark = CodePointTable(marks, [1] * len(marks), 0)
+
+    def __call__(self, characters: Characters, begins_text: tf.Tensor) -> Characters:
+        is_mark = tf.equal(self._is_mark(characters.codes), 1)
+        takes = characters.is_first() | is_mark | before(is_mark, False)
+        return _with_sign(characters, takes & (characters.codes != _SIGN), place=0)
+
+
 def _with_sign(characters: Characters, takes: tf.Tensor, place: int) -> Characters:
     """With a word sign, in the place of whose character it is, before (0) or after (1) each that takes one."""
     source, number = repeated(1 + tf.cast(takes, tf.int32))

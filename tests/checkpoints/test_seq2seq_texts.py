@@ -10,9 +10,11 @@ from keras_tfm.checkpoints import open as open_checkpoint
 from keras_tfm.checkpoints import save
 from keras_tfm.samplers import BeamSampler, GreedySampler
 from keras_tfm.tokenizers.sentence_piece_proto import NORMAL, read_proto
+from keras_tfm_cli import main as command
 from tests.checkpoints import marian_folders
 from tests.checkpoints.seq2seq_families import shaken
 from tests.checkpoints.tokenizer_folders import roberta
+from tests.harness import fresh_process
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")  # which nobody uses
 
@@ -91,11 +93,8 @@ def lively(model, tokenizer):
     raise AssertionError(f"no weights write different texts: {texts}")
 
 
-@pytest.mark.usefixtures("without_xla")
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FOLDERS)
-def test_texts_are_those_of_transformers_from_its_folder_and_from_ours(name, tmp_path):
-    folder, saved = tmp_path / "folder", tmp_path / "saved"
+def made(name, folder):
+    """A model that writes different texts and its tokenizer, in a folder that transformers writes and reads."""
     folder.mkdir()
     tokenizer, kind, ids, forced = FOLDERS[name](folder)
     numbers = {key: value for key, value in ids.items() if key != "start"}
@@ -105,7 +104,15 @@ def test_texts_are_those_of_transformers_from_its_folder_and_from_ours(name, tmp
     lively(model, tokenizer)
     for part in (model, tokenizer):
         part.save_pretrained(folder)
-    model, tokenizer = kind.from_pretrained(folder), type(tokenizer).from_pretrained(folder)
+    return kind.from_pretrained(folder), type(tokenizer).from_pretrained(folder)
+
+
+@pytest.mark.usefixtures("without_xla")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOLDERS)
+def test_texts_are_those_of_transformers_from_its_folder_and_from_ours(name, tmp_path):
+    folder, saved = tmp_path / "folder", tmp_path / "saved"
+    model, tokenizer = made(name, folder)
     writer = open_checkpoint(folder).text_to_text()
     assert writer.encode(TEXTS) == tokenizer(TEXTS)["input_ids"]
     texts = {way: their_texts(model, tokenizer, options) for way, (_, options) in WAYS.items()}
@@ -114,7 +121,30 @@ def test_texts_are_those_of_transformers_from_its_folder_and_from_ours(name, tmp
     save(writer.model, saved, writer.source_tokenizer)
     again = open_checkpoint(saved).text_to_text("greedy")
     assert again(TEXTS, LENGTH) == texts["greedy"]
-    theirs = kind.from_pretrained(saved), transformers.AutoTokenizer.from_pretrained(saved)
+    theirs = type(model).from_pretrained(saved), transformers.AutoTokenizer.from_pretrained(saved)
     assert theirs[1](TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
     assert their_texts(*theirs, WAYS["beams"][1]) == texts["beams"]
-    assert json.loads((saved / "config.json").read_text())["decoder_start_token_id"] == ids["start"]
+    start = model.config.decoder_start_token_id
+    assert json.loads((saved / "config.json").read_text())["decoder_start_token_id"] == start
+
+
+SERVE = """
+import json, sys
+import tensorflow as tf
+served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+texts = served(tf.constant(json.loads(sys.argv[2])))["text"].numpy()
+print(json.dumps([[text.decode() for text in texts], [name for name in sys.modules if name == "keras_tfm"]]))
+"""
+
+
+@pytest.mark.usefixtures("without_xla")
+@pytest.mark.slow
+def test_a_folder_of_marian_becomes_a_saved_model_of_tensorflow_alone_on_the_command_line(tmp_path, capsys):
+    theirs = made("marian", tmp_path / "folder")
+    expected = their_texts(*theirs, WAYS["beams"][1])
+    options = ["--num-beams", "3", "--max-new-tokens", str(LENGTH)]
+    assert command(["generate", str(tmp_path / "folder"), TEXTS[0], *options]) == 0
+    assert capsys.readouterr().out == expected[0] + "\n"
+    assert command(["export", str(tmp_path / "folder"), str(tmp_path / "served"), *options]) == 0
+    answer = fresh_process(SERVE, tmp_path / "served", json.dumps(TEXTS)).splitlines()[-1]
+    assert json.loads(answer) == [expected, []]

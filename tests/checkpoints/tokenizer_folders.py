@@ -3,10 +3,12 @@
 Each is small and of one family: `write(name, folder)` puts its files and a config.json there.
 """
 
+import base64
 import functools
 import io
 import json
 from pathlib import Path
+from types import MappingProxyType
 
 import sentencepiece
 import tokenizers
@@ -262,10 +264,35 @@ def _unigram(name: str, first: list[str], last: list[str] = (), converted: bool 
     return put
 
 
+def _file_alone(name: str, file: str, ids: dict[str, str | int] = MappingProxyType({}), **config):
+    """A folder of a class whose SentencePiece file, with these ids, is all that it has, as older ones are."""
+
+    def put(folder):
+        (folder / file).write_bytes(_sentence_piece("unigram", **ids))
+        _put(folder, config={"tokenizer_class": name, **config})
+
+    return put
+
+
+def mbart_converted(folder):
+    """What older versions had in tokenizer.json, to which transformers does not listen."""
+    _file_alone("MBartTokenizer", "sentencepiece.bpe.model", src_lang="fr_XX")(folder)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    (folder / "sentencepiece.bpe.model").unlink()
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    charsmap = base64.b64encode(read_proto(_sentence_piece("unigram")).precompiled_charsmap).decode()
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    signs = document["decoder"]
+    path.write_text(json.dumps({**document, "normalizer": normalizer, "pre_tokenizer": signs}), encoding="utf-8")
+
+
 _FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>"]
 _XLNET = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
 _CAMEMBERT = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
 _DEBERTA = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+_DEBERTA_IDS = {f"{role}_id": number for number, role in enumerate(("pad", "bos", "eos", "unk"))}
+_DEBERTA_IDS |= dict(zip(("pad_piece", "bos_piece", "eos_piece", "unk_piece"), _DEBERTA, strict=True))
 
 
 def _as_json(name):
@@ -315,6 +342,11 @@ FOLDERS = {
     "xlm_roberta": ("xlm-roberta", _unigram("XLMRobertaTokenizer", _FAIRSEQ, ["<mask>"], converted=True)),
     "camembert": ("camembert", _unigram("CamembertTokenizer", _CAMEMBERT, ["<mask>"])),
     "deberta": ("deberta-v2", _unigram("DebertaV2Tokenizer", _DEBERTA, ["[MASK]"], do_lower_case=True)),
+    "camembert_file": ("camembert", _file_alone("CamembertTokenizer", "sentencepiece.bpe.model")),
+    "mbart_file": ("mbart", _file_alone("MBartTokenizer", "sentencepiece.bpe.model", tgt_lang="es_XX")),
+    "mbart_converted": ("mbart", mbart_converted),
+    "mbart50_file": ("mbart", _file_alone("MBart50Tokenizer", "sentencepiece.bpe.model", src_lang="de_DE")),
+    "deberta_file": ("deberta-v2", _file_alone("DebertaV2Tokenizer", "spm.model", _DEBERTA_IDS, split_by_punct=True)),
 }
 
 

@@ -6,12 +6,15 @@ import random
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 import tokenizers
 
 from keras_tfm.checkpoints import load_tokenizer
 from keras_tfm.tokenizers import AddedToken, SentencePieceTokenizer
+from keras_tfm.tokenizers.code_points import Characters
 from keras_tfm.tokenizers.sentence_piece_json import is_sentence_piece
 from keras_tfm.tokenizers.sentence_piece_proto import read_proto
+from keras_tfm.tokenizers.sentence_piece_rules import PunctuationSigner
 
 pytest.importorskip("sentencepiece", reason="needs keras-tfm[sentencepiece]")
 
@@ -42,6 +45,7 @@ BPE_FORMS = {
     "whole words": (None, metaspace("always", False), sequence("decoders", *BYTES, STRIP)),
 }
 ALWAYS = metaspace("always", True)
+PUNCTUATION = {"type": "Punctuation", "behavior": "Isolated"}
 UNIGRAM_FORMS = {
     "t5": ("Precompiled", ALWAYS, ALWAYS),
     "xlm-r": ("Precompiled", sequence("pretokenizers", {"type": "WhitespaceSplit"}, ALWAYS), ALWAYS),
@@ -86,6 +90,7 @@ UNIGRAM_FORMS = {
         ALWAYS,
         ALWAYS,
     ),
+    "punctuation": ("Precompiled", sequence("pretokenizers", PUNCTUATION, ALWAYS), ALWAYS),
     "nfkc": ({"type": "NFKC"}, metaspace("first", True), metaspace("first", True)),
     "nfc": (
         sequence("normalizers", {"type": "NFC"}, {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}),
@@ -207,6 +212,17 @@ def test_folders_with_a_tokenizer_json_alone_are_read_and_written(form, tmp_path
     assert theirs.encode("the king").ids == tokenizer.encode("the king")
 
 
+@pytest.mark.slow
+def test_punctuation_is_what_the_library_takes_for_it():
+    text = f"a{'a'.join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))}a"
+    split = tokenizers.pre_tokenizers.Punctuation(behavior="isolated").pre_tokenize_str
+    expected = {piece for piece, _ in split(text) if len(piece) == 1 and piece != "a"}
+    codes = PunctuationSigner()(Characters.of(tf.constant([text])), tf.constant([True])).codes.numpy()
+    after_signs = {chr(code) for code in codes[1:][codes[:-1] == ord("▁")]}
+    assert after_signs - {"a"} == expected
+    assert len(expected) > 700
+
+
 def test_byte_level_files_are_told_apart():
     for pre_tokenizer in (None, {"type": "ByteLevel"}):
         assert not is_sentence_piece({"model": {"type": "BPE"}, "pre_tokenizer": pre_tokenizer})
@@ -224,6 +240,14 @@ def test_byte_level_files_are_told_apart():
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "eA=="}}, "Received: 1 bytes that are none"),
         ({"pre_tokenizer": {"type": "Digits"}}, "`pre_tokenizer` must be null, Metaspace.* Received: .*Digits"),
         ({"pre_tokenizer": SPLIT}, "`pre_tokenizer` must be null, Metaspace.* Received: .*Split"),
+        (
+            {"pre_tokenizer": sequence("pretokenizers", {**PUNCTUATION, "behavior": "Removed"}, ALWAYS)},
+            "`pre_tokenizer.behavior` must be 'Isolated'.* Received: 'Removed'",
+        ),
+        (
+            {"pre_tokenizer": sequence("pretokenizers", PUNCTUATION, metaspace("first", True))},
+            "`pre_tokenizer` must be null, Metaspace.* Received: .*Punctuation",
+        ),
         ({"decoder": {"type": "WordPiece"}}, "`decoder` must be Metaspace, or .* Received: .*WordPiece"),
         ({"decoder": sequence("decoders", *BYTES[:2], STRIP)}, "`decoder` must be Metaspace, or .* Received: .*Strip"),
         ({"added_tokens": [{"id": "3"}]}, "`added_tokens` must be a list of objects with `id` and `content`"),
