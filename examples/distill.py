@@ -46,9 +46,10 @@ def learn(student, data, steps, tokenizer, teacher=None):
     if teacher is None:
         model = student
     else:
-        model = keras.distillation.Distiller(
-            teacher, student, keras.distillation.LogitsDistillation(temperature=2.0), student_loss_weight=0.3
-        )
+        # The object, not Keras' default: named by a string, it would compare logits and not probabilities.
+        divergence = keras.losses.KLDivergence()
+        logits = keras.distillation.LogitsDistillation(temperature=2.0, loss=divergence)
+        model = keras.distillation.Distiller(teacher, student, logits, student_loss_weight=0.3)
     model.compile(optimizer, loss, jit_compile=False)
     model.fit(dataset.repeat(), steps_per_epoch=steps, shuffle=False, verbose=2)
     student.encoder.token_embedding.trainable = True  # a model is pruned as a whole

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "samplers": {"ops", "samplers"},
     "generation": {"ops", "samplers", "generation"},
     "tokenizers": {"tokenizers"},
-    "adapters": {"layers", "checkpoints", "adapters"},
+    "adapters": {"layers", "models", "checkpoints", "adapters"},
     "alignment": {"ops", "layers", "adapters", "data", "generation", "tokenizers", "alignment"},
     "compression": {"layers", "compression"},
     "checkpoints": {"ops", "layers", "models", "samplers", "tokenizers", "generation", "pipelines", "checkpoints"},

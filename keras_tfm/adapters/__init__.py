@@ -13,6 +13,7 @@ from keras_tfm.adapters.adapters import (
     use,
 )
 from keras_tfm.adapters.peft_files import load, save
+from keras_tfm.adapters.virtual_tokens import add_virtual_tokens
 
 __all__ = [
     "ROLES",
@@ -20,6 +21,7 @@ __all__ = [
     "add_bottlenecks",
     "add_ia3",
     "add_lora",
+    "add_virtual_tokens",
     "load",
     "merge",
     "projections_of",

@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from keras_tfm import compat
-from keras_tfm.layers import Bottleneck, Ia3, Lora, Projection
-from keras_tfm.layers.adapter import Adapter
+from keras_tfm.layers import Bottleneck, Ia3, Lora, Projection, VirtualTokens
+from keras_tfm.layers.adapter import Adaptable, Adapter
 from keras_tfm.layers.composite import forget_compiled, parts_of
 from keras_tfm.layers.lora import column_lengths
 
@@ -71,7 +71,7 @@ def add_lora(
     """
     chosen = _matching(projections_of(model), targets, "targets")
     make = {path: lambda layer: make_lora(layer, rank, alpha, dropout, rslora, dora, name) for path in chosen}
-    _add(model, name, chosen, make, trained)
+    add_to(model, name, chosen, make, trained)
 
 
 def add_ia3(
@@ -105,7 +105,7 @@ def add_ia3(
         raise ValueError(f"A projection must be in one of `targets` and `input_targets`. Received: {both[:3]} in both.")
     make: dict[str, Callable] = {path: lambda layer: make_ia3(layer, False, name) for path in outputs}
     make |= {path: lambda layer: make_ia3(layer, True, name) for path in inputs}
-    _add(model, name, {**outputs, **inputs}, make, trained)
+    add_to(model, name, {**outputs, **inputs}, make, trained)
 
 
 def add_bottlenecks(
@@ -142,11 +142,17 @@ def add_bottlenecks(
         dtype = _dtype_of(projection)
         return Bottleneck(projection.units, bottleneck_dim, activation, dtype=dtype, name=name)
 
-    _add(model, name, chosen, dict.fromkeys(chosen, make), trained)
+    add_to(model, name, chosen, dict.fromkeys(chosen, make), trained)
 
 
-def _add(model, name, chosen: dict[str, Projection], make: dict[str, Callable], trained) -> None:
-    """Makes an adapter for each projection, and when all could be made, puts them there and freezes all else."""
+def add_to(
+    model: keras.Model,
+    name: str,
+    chosen: Mapping[str, Adaptable],
+    make: Mapping[str, Callable],
+    trained: str | Iterable[str],
+) -> None:
+    """Makes an adapter for each layer by path, and when all could be made, puts them there and freezes all else."""
     check_is_new(model, name)
     kept = _matching(_layers_of(model), trained, "trained")
     made = {path: make[path](layer) for path, layer in chosen.items()}
@@ -192,12 +198,12 @@ def check_is_linear(projection: Projection) -> None:
         raise ValueError(f"A layer with an adapter must be without activation. Received: {projection.path}.")
 
 
-def check_fits(projection: Projection, adapter: Adapter) -> None:
-    """Raises if there are adapters of another kind beside a projection: none could say which comes first."""
-    if others := {type(one).__name__ for one in projection.adapters} - {type(adapter).__name__}:
+def check_fits(layer: Adaptable, adapter: Adapter) -> None:
+    """Raises if there are adapters of another kind beside a layer: none could say which comes first."""
+    if others := {type(one).__name__ for one in layer.adapters} - {type(adapter).__name__}:
         raise ValueError(
             f"The adapters of a projection must be of one kind. Received: a {type(adapter).__name__} for "
-            f"{projection.path}, which has a {others.pop()}. Choose other `targets`, or `remove` that."
+            f"{layer.path}, which has a {others.pop()}. Choose other `targets`, or `remove` that."
         )
 
 
@@ -205,15 +211,15 @@ def _dtype_of(projection):
     return projection.dtype_policy if projection.quantization_mode is None else projection.compute_dtype
 
 
-def attach(projection: Projection, adapter: Adapter) -> None:
-    """Puts it beside the projection; DoRA's lengths begin with those of the kernel."""
-    projection.trainable = True  # itself: what it holds is frozen by `add_adapter`
+def attach(layer: Any, adapter: Adapter) -> None:
+    """Puts it beside the layer; DoRA's lengths begin with those of the kernel."""
+    layer.trainable = True  # itself: what it holds is frozen by `add_adapter`
     with contextlib.ExitStack() as scopes:
-        for name in projection.path.split("/"):
+        for name in layer.path.split("/"):
             scopes.enter_context(keras.name_scope(name))
-        projection.add_adapter(adapter)
+        layer.add_adapter(adapter)
     if isinstance(adapter, Lora) and adapter.dora:
-        adapter.magnitude.assign(column_lengths(projection.kernel_values()))
+        adapter.magnitude.assign(column_lengths(layer.kernel_values()))
 
 
 def freeze(model: keras.Model) -> None:
@@ -241,8 +247,12 @@ def projections_of(model: keras.layers.Layer) -> dict[str, Projection]:
 
 
 def adapters_of(model: keras.layers.Layer) -> list[Adapter]:
-    """All adapters of a model, projection by projection."""
-    return [adapter for projection in projections_of(model).values() for adapter in projection.adapters]
+    """All adapters of a model, layer by layer."""
+    return [adapter for layer in _adaptable(model) for adapter in layer.adapters]
+
+
+def _adaptable(model) -> list[Adaptable]:
+    return [layer for layer in _layers_of(model).values() if isinstance(layer, Adaptable)]
 
 
 def adapter_names(model: keras.layers.Layer) -> list[str]:
@@ -264,7 +274,7 @@ def use(model: keras.layers.Layer, adapters: str | Iterable[str] | Mapping[str, 
         adapters: a name, names, or a dict from names to shares of what they change; () is none.
 
     Raises:
-        ValueError: for a name that is not there.
+        ValueError: for a name that is not there; for virtual tokens with a share that is not 0 or 1.
 
     Example:
         >>> use(model, {"polite": 0.7, "short": 0.3})
@@ -272,9 +282,19 @@ def use(model: keras.layers.Layer, adapters: str | Iterable[str] | Mapping[str, 
     given = [adapters] if isinstance(adapters, str) else adapters
     shares = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
     _check_names(model, shares)
+    for virtual in _virtual_tokens_of(model):
+        if shares.get(virtual.name, 0.0) not in (0.0, 1.0):
+            raise ValueError(
+                "The share of virtual tokens must be 0 or 1: they are read, or not. Received: "
+                f"{virtual.name!r}: {shares[virtual.name]}."
+            )
     for lora in adapters_of(model):
         lora.share = float(shares.get(lora.name, 0.0))
     forget_compiled(model)
+
+
+def _virtual_tokens_of(model) -> list[VirtualTokens]:
+    return [one for one in adapters_of(model) if isinstance(one, VirtualTokens)]
 
 
 def merge(model: keras.Model, name: str | None = None) -> None:
@@ -285,10 +305,15 @@ def merge(model: keras.Model, name: str | None = None) -> None:
         name: of one of them. Default: all that count.
 
     Raises:
-        ValueError: for a name that is not there, a kernel that is rounded, or an adapter that is not linear; before
-            anything is changed.
+        ValueError: for a name that is not there, a kernel that is rounded, an adapter that is not linear, or virtual
+            tokens; before anything is changed.
     """
     _check_names(model, [] if name is None else [name])
+    if virtual := [one.name for one in _virtual_tokens_of(model) if one.is_active and name in (None, one.name)]:
+        raise ValueError(
+            f"Virtual tokens are in no kernel, and must not be merged. Received: {virtual}. Give the `name` of another "
+            "adapter, or leave them as they are."
+        )
     chosen = [
         (projection, [one for one in projection.adapters if one.is_active and name in (None, one.name)])
         for projection in projections_of(model).values()
@@ -352,11 +377,11 @@ def remove(model: keras.Model, name: str | None = None) -> None:
         ValueError: for a name that is not there.
     """
     _check_names(model, [] if name is None else [name])
-    for projection in projections_of(model).values():
-        if any(name in (None, lora.name) for lora in projection.adapters):
-            projection.remove_adapters(lambda lora: name in (None, lora.name))
-            if not any(lora.merged for lora in projection.adapters):
-                projection.unmerged = None
+    for layer in _adaptable(model):
+        if any(name in (None, one.name) for one in layer.adapters):
+            layer.remove_adapters(lambda one: name in (None, one.name))
+            if isinstance(layer, Projection) and not any(one.merged for one in layer.adapters):
+                layer.unmerged = None
     forget_compiled(model)
 
 

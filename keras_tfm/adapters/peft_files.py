@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_tfm.adapters.adapters import (
     adapter_names,
+    adapters_of,
     attach,
     check_fits,
     check_is_new,
@@ -22,17 +23,19 @@ from keras_tfm.adapters.adapters import (
     make_lora,
     projections_of,
 )
+from keras_tfm.adapters.virtual_tokens import check_reads_virtual_tokens, put_virtual_tokens
 from keras_tfm.checkpoints.architecture import architectures
 from keras_tfm.checkpoints.tensors import FusedByHead, Part, Transposed, parts_of
 from keras_tfm.checkpoints.writer import architecture_for
 from keras_tfm.files import check_is_free, local_path, read_json_object, written_whole
-from keras_tfm.layers import Ia3, Lora, Projection
+from keras_tfm.layers import Ia3, Lora, Projection, VirtualTokens
 from keras_tfm.layers.composite import forget_compiled
 from keras_tfm.layers.lora import column_lengths
 from keras_tfm.optional import required
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_PROMPT_TUNING, _VECTORS = "PROMPT_TUNING", "prompt_embeddings"
 # The tensors of a module, by `peft_type`.
 _KINDS = {"LORA": "lora_A|lora_B|lora_magnitude_vector", "IA3": "ia3_l"}
 # What changes the result and is not supported, unless it is empty or false.
@@ -71,8 +74,9 @@ class _Module:
 def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> None:
     """Puts the adapter of a peft folder beside a model's projections; the model computes what peft's does.
 
-    LoRA, rsLoRA, DoRA, rank and alpha patterns, IA3, fused projections and `modules_to_save` are read. All weights but
-    the adapter's, and those of `modules_to_save`, are frozen, so that `fit` goes on training it.
+    LoRA, rsLoRA, DoRA, rank and alpha patterns, IA3, fused projections, `modules_to_save` and virtual tokens (prompt
+    tuning) are read. All weights but the adapter's, and those of `modules_to_save`, are frozen, so that `fit` goes on
+    training it.
 
     Args:
         model: from `checkpoints.load`, or of a wiring that `checkpoints.save` can write.
@@ -95,6 +99,9 @@ def load(model: keras.Model, path: str | os.PathLike, name: str = "default") -> 
     config = read_json_object(path / _CONFIG)
     _check_config(config)
     tensors = _read(path / _TENSORS)
+    if config["peft_type"] == _PROMPT_TUNING:
+        put_virtual_tokens(model, _vectors(model, tensors, config, path), name)
+        return
     parts = _parts(model)
     modules, wholes = _modules(parts), {part.name: part for part in parts}
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -158,13 +165,27 @@ def save(
     if not overwrite:
         check_is_free(path)
     tensors: dict[str, np.ndarray] = {}
+    virtual = [one for one in adapters_of(model) if one.name == name and isinstance(one, VirtualTokens)]
+    described = (
+        _describe_virtual_tokens(model, virtual[0], tensors) if virtual else _describe_modules(model, name, tensors)
+    )
+    config = {"base_model_name_or_path": base, "inference_mode": True, **described}
+    safetensors = required("safetensors.numpy", "checkpoints", "peft's files")
+    with written_whole(path, overwrite) as unfinished:
+        unfinished.mkdir()
+        safetensors.save_file(tensors, unfinished / _TENSORS, metadata={"format": "pt"})
+        (unfinished / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_modules(model, name: str, tensors: dict) -> dict:
+    """What config.json says of an adapter beside projections; adds its tensors."""
     parts = _parts(model)
     modules = _modules(parts)
     everywhere = {place: one for place, x in projections_of(model).items() for one in x.adapters if one.name == name}
     kinds = {type(one) for one in everywhere.values()}
     if kinds not in ({Lora}, {Ia3}):
         raise ValueError(
-            "An adapter must be LoRA, or IA3, for peft's files. Received: "
+            "An adapter must be LoRA, IA3 or virtual tokens for peft's files. Received: "
             f"{sorted(kind.__name__ for kind in kinds)}. Keep it in a `.keras` file."
         )
     own = {
@@ -181,20 +202,44 @@ def save(
     for part in trained:
         values = [np.asarray(ops.convert_to_numpy(x)) for x in part.variables]
         tensors[_PREFIX + part.name] = np.ascontiguousarray(part.rule.join(values, part.get), "float32")
-    config = {
+    return {
         "task_type": None,
-        "base_model_name_or_path": base,
-        "inference_mode": True,
         "fan_in_fan_out": not modules[next(iter(own))].is_transposed,
         "target_modules": sorted(own),
         "modules_to_save": sorted({part.name.rpartition(".")[0] for part in trained}) or None,
         **described,
     }
-    safetensors = required("safetensors.numpy", "checkpoints", "peft's files")
-    with written_whole(path, overwrite) as unfinished:
-        unfinished.mkdir()
-        safetensors.save_file(tensors, unfinished / _TENSORS, metadata={"format": "pt"})
-        (unfinished / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_virtual_tokens(model, virtual: VirtualTokens, tensors: dict) -> dict:
+    """What config.json says of virtual tokens; adds their vectors."""
+    if trained := [part.name for part in _parts(model) if any(x.trainable for x in part.variables)]:
+        raise ValueError(
+            "Virtual tokens must be all that trains, for peft's files, which have nothing beside them. Received: "
+            f"{trained[:3]}. Keep the model in a `.keras` file."
+        )
+    tensors[_VECTORS] = np.ascontiguousarray(ops.convert_to_numpy(virtual.vectors), "float32")
+    attention = model.stack.blocks[0].self_attention
+    return {
+        "peft_type": _PROMPT_TUNING,
+        "task_type": "CAUSAL_LM",
+        "num_virtual_tokens": virtual.num_tokens,
+        "token_dim": virtual.hidden_dim,
+        "num_transformer_submodules": 1,
+        "num_attention_heads": attention.num_heads,
+        "num_layers": len(model.stack.blocks),
+        "prompt_tuning_init": "RANDOM",
+    }
+
+
+def _vectors(model, tensors: dict, config: dict, path: Path) -> np.ndarray:
+    """The vectors (P, D) of virtual tokens in a file."""
+    check_reads_virtual_tokens(model, config.get("num_virtual_tokens", 1))
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    expected = {_VECTORS: (config.get("num_virtual_tokens"), model.hidden_dim)}
+    if found != expected:
+        raise ValueError(f"The tensors of virtual tokens must be {expected}. Received {path}: {found}.")
+    return tensors[_VECTORS]
 
 
 def _describe_lora(modules: dict, own: dict[str, list], tensors: dict) -> dict:
@@ -328,8 +373,9 @@ def _modules(parts: list[Part]) -> dict[str, _Module]:
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    if config.get("peft_type") not in _KINDS:
-        raise ValueError(f"`peft_type` of {_CONFIG} must be of {[*_KINDS]}. Received: {config.get('peft_type')!r}.")
+    known = [*_KINDS, _PROMPT_TUNING]
+    if config.get("peft_type") not in known:
+        raise ValueError(f"`peft_type` of {_CONFIG} must be of {known}. Received: {config.get('peft_type')!r}.")
     if unsupported := [key for key in _UNSUPPORTED if config.get(key)]:
         raise ValueError(
             f"An adapter must be without {unsupported}, which are not supported. Received them in {_CONFIG}."

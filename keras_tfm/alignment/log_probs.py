@@ -31,26 +31,11 @@ def next_log_probs(model: Any, inputs: dict[str, Tensor], hidden: Tensor | None 
     hidden = hidden_states(model, inputs) if hidden is None else hidden
     hidden, token_ids = hidden[:, :-1], inputs["token_ids"]
     next_ids = rows_of(token_ids)[:, 1:]
-    if _has_adapters(model.head):
-        all_log_probs = ops.log_softmax(ops.cast(model.project(hidden), "float32"))
-        log_probs = ops.take_along_axis(all_log_probs, next_ids[..., None], axis=-1)[..., 0]
-    else:
-        head = model.head_weights()
-        hidden = ops.cast(hidden, head.dtype or hidden.dtype)
-        log_probs = token_log_probs(hidden, head.table, next_ids, head.bias, head.logit_cap)
+    head = model.head_weights()
+    hidden = ops.cast(hidden, head.dtype or hidden.dtype)
+    log_probs = token_log_probs(hidden, head.table, next_ids, head.bias, head.logit_cap)
     log_probs = ops.reshape(log_probs, (*ops.shape(token_ids)[:-1], token_ids.shape[-1] - 1))
     return ops.where(ops.cast(inputs["padding_mask"], "bool")[..., 1:], log_probs, 0.0)
-
-
-def check_head(model: Any) -> None:
-    """Raises unless there are log-probabilities of what the model's head says."""
-    if not _has_adapters(model.head):
-        model.head_weights()
-
-
-def _has_adapters(head) -> bool:
-    """Whether there are adapters beside the head, which no table of weights tells of."""
-    return bool(getattr(head, "adapters", ()))
 
 
 def answer_mask(inputs: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_tfm.alignment.log_probs import answer_mask, check_head, next_log_probs
+from keras_tfm.alignment.log_probs import answer_mask, next_log_probs
 from keras_tfm.alignment.reference import Reference
 from keras_tfm.arguments import number_of, require
 from keras_tfm.types import Tensor
@@ -56,7 +56,7 @@ class PreferenceModel(keras.Model):
         super().__init__(**kwargs)
         self.beta = number_of("beta", beta)
         require(self.beta > 0, "`beta` must be greater than 0", beta=beta)
-        check_head(policy)
+        policy.head_weights()  # raises if there are none
         self.policy = policy
         self.reference = Reference(policy, reference) if self.uses_reference else None
         self.means = {

@@ -67,5 +67,10 @@ def has_new_adapters_only(model: Any) -> bool:
     probe = np.arange(8, dtype="int32")[None] % model.vocabulary_size
     inputs = {"token_ids": probe, "padding_mask": np.ones_like(probe, "bool")}
     with no_adapters(model):
-        without = ops.convert_to_numpy(hidden_states(model, inputs))
-    return np.array_equal(without, ops.convert_to_numpy(hidden_states(model, inputs)))
+        without = _seen(model, inputs)
+    return all(map(np.array_equal, without, _seen(model, inputs)))
+
+
+def _seen(model, inputs):
+    """What adapters may change: hidden states, and what the head makes of them."""
+    return [ops.convert_to_numpy(x) for x in (hidden_states(model, inputs), next_log_probs(model, inputs))]

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_tfm.alignment.log_probs import answer_mask, check_head, masked_mean, next_log_probs
+from keras_tfm.alignment.log_probs import answer_mask, masked_mean, next_log_probs
 from keras_tfm.alignment.reference import Reference
 from keras_tfm.alignment.rollouts import RewardFunction, Rollout, RolloutWriter
 from keras_tfm.arguments import as_integer, number_of, require
@@ -65,7 +65,7 @@ class RolloutModel(keras.Model):
     ):
         super().__init__(**kwargs)
         self.writer = RolloutWriter(policy, tokenizer, rewards, prompt_length, max_new_tokens, num_generations)
-        check_head(policy)
+        policy.head_weights()  # raises if there are none
         self.policy = policy
         self.num_epochs = as_integer("num_epochs", num_epochs, least=1)
         self.num_minibatches = as_integer("num_minibatches", num_minibatches, least=1)

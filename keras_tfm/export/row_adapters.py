@@ -62,7 +62,10 @@ class RowAdapters:
         beside = _adapters_of(model)
         if missing := set(names) - {adapter.name for adapter in beside}:
             known = sorted({adapter.name for adapter in beside})
-            raise ValueError(f"`adapters` must be names of the model's adapters {known}. Received: {sorted(missing)}.")
+            raise ValueError(
+                f"`adapters` must be names of adapters beside projections, {known}. Received: {sorted(missing)}. "
+                "Virtual tokens are read by all rows alike."
+            )
         if unfit := sorted({x.name for x in beside if x.name in names and (x.merged or x.share != 1.0)}):
             raise ValueError(f"`adapters` must count in full, and not be merged. Received: {unfit}. `use` them.")
         if model.head is not None and _adapters_of(model.head):

@@ -44,13 +44,16 @@ class Prefix(NamedTuple):
     version: int
 
     @classmethod
-    def of(cls, token_ids: Tensor, state: Any, version: int) -> "Prefix | None":
-        """The part of these tokens that a state has read; None if it is empty, or if the state cannot rewind to it."""
-        num_read = int(state.num_tokens[0])
+    def of(cls, token_ids: Tensor, state: Any, version: int, num_before: int = 0) -> "Prefix | None":
+        """The part of these tokens that a state has read; None if it is empty, or if the state cannot rewind to it.
+
+        num_before: what it has read before them, which are virtual tokens.
+        """
+        num_read = int(state.num_tokens[0]) - num_before
         num_kept = min(num_read, len(token_ids))
         if num_kept == 0 or (num_kept < num_read and not state.can_forget):
             return None
-        return cls(token_ids[:num_kept], state.keep(np.array([num_kept], "int32")), version)
+        return cls(token_ids[:num_kept], state.keep(np.array([num_before + num_kept], "int32")), version)
 
 
 class Progress(NamedTuple):

@@ -121,7 +121,7 @@ class TextSession:
         """The prefix of the next call: a call always reads something, at worst the newest token once more."""
         prefix = self._prefix
         if prefix is not None and len(prefix.token_ids) == len(self.token_ids) and num_new == 0:
-            return Prefix.of(self.token_ids[:-1], prefix.state, prefix.version)
+            return self._prefix_of(self.token_ids[:-1], prefix.state, prefix.version)
         return prefix
 
     def _unread(self, new_ids, prefix, options):
@@ -180,7 +180,10 @@ class TextSession:
     def _remember(self, token_ids, state) -> None:
         """Keeps what a state (its first row) has read of a text."""
         version = self._writer.model.generation_runner.version()
-        self._newest_prefix = Prefix.of(token_ids, state.take(np.zeros(1, "int32")), version)
+        self._newest_prefix = self._prefix_of(token_ids, state.take(np.zeros(1, "int32")), version)
+
+    def _prefix_of(self, token_ids, state, version):
+        return Prefix.of(token_ids, state, version, self._writer.model.num_virtual_tokens)
 
 
 def _num_equal(one, other) -> int:

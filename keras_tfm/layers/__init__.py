@@ -1,6 +1,6 @@
 """Transformer layers, each usable alone in any Keras model."""
 
-from keras_tfm.layers.adapter import Bottleneck, Ia3
+from keras_tfm.layers.adapter import Bottleneck, Ia3, VirtualTokens
 from keras_tfm.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
 from keras_tfm.layers.attention_parts import AttentionSink, OutputGate
 from keras_tfm.layers.cache import BlockCache, ContextCache, Int8Array, KVCache, RollingKVCache
@@ -60,6 +60,7 @@ __all__ = [
     "TokenPositions",
     "TransformerBlock",
     "TransformerStack",
+    "VirtualTokens",
     "YarnScaling",
     "get_rotary_scaling",
 ]

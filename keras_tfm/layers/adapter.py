@@ -1,14 +1,16 @@
-"""What stands beside a dense layer that stays as it is: the base class of adapters, IA3 and bottlenecks."""
+"""What stands beside a layer that stays as it is: the base class of adapters, IA3, bottlenecks and virtual tokens."""
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_tfm import compat
 from keras_tfm.arguments import as_integer
+from keras_tfm.ops.tensors import size
 from keras_tfm.types import ActivationLike, Config, Shape, Tensor
 
 _rows: contextvars.ContextVar[Mapping[str, Tensor] | None] = contextvars.ContextVar("rows", default=None)
@@ -31,7 +33,7 @@ def rows_with_adapters(rows: Mapping[str, Tensor]) -> Iterator[None]:
 class Adapter(keras.layers.Layer):
     """Base class of adapters: what a `Projection` asks them before, in and after its product.
 
-    A subclass overrides what it changes. It must change nothing when it is new.
+    A subclass overrides what it changes. Beside a `Projection` it must change nothing when it is new.
 
     Args:
         share: float, how much of the change counts; 0 = none, and nothing is computed.
@@ -39,6 +41,8 @@ class Adapter(keras.layers.Layer):
         **kwargs: those of `keras.layers.Layer`; the `name` is the adapter's.
     """
 
+    is_linear = False  # whether `merged_with` answers
+    dropout = 0.0  # rate of it in training
     reads_kernel = False  # whether `changed` is given the kernel, and the product without the bias
 
     def __init__(self, share: float = 1.0, merged: bool = False, **kwargs: Any):
@@ -87,6 +91,26 @@ class Adapter(keras.layers.Layer):
         return {**super().get_config(), "share": self.share, "merged": self.merged}
 
 
+class Adaptable(keras.layers.Layer):
+    """Base class of layers that may have adapters beside their weight, which is frozen then."""
+
+    adapters: Sequence[Adapter] = ()
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Puts a built adapter beside the weights, which are frozen."""
+        with compat.unlocked(self):
+            self.adapters = [*self.adapters, adapter]
+        for variable in compat.own_variables(self):
+            variable.trainable = False
+
+    def remove_adapters(self, is_removed: Callable[[Adapter], bool]) -> None:
+        """Takes adapters away, with their weights."""
+        for adapter in filter(is_removed, self.adapters):
+            compat.remove_layer(self, adapter)
+        with compat.unlocked(self):
+            self.adapters = [adapter for adapter in self.adapters if not is_removed(adapter)]
+
+
 @keras.saving.register_keras_serializable(package="keras_tfm")
 class Ia3(Adapter):
     """A learned factor on each output of a dense layer, or on each input; ones at first.
@@ -112,6 +136,8 @@ class Ia3(Adapter):
         Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
         section 3.3, https://arxiv.org/abs/2205.05638
     """
+
+    is_linear = True
 
     def __init__(self, size: int, on_inputs: bool = False, share: float = 1.0, merged: bool = False, **kwargs: Any):
         super().__init__(share, merged, **kwargs)
@@ -218,3 +244,51 @@ class Bottleneck(Adapter):
             "bottleneck_dim": self.bottleneck_dim,
             "activation": keras.activations.serialize(self.activation),
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_tfm")
+class VirtualTokens(Adapter):
+    """Learned vectors that a model reads before each text, as if they were tokens (prompt tuning).
+
+    `keras_tfm.adapters.add_virtual_tokens` puts them beside the token table of a `CausalLM`.
+
+    Args:
+        num_tokens: int, how many.
+        hidden_dim: int, width of the vectors.
+        share, merged, **kwargs: as in `Adapter`; `share` is 0 or 1.
+
+    Call arguments:
+        token_ids: int32 (B, T), of which only B counts.
+
+    Returns:
+        float (B, num_tokens, hidden_dim), the same vectors for each row.
+
+    Example:
+        >>> VirtualTokens(num_tokens=5, hidden_dim=8)(np.zeros((2, 3), "int32")).shape
+        (2, 5, 8)
+
+    Reference:
+        Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", https://arxiv.org/abs/2104.08691
+    """
+
+    def __init__(self, num_tokens: int, hidden_dim: int, share: float = 1.0, merged: bool = False, **kwargs: Any):
+        super().__init__(share, merged, **kwargs)
+        self.num_tokens: int = as_integer("num_tokens", num_tokens, 1)
+        self.hidden_dim: int = as_integer("hidden_dim", hidden_dim, 1)
+
+    def build(self, token_ids_shape: Shape) -> None:
+        shape = (self.num_tokens, self.hidden_dim)
+        self.vectors = self.add_weight(shape=shape, initializer="uniform", name="vectors")
+
+    def call(self, token_ids: Tensor) -> Tensor:
+        vectors = ops.cast(self.vectors, self.compute_dtype)
+        return ops.broadcast_to(vectors[None], (size(token_ids, 0), self.num_tokens, self.hidden_dim))
+
+    def compute_output_shape(self, token_ids_shape: Shape) -> Shape:
+        return (token_ids_shape[0], self.num_tokens, self.hidden_dim)
+
+    def compute_output_spec(self, token_ids: Tensor) -> Any:
+        return keras.KerasTensor(self.compute_output_shape(token_ids.shape), dtype=self.compute_dtype)
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "num_tokens": self.num_tokens, "hidden_dim": self.hidden_dim}

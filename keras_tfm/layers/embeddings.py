@@ -201,7 +201,8 @@ class TokenEmbedding(Composite):
             learned there. Default: a table of its own.
 
     Call arguments:
-        inputs: int32 (B, T) token ids; with `reverse` float (B, T, D).
+        inputs: int32 (B, T) token ids, or float (B, T, D) vectors in their place, which `scale` leaves alone; with
+            `reverse` float (B, T, D), states.
         positions: int32 (B, T), -1 = padding. Default: 0, 1, 2, ...
         segment_ids: int32 (B, T), which segment a token belongs to. Default: all to segment 0.
         reverse: bool, project to logits with the transposed table.
@@ -305,15 +306,18 @@ class TokenEmbedding(Composite):
     ) -> Tensor:
         if reverse:
             return self._logits(inputs)
-        check_rank(inputs, 2, "token_ids", "(B, T)")
-        check_token_ids(inputs, self.vocabulary_size)
-        x = self.embedding(inputs) * self.scale
+        if len(inputs.shape) == 3 and keras.backend.is_float_dtype(inputs.dtype):
+            x, places = inputs, ops.zeros_like(inputs[..., 0], dtype="int32")
+        else:
+            check_rank(inputs, 2, "token_ids", "(B, T)")
+            check_token_ids(inputs, self.vocabulary_size)
+            x, places = self.embedding(inputs) * self.scale, inputs
         if self.position is not None:
             if positions is None:
-                positions = ops.cumsum(ops.ones_like(inputs, dtype="int32"), axis=1) - 1
+                positions = ops.cumsum(ops.ones_like(places, dtype="int32"), axis=1) - 1
             x = x + self.position(positions)
         if self.segment is not None:
-            x = x + self.segment(ops.zeros_like(inputs) if segment_ids is None else self._checked_segments(segment_ids))
+            x = x + self.segment(ops.zeros_like(places) if segment_ids is None else self._checked_segments(segment_ids))
         elif segment_ids is not None:
             raise ValueError(
                 "`segment_ids` need `num_segments` of at least 1. "

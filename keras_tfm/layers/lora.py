@@ -48,6 +48,8 @@ class Lora(Adapter):
         https://arxiv.org/abs/2402.09353
     """
 
+    is_linear = True
+
     def __init__(
         self,
         units: int,

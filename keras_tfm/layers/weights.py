@@ -4,7 +4,7 @@
 4 bits in groups take a seventh.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,8 +13,8 @@ from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
-from keras_tfm.layers.adapter import Adapter
-from keras_tfm.layers.composite import revive, serialize
+from keras_tfm.layers.adapter import Adaptable, Adapter
+from keras_tfm.layers.composite import build_part, revive, serialize
 from keras_tfm.ops.int8_products import is_by_onednn
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
@@ -259,7 +259,7 @@ class RoundedWeight(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class Projection(RoundedWeight, keras.layers.Dense):
+class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
     """`keras.layers.Dense` for sequences: one matrix product, laid out differently in a compiled decoding step.
 
     Keras traces a product with a (B, T, D) tensor of unknown sizes to 16 operations; here it takes a few. In a compiled
@@ -292,7 +292,6 @@ class Projection(RoundedWeight, keras.layers.Dense):
 
     def __init__(self, units: Any, *args: Any, adapters: Sequence[Config] = (), **kwargs: Any):
         super().__init__(units, *args, **kwargs)
-        self.adapters: list[Adapter] = []
         self._adapters_to_add = tuple(adapters)
 
     def build(self, input_shape: Shape) -> None:
@@ -307,20 +306,8 @@ class Projection(RoundedWeight, keras.layers.Dense):
                 "Adapters must be added, trained and merged before a model is quantized for inference. "
                 f"Received: an adapter for {self.name!r}, which is. Begin with the model that is not."
             )
-        inputs = self.input_spec.axes[-1]
-        with compat.unlocked(self):
-            self.adapters = [*self.adapters, adapter]
-        if not adapter.built:
-            adapter.build((None, None, inputs))
-        for variable in compat.own_variables(self):
-            variable.trainable = False
-
-    def remove_adapters(self, is_removed: Callable[[Adapter], bool]) -> None:
-        """Takes adapters away, with their weights."""
-        for adapter in filter(is_removed, self.adapters):
-            compat.remove_layer(self, adapter)
-        with compat.unlocked(self):
-            self.adapters = [adapter for adapter in self.adapters if not is_removed(adapter)]
+        build_part(adapter, (None, None, self.input_spec.axes[-1]))
+        super().add_adapter(adapter)
 
     def kernel_values(self) -> Tensor:
         """float (inputs, units), rounded where the kernel is."""
@@ -433,10 +420,11 @@ def projections_within(layer: keras.layers.Layer) -> list[Projection]:
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
-class TokenTable(RoundedWeight, keras.layers.Embedding):
+class TokenTable(RoundedWeight, Adaptable, keras.layers.Embedding):
     """`keras.layers.Embedding` that also projects hidden states to logits (tied weights), and can be kept in 8 bits.
 
     The gradient of its table is dense, which Adam and the check of a scaled loss need. Keras can quantize it to "int8".
+    Its adapters are `VirtualTokens`: it is the model that reads them.
 
     Args:
         input_dim, output_dim, ...: as in `keras.layers.Embedding`.
@@ -453,6 +441,11 @@ class TokenTable(RoundedWeight, keras.layers.Embedding):
     """
 
     weight_name = "embeddings"
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Puts virtual tokens beside the table, which is frozen."""
+        build_part(adapter, (None, None))
+        super().add_adapter(adapter)
 
     def _rows(self) -> Tensor:
         return self.embeddings

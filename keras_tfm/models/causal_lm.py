@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_tfm.arguments import check_rank
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
 from keras_tfm.layers.transformer_stack import TransformerStack
@@ -95,6 +96,62 @@ class CausalLM(LanguageModel):
         """See `LanguageModel`: a prompt and its new tokens are one text."""
         return num_positions - num_prompt
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        """See `LanguageModel`."""
+        return sum(virtual.num_tokens for virtual in self._virtual_tokens)
+
+    @property
+    def _virtual_tokens(self):
+        """Those that count; the functional graph was made without any."""
+        return [virtual for virtual in self.token_embedding.embedding.adapters if virtual.is_active]
+
+    def call(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        if self._stops_at_hidden or not self._virtual_tokens:
+            return super().call(inputs, training=training, mask=mask)
+        return self.project(self.hidden_states(inputs, training=bool(training)))
+
+    def hidden_states(self, inputs: Tensor | dict[str, Tensor], training: bool = False) -> Tensor:
+        """See `ChunkedLossModel`; those of virtual tokens are not among them."""
+        if not self._virtual_tokens:
+            return super().hidden_states(inputs, training=training)
+        inputs = self._complete(inputs)
+        token_ids = ops.convert_to_tensor(inputs["token_ids"], "int32")
+        self._check_virtual_tokens_fit(token_ids, inputs["document_ids"])
+        before, first_positions = self._first_inputs(token_ids, training)
+        positions = self.token_positions(
+            token_ids, padding_mask=inputs["padding_mask"], num_tokens=first_positions[:, -1] + 1
+        )
+        x = self.token_embedding(token_ids, positions=positions, training=training)
+        hidden = self.stack(
+            ops.concatenate([before, x], axis=1),
+            positions=ops.concatenate([first_positions, positions], axis=1),
+            training=training,
+        )
+        return hidden[:, self.num_virtual_tokens :]
+
+    def _first_inputs(self, token_ids, training=False):
+        """What virtual tokens give the stack, (B, P, D), and their positions, int32 (B, P): 0, 1, 2, ..."""
+        vectors = ops.concatenate([virtual(token_ids) for virtual in self._virtual_tokens], axis=1)
+        positions = ops.cumsum(ops.ones_like(vectors[..., 0], dtype="int32"), axis=1) - 1
+        return self.token_embedding(vectors, positions=positions, training=training), positions
+
+    def _check_virtual_tokens_fit(self, token_ids, document_ids):
+        check_rank(token_ids, 2, "token_ids", "(B, T)")
+        if document_ids is not None:
+            raise ValueError(
+                "`document_ids` must not be given to a model with virtual tokens, which stand before one text. "
+                f"Received: documents side by side, {self.num_virtual_tokens} virtual tokens. Pad each instead."
+            )
+        length, longest = token_ids.shape[1], self.max_sequence_length
+        if length is not None and longest is not None and length > longest:
+            raise ValueError(
+                f"The sequence must fit the learned positions beside {self.num_virtual_tokens} virtual tokens. "
+                f"Received: {length} tokens for {longest} positions. Shorten it."
+            )
+
     def _forward(self, token_ids, padding_mask=None, document_ids=None):
         """Logits (B, T, V)."""
         return self.project(self._hidden(token_ids, padding_mask, document_ids))
@@ -119,15 +176,19 @@ class CausalLM(LanguageModel):
     def init_state(
         self, batch_size: int | Tensor, max_sequence_length: int | Tensor, dtype: str | None = None
     ) -> DecodingState:
-        """The empty decoding state, whose KV caches have slots for `max_sequence_length` tokens.
+        """The decoding state that has read no tokens but virtual ones, with slots for `max_sequence_length` tokens.
 
         Args:
             batch_size, max_sequence_length: int, or int32 () where traced. Prompt, padding and new tokens count.
             dtype: "int8" for a quarter of float32's memory and rounded keys and values. Default: the compute dtype.
         """
-        return DecodingState(
-            ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, max_sequence_length, dtype)
-        )
+        num_slots = max_sequence_length + self.num_virtual_tokens
+        state = DecodingState(ops.zeros((batch_size,), "int32"), self.stack.init_cache(batch_size, num_slots, dtype))
+        if not self._virtual_tokens:
+            return state
+        x, positions = self._first_inputs(state.num_tokens[:, None])
+        _, memories = self.stack(x, positions=positions, cache=state.memories)
+        return state.after(positions, memories)
 
     def begin(
         self, token_ids: Tensor, padding_mask: Tensor, num_slots: int | Tensor, dtype: str | None = None

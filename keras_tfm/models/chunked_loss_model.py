@@ -20,8 +20,8 @@ class ChunkedLossModel(TokenModel):
     untraced_attributes: tuple[str, ...] = ("_reader",)
     _stops_at_hidden = False
 
-    def head_weights(self) -> HeadWeights:
-        """The weights that project hidden states, as they are."""
+    def head_weights(self, trained: bool = False) -> HeadWeights:
+        """The weights that project hidden states, as they are; raises if there are none, or none that can train so."""
         raise NotImplementedError
 
     def compile(
@@ -47,7 +47,7 @@ class ChunkedLossModel(TokenModel):
                     f"them. Received: metrics={metrics}, weighted_metrics={weighted_metrics}. The perplexity is "
                     "exp(loss)."
                 )
-            self.head_weights()  # raises if it has none
+            self.head_weights(trained=True)  # raises if it has none
             loss = loss.bound_to(self.head_weights)
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **options)
 

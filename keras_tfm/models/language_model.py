@@ -114,13 +114,23 @@ class LanguageModel(ChunkedLossModel):
     @property
     def max_sequence_length(self) -> int | None:
         """The longest sequence that learned positions allow; None if nothing limits it."""
-        return longest_of(self.writing_embedding)
+        longest = longest_of(self.writing_embedding)
+        return None if longest is None else longest - self.num_virtual_tokens
 
-    def head_weights(self) -> HeadWeights:
-        """The weights that project hidden states; in floats where they are kept in 8 bits.
+    @property
+    def num_virtual_tokens(self) -> int:
+        """How many learned vectors are read before each prompt; see `keras_tfm.adapters.add_virtual_tokens`."""
+        return 0
+
+    def head_weights(self, trained: bool = False) -> HeadWeights:
+        """The weights that project hidden states, adapters beside the head in them; floats where they are in 8 bits.
+
+        Args:
+            trained: bool, whether a loss of them is to train adapters.
 
         Raises:
-            ValueError: if the head is another layer than a dense one, quantized by Keras, or has adapters beside it.
+            ValueError: if the head is another layer than a dense one, quantized by Keras, or has an adapter beside it
+                that is not linear or, where they are trained, has dropout.
         """
         layer = self.writing_embedding.embedding if self.head is None else self.head
         is_table = self.head is None or type(layer) is keras.layers.Dense or isinstance(layer, Projection)
@@ -130,19 +140,23 @@ class LanguageModel(ChunkedLossModel):
                 f"has not quantized. Received: {layer!r:.80}. Use "
                 "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
             )
-        if getattr(layer, "adapters", ()):
-            raise ValueError(
-                "The head of a model with a chunked loss must have no adapters beside it, which its weights do not "
-                f'tell of. Received: {layer!r:.80} with {len(layer.adapters)}. Leave "head" out of `targets`, or use '
-                "`keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
-            )
         if self.head is None:
             embedding = self.writing_embedding
             table = layer.rounded.floats(layer.output_dim) if layer.rounded else ops.convert_to_tensor(layer.embeddings)
             table = table if embedding.logit_scale == 1.0 else table * embedding.logit_scale
             return HeadWeights(table, embedding.bias, embedding.logit_cap, layer.compute_dtype)
-        kernel = layer.kernel_values() if isinstance(layer, Projection) else layer.kernel
-        return HeadWeights(ops.transpose(kernel), layer.bias, None, layer.compute_dtype)
+        if not isinstance(layer, Projection):
+            return HeadWeights(ops.transpose(layer.kernel), layer.bias, None, layer.compute_dtype)
+        kernel, bias = layer.kernel_values(), layer.bias
+        for adapter in (one for one in layer.adapters if one.is_active):
+            if not adapter.is_linear or (trained and adapter.dropout):
+                raise ValueError(
+                    "Adapters beside a head with a chunked loss must be linear and without dropout, since its weights "
+                    f'must tell of them. Received: {adapter.name!r}, a {type(adapter).__name__}. Leave "head" out of '
+                    "`targets`, or use `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
+                )
+            kernel, bias = adapter.merged_with(kernel, bias)
+        return HeadWeights(ops.transpose(kernel), bias, None, layer.compute_dtype)
 
     def read(
         self, token_ids: Tensor, state: DecodingState, padding_mask: Tensor | None = None

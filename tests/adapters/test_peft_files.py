@@ -93,6 +93,32 @@ def test_what_peft_saves_is_read_and_comes_back(family, kind, tmp_path):
     np.testing.assert_allclose(logits(merged.eval()), expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "family", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama2", "gemma2"))]
+)
+def test_virtual_tokens_are_read_and_come_back(family, tmp_path):
+    base = theirs(family, tmp_path / "base")
+    expected_model = peft.get_peft_model(base, peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=3)).eval()
+    expected_model.save_pretrained(tmp_path / "adapter")
+    expected = logits(expected_model)[:, 3:]
+    model = checkpoints.load(tmp_path / "base")
+    before = ops.convert_to_numpy(model(IDS))
+    adapters.load(model, tmp_path / "adapter")
+    found = ops.convert_to_numpy(model(IDS))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - before).max() > 1e-3
+
+    adapters.save(model, tmp_path / "again")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "again")
+    np.testing.assert_allclose(logits(again.eval())[:, 3:], expected, atol=1e-5)
+    config = tmp_path / "again" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"num_virtual_tokens": 3', '"num_virtual_tokens": 4'))
+    with pytest.raises(ValueError, match=r"must be \{'prompt_embeddings': \(4, .*Received .*\(3, "):
+        adapters.load(model, tmp_path / "again", "other")
+
+
 def test_an_encoder_decoder_whose_tensor_map_is_a_function(tmp_path):
     model = build_t5(vocabulary_size=29, num_layers=1, num_heads=2, head_dim=4, hidden_dim=8, intermediate_dim=16)
     adapters.add_lora(model, rank=2)
@@ -111,7 +137,7 @@ def test_an_encoder_decoder_whose_tensor_map_is_a_function(tmp_path):
 def test_a_kind_that_peft_does_not_know_is_refused(tmp_path):
     model = build_t5(vocabulary_size=29, num_layers=1, num_heads=2, head_dim=4, hidden_dim=8, intermediate_dim=16)
     adapters.add_bottlenecks(model, 2)
-    with pytest.raises(ValueError, match=r"LoRA, or IA3, for peft's files. Received: \['Bottleneck'\]"):
+    with pytest.raises(ValueError, match=r"LoRA, IA3 or virtual tokens for peft's files. Received: \['Bottleneck'\]"):
         adapters.save(model, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 

@@ -118,7 +118,8 @@ def test_what_cannot_be_made_smaller_says_why():
 def test_keras_own_distillation_teaches_a_thinned_student():
     teacher = classifier()
     student = thinned(teacher)
-    distiller = keras.distillation.Distiller(teacher, student, keras.distillation.LogitsDistillation(temperature=2.0))
+    logits = keras.distillation.LogitsDistillation(temperature=2.0, loss=keras.losses.KLDivergence())
+    distiller = keras.distillation.Distiller(teacher, student, logits)
     before = ops.convert_to_numpy(student.head.kernel)
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     inputs = {"token_ids": IDS, "segment_ids": np.zeros_like(IDS), "padding_mask": np.ones_like(IDS, "bool")}

@@ -252,6 +252,7 @@ CASES = {
         _parallel(shared_norm=True, dropout=0.1, stochastic_depth=0.2, residual_scale=layers.LayerScale()), {"x": X}
     ),
     "ia3": Case(lambda **kwargs: layers.Ia3(X.shape[-1], **kwargs), {"x": X}),
+    "virtual_tokens": Case(lambda **kwargs: layers.VirtualTokens(3, 8, **kwargs), {"token_ids": IDS}),
     "bottleneck": Case(lambda **kwargs: layers.Bottleneck(X.shape[-1], 2, **kwargs), {"y": X}),
     "lora": Case(lambda **kwargs: layers.Lora(8, rank=2, **kwargs), {"x": X}),
     "layer_scale": Case(lambda **kwargs: layers.LayerScale("random_normal", **kwargs), {"x": X}),

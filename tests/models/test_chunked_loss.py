@@ -103,8 +103,33 @@ def test_what_a_chunked_loss_cannot_be_with_is_said():
         ChunkedCrossEntropy(label_smoothing=1.5)
 
 
-def test_an_adapter_beside_the_head_is_refused_and_not_left_out():
+# Rank, lengths of columns, factors; and a LoRA beside a head in 8 bits.
+@pytest.mark.parametrize("kind", ["lora", *(pytest.param(x, marks=pytest.mark.slow) for x in ("dora", "ia3", "int8"))])
+def test_adapters_beside_the_head_train_as_with_all_logits(kind):
     model = TINY["llama"]()
-    adapters.add_lora(model, rank=2, targets=("query", "head"))
-    with pytest.raises(ValueError, match='must have no adapters beside it.*Leave "head" out'):
+    if kind == "int8":
+        model.quantize_for_generation()
+    if kind == "ia3":
+        adapters.add_ia3(model, targets="head")
+    else:
+        adapters.add_lora(model, rank=2, targets=("query", "head"), dora=kind == "dora")
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign_add(0.3 * rng.normal(size=variable.shape))
+    expected = trained(copy_of(model), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = trained(model, ChunkedCrossEntropy(chunk_size=7))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    for one, other in zip(found[2], expected[2], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # sums of 20 numbers of size 1
+
+
+def test_adapters_that_the_weights_of_the_head_cannot_tell_of_are_refused():
+    model = TINY["llama"]()
+    adapters.add_lora(model, rank=2, targets="head", dropout=0.1)
+    with pytest.raises(ValueError, match="must be linear and without dropout.*Received: 'default', a Lora"):
         model.compile(loss="chunked")
+    adapters.remove(model)
+    adapters.add_bottlenecks(model, 2, targets="head")
+    with pytest.raises(ValueError, match="Received: 'default', a Bottleneck"):
+        model.head_weights()
