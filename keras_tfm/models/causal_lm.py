@@ -8,6 +8,7 @@ from keras import ops
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
 from keras_tfm.layers.transformer_stack import TransformerStack
+from keras_tfm.models.inspection import padded
 from keras_tfm.models.language_model import LanguageModel
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
@@ -94,6 +95,10 @@ class CausalLM(LanguageModel):
     def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
         """See `LanguageModel`: a prompt and its new tokens are one text."""
         return num_positions - num_prompt
+
+    def _whole_texts(self, prompts, written):
+        token_ids, mask = padded([prompt + ids for prompt, ids in zip(prompts, written, strict=True)])
+        return {"token_ids": token_ids, "padding_mask": mask}
 
     def _forward(self, token_ids, padding_mask=None, document_ids=None):
         """Logits (B, T, V)."""
