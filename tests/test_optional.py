@@ -14,6 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 BROUGHT = {"keras_tfm", "keras", "numpy", "tensorflow", "tokenizers", *sys.stdlib_module_names}
 # What `chat_template.py` imports after it has asked for jinja2, of which it is made.
 EXCUSED = {("template_sandbox.py", "jinja2")}
+OTHER_NAMES = {"sklearn": "scikit-learn"}  # where a package is not imported by its own name
 TREES = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "keras_tfm").rglob("*.py")}
 
 
@@ -21,7 +22,8 @@ def distribution(text: str) -> str:
     """The name of a requirement or a module, as registries compare names."""
     for end in "[<>=;.":
         text = text.partition(end)[0]
-    return text.strip().lower().replace("_", "-")
+    name = text.strip().lower().replace("_", "-")
+    return OTHER_NAMES.get(name, name)
 
 
 def test_nothing_is_imported_that_may_be_missing():

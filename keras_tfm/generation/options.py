@@ -28,6 +28,9 @@ class Generation:
         top_ids: int32 and top_log_probs: float32 (R, max_new_tokens, alternatives), the likeliest tokens at each step,
             best first. None unless `alternatives` was given.
         texts: str for each row, from `TextGenerator`; else None. Without the stop string.
+        inspection: the `keras_tfm.models.Inspection` of all R rows, each its prompt and its new tokens, padded on the
+            right; of an encoder-decoder its start token and new tokens, beside the source. None unless
+            `attention=True`, and until all rows have ended.
     """
 
     token_ids: np.ndarray
@@ -38,6 +41,7 @@ class Generation:
     top_ids: np.ndarray | None = None
     top_log_probs: np.ndarray | None = None
     texts: tuple[str, ...] | None = None
+    inspection: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,9 @@ class GenerationOptions:
         log_probs: bool, record the log-probability of each token; `alternatives`: int, and of the likeliest so many.
         cache_dtype: "int8" keeps keys and values in a quarter of float32's memory, rounded. Default: the model's.
         max_seconds: float, rows are given up after so long; looked at every 16 tokens.
+        attention: bool, tell the attention weights and hidden states of prompts and new tokens (`inspection`). They
+            come from one more pass over the whole texts, which gives what the steps saw up to the last digits, and
+            takes memory for all weights.
 
     Raises:
         ValueError: for a setting out of its range, or one number where several are meant. TypeError: for stop strings
@@ -81,6 +88,7 @@ class GenerationOptions:
     alternatives: int = 0
     cache_dtype: str | None = None
     max_seconds: float | None = None
+    attention: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 0), ("num_return_sequences", 1), ("alternatives", 0)):

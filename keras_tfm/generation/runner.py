@@ -146,7 +146,10 @@ class GenerationRunner:
             has_ended = bool((state.finish.numpy() > 0).all())
             if pace.is_piece() or has_ended:
                 final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
-                yield Progress(generation_of(final, scores, num_rows, options), state.decoding)
+                generation = generation_of(final, scores, num_rows, options)
+                if options.attention and (has_ended or pace.until >= options.max_new_tokens):
+                    generation = self._inspected(prompts, generation, options)
+                yield Progress(generation, state.decoding)
 
     def compiled(
         self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
@@ -186,6 +189,11 @@ class GenerationRunner:
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.draft_costs[shapes] = compiled.measured_draft_cost(state, room, settings, numbers)
             return state, compiled.draft_costs[shapes]
+
+    def _inspected(self, prompts, generation, options) -> Generation:
+        """The generation with what the model computes of its texts."""
+        rows = [prompt or [options.start_token_id] for prompt in prompts.to_list()]
+        return dataclasses.replace(generation, inspection=self._model.inspect_written(rows, generation))
 
     def _rows_of(self, token_ids, name: str) -> tf.RaggedTensor:
         """Prompts that the caller gave in the argument `name`."""

@@ -113,6 +113,11 @@ class TextSession:
                 f"num_return_sequences={options.num_return_sequences}, guidance_scale={options.guidance_scale}. "
                 "Give a list of prompts, or use `TextGenerator` itself."
             )
+        if options.attention:
+            raise ValueError(
+                "A session gives text alone, no attention weights. Received: attention=True. Use "
+                "`TextGenerator.generate`, or `model.inspect` with the session's `token_ids`."
+            )
         if options.cache_dtype != self._cache_dtype:  # what was read is read again into the other kind of cache
             self._cache_dtype, self._newest_prefix = options.cache_dtype, None
         return options

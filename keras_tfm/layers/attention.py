@@ -9,6 +9,7 @@ from keras_tfm import ops as tfm_ops
 from keras_tfm.arguments import check_positive, check_rank, check_rate
 from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
 from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize, set_template
+from keras_tfm.layers.observation import is_observed, show_weights
 from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import check_method
 from keras_tfm.ops.tensors import batch_size, size
@@ -17,6 +18,8 @@ from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
 
 class _MultiHeadAttention(Composite):
     """What self- and cross-attention share: the four projections, and attending."""
+
+    reads_context = False  # whether keys and values are those of another sequence
 
     def __init__(
         self,
@@ -139,6 +142,8 @@ class _MultiHeadAttention(Composite):
         if training and self.seed_generator is not None:
             dropout = tfm_ops.AttentionDropout(self.dropout, self.seed_generator.next())
         key, value = memory.read(query.dtype)
+        if is_observed():
+            return_attention_scores, method = True, "plain"
         y = tfm_ops.scaled_dot_product_attention(
             query,
             key,
@@ -153,6 +158,7 @@ class _MultiHeadAttention(Composite):
             return_attention_scores=return_attention_scores,
         )
         y, scores = y if return_attention_scores else (y, None)
+        show_weights(scores, self.reads_context)
         y = ops.transpose(y, (0, 2, 1, 3))  # (B, T, N, H)
         y = ops.reshape(y, (batch_size(y), size(y, 1), self.num_heads * self.head_dim))  # (B, T, N * H)
         if self.output_gate is not None:
@@ -388,6 +394,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     Reference:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3, https://arxiv.org/abs/1706.03762
     """
+
+    reads_context = True
 
     def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         self._build_projections(x_shape, context_shape or x_shape)

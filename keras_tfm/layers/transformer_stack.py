@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_tfm.layers.composite import Composite, as_layer, build_part, serialize
+from keras_tfm.layers.observation import show_block, show_input, show_output
 from keras_tfm.layers.stateless import scope_with, values_of
 from keras_tfm.ops.tensors import graph_function, is_tracing
 from keras_tfm.structure import Structure
@@ -126,14 +127,17 @@ class TransformerStack(Composite):
         if is_decoding:
             calls = traced_once(self.blocks, read)
         memories = []
+        show_input(self.name, x)
         for i, call in enumerate(calls):
             if cache is None:
                 x = call(x)
             else:
                 x, memory = call(x, cache[i])
                 memories.append(memory)
+            show_block(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
+        show_output(x)
         return x if cache is None else (x, tuple(memories))
 
     def compute_output_spec(self, x: Tensor, cache: Any = None, **arguments: Any) -> Any:

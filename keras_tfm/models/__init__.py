@@ -8,6 +8,7 @@ from keras_tfm.models.causal_lm import CausalLM
 from keras_tfm.models.gemma import build_gemma2
 from keras_tfm.models.gpt import build_gpt
 from keras_tfm.models.gpt_neox import build_gpt_neox
+from keras_tfm.models.inspection import Inspection, StackRecord, inspect
 from keras_tfm.models.language_model import LanguageModel
 from keras_tfm.models.llama import build_llama
 from keras_tfm.models.marian import build_marian
@@ -27,6 +28,7 @@ __all__ = [
     "Bert",
     "BertPretrainer",
     "CausalLM",
+    "Inspection",
     "LanguageModel",
     "MaskedLM",
     "SentenceEncoder",
@@ -34,6 +36,7 @@ __all__ = [
     "SentencePairRegressor",
     "Seq2SeqLM",
     "SpanClassifier",
+    "StackRecord",
     "TextClassifier",
     "TextRegressor",
     "TokenClassifier",
@@ -48,6 +51,7 @@ __all__ = [
     "build_marian",
     "build_t5",
     "build_transformer",
+    "inspect",
 ]
 
 

@@ -9,6 +9,7 @@ from keras_tfm.arguments import check_rank
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
 from keras_tfm.layers.transformer_stack import TransformerStack
+from keras_tfm.models.inspection import padded
 from keras_tfm.models.language_model import LanguageModel
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
@@ -151,6 +152,10 @@ class CausalLM(LanguageModel):
                 f"The sequence must fit the learned positions beside {self.num_virtual_tokens} virtual tokens. "
                 f"Received: {length} tokens for {longest} positions. Shorten it."
             )
+
+    def _whole_texts(self, prompts, written):
+        token_ids, mask = padded([prompt + ids for prompt, ids in zip(prompts, written, strict=True)])
+        return {"token_ids": token_ids, "padding_mask": mask}
 
     def _forward(self, token_ids, padding_mask=None, document_ids=None):
         """Logits (B, T, V)."""

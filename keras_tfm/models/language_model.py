@@ -17,6 +17,7 @@ from keras_tfm.layers.embeddings import PositionEmbedding
 from keras_tfm.layers.weights import Projection, RoundedWeight
 from keras_tfm.losses.chunked_cross_entropy import HeadWeights
 from keras_tfm.models.chunked_loss_model import ChunkedLossModel
+from keras_tfm.models.inspection import Inspection
 from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
@@ -78,6 +79,10 @@ class LanguageModel(ChunkedLossModel):
     def prompt_vocabulary_size(self) -> int:
         """Number of tokens that prompts are made of."""
         raise NotImplementedError(f"{type(self).__name__} must define `prompt_vocabulary_size`.")
+
+    def _whole_texts(self, prompts: list, written: list) -> dict:
+        """The model's inputs for rows of prompts and of what was written of them, lists of token ids."""
+        raise NotImplementedError(f"{type(self).__name__} must define `_whole_texts`.")
 
     def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> int | Tensor:
         """How many new tokens so many positions hold beside a prompt of so many tokens; negative if not even that fits.
@@ -255,7 +260,8 @@ class LanguageModel(ChunkedLossModel):
                 starts from `start_token_id`.
             max_new_tokens: int, new tokens for each row.
             sampler: a `Sampler`, or a name: "greedy", "random", "top_k", "top_p", "beam".
-            **options: seed, stops, several texts for a prompt, guidance, log-probabilities, ...: see
+            **options: seed, stops, several texts for a prompt, guidance, log-probabilities, `attention=True` for the
+                attention weights of prompts and new tokens (by one more pass, `inspection`), ...: see
                 `keras_tfm.generation.GenerationOptions`.
 
         Returns:
@@ -292,6 +298,20 @@ class LanguageModel(ChunkedLossModel):
         """
         checked = GenerationOptions(max_new_tokens=max_new_tokens, sampler=sampler, **options)
         return self.generation_runner.steps(token_ids, checked, tokens_per_piece)
+
+    def inspect_written(self, prompts: list[list[int]], generation: Generation) -> Inspection:
+        """What the model computes of prompts and what it has written of them; see `generate(..., attention=True)`.
+
+        Args:
+            prompts: token ids of each of B prompts, none of them empty.
+            generation: R rows, R / B for each prompt.
+        """
+        rows_per_prompt = len(generation.token_ids) // len(prompts)
+        prompts = [prompt for prompt in prompts for _ in range(rows_per_prompt)]
+        written = [
+            ids[:number].tolist() for ids, number in zip(generation.token_ids, generation.num_tokens, strict=True)
+        ]
+        return self.inspect(self._whole_texts(prompts, written))
 
     def quantize_for_generation(self, dtype: str = "int8") -> None:
         """Rounds the weights of all projections and the token table, in place; they do not train any more.

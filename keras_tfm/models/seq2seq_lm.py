@@ -9,6 +9,7 @@ from keras_tfm.arguments import as_integer, require
 from keras_tfm.layers.composite import as_layer, serialize
 from keras_tfm.layers.embeddings import TokenEmbedding, TokenPositions
 from keras_tfm.layers.transformer_stack import TransformerStack
+from keras_tfm.models.inspection import padded
 from keras_tfm.models.language_model import LanguageModel, longest_of
 from keras_tfm.models.token_model import as_embedding, check_blocks, token_inputs
 from keras_tfm.ops.decoding_state import DecodingState
@@ -127,6 +128,16 @@ class Seq2SeqLM(LanguageModel):
     def most_new_tokens(self, num_prompt: int | Tensor, num_positions: int | Tensor) -> Any:
         """See `LanguageModel`: a source has positions of its own; the target's first is the start token's."""
         return ops.where(num_prompt <= num_positions, num_positions - 1, -1)
+
+    def _whole_texts(self, prompts, written):
+        sources, source_mask = padded(prompts)
+        targets, target_mask = padded([[self.start_token_id, *ids] for ids in written])
+        return {
+            "encoder_token_ids": sources,
+            "encoder_padding_mask": source_mask,
+            "decoder_token_ids": targets,
+            "decoder_padding_mask": target_mask,
+        }
 
     def _forward(self, encoder_token_ids, decoder_token_ids, encoder_padding_mask=None, decoder_padding_mask=None):
         """Logits (B, T, V)."""

@@ -22,6 +22,7 @@ from keras_tfm.layers.composite import (
 )
 from keras_tfm.layers.embeddings import TokenEmbedding
 from keras_tfm.models import inference
+from keras_tfm.models.inspection import Inspection, inspect
 from keras_tfm.ops.positions import refuse_float_mask
 from keras_tfm.types import Config, DTypeLike, LayerLike, PathLike, Tensor
 
@@ -150,6 +151,23 @@ class TokenModel(keras.Model):
             if name.endswith("padding_mask"):
                 refuse_float_mask(x, name)  # Keras would cast it to bool
         return {name: inputs.get(name) for name in known}
+
+    def inspect(self, inputs: Tensor | dict[str, Tensor]) -> Inspection:
+        """The hidden states of each block and the attention weights of each head for these inputs.
+
+        Args:
+            inputs: as the model is called with. Padding, packed documents and windows count as they do there.
+
+        Returns:
+            `Inspection`: `hidden_states`, `attention_weights` and more, as arrays; see `keras_tfm.models.inspect`,
+            which takes models of your own.
+
+        Example:
+            >>> inspection = build_gpt("nano", vocabulary_size=512).inspect([[5, 7, 3]])
+            >>> len(inspection.hidden_states), inspection.attention_weights[0].shape
+            (5, (1, 4, 3, 3))
+        """
+        return inspect(self, inputs)
 
     def save(self, filepath: PathLike, overwrite: bool = True, **options: Any) -> None:
         """Keras' `save`, but that the file is there whole or not at all; see `written_whole`.

@@ -4,14 +4,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-from keras_tfm.files import local_path
-from keras_tfm.optional import required
+from keras_tfm.visualization.figures import new_figure, save
 
 
 def plot_loss_curve(
     losses: Mapping[str, Sequence[float]], path: str | os.PathLike, baselines: Mapping[str, float] | None = None
 ) -> None:
-    """Draws losses per epoch and saves the picture; matplotlib is imported here, not with the library.
+    """Draws losses per epoch and saves the picture.
 
     Args:
         losses: label -> one loss per epoch, in nats per token, as in `History.history`.
@@ -20,7 +19,7 @@ def plot_loss_curve(
 
     Raises:
         ValueError: if there is nothing to draw.
-        ImportError: without matplotlib (`pip install ".[examples]"`).
+        ImportError: without matplotlib (`pip install ".[visualization]"`).
 
     Example:
         >>> history = model.fit(dataset, validation_data=validation, epochs=5).history
@@ -28,8 +27,7 @@ def plot_loss_curve(
     """
     if not any(len(values) for values in losses.values()):
         raise ValueError(f"`losses` must hold at least one epoch. Received: losses={dict(losses)!r}.")
-    # No pyplot: it would keep a global list of figures.
-    figure = required("matplotlib.figure", "examples", "Pictures").Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(7, 4.5)
     axes = figure.add_subplot()
     for label, values in losses.items():
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=label)
@@ -48,4 +46,4 @@ def plot_loss_curve(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=len(losses))  # beside the curves, none of which it hides
-    figure.savefig(local_path(path), dpi=120)
+    save(figure, path)
