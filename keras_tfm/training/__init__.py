@@ -1,5 +1,6 @@
 """What Keras lacks for training: runs that go on, rates by layer, warm-up, scores of entities, answers and texts."""
 
+from keras_tfm.training.accumulation import accumulate_gradients
 from keras_tfm.training.checkpointer import Checkpointer
 from keras_tfm.training.layerwise_adamw import LayerwiseAdamW, layerwise_factors
 from keras_tfm.training.perplexity import Perplexity
@@ -14,6 +15,7 @@ __all__ = [
     "TextScore",
     "TextScoring",
     "WarmupLinearDecay",
+    "accumulate_gradients",
     "answer_scores",
     "entity_scores",
     "layerwise_factors",
