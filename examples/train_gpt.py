@@ -67,29 +67,29 @@ def compiled_gpt(size, vocabulary_size, steps):
 
 
 def train(model, tokenizer, packed, validation, steps, output, resume):
-    """Fits what is left of `steps`; after each epoch a checkpoint, the losses and a sample of text."""
+    """Fits what is left of `steps`; each minute a checkpoint, after each epoch the losses and a sample of text."""
     epochs = min(5, steps)
-    done = int(model.optimizer.iterations)
+    data = packed.dataset(BATCH_SIZE, repeat=True)
+    checkpointer = ktfm.training.Checkpointer(output / "checkpoints", data, every_seconds=60)
     writer = ktfm.generation.TextGenerator(model, tokenizer, RandomSampler([Temperature(0.8), TopP(0.95)], seed=1))
 
     def end_epoch(epoch: int, logs: dict) -> None:
-        model.save(output / "unfinished.keras")
-        os.replace(output / "unfinished.keras", output / "checkpoint.keras")  # never a half-written one
         say(f"Epoch {epoch + 1}: validation perplexity {math.exp(logs['val_loss']):.1f}. It writes:")
         print(PROMPT + writer(PROMPT, max_new_tokens=40))
 
-    say(f"Training {model.count_params():,} weights for {steps - done} steps of {BATCH_SIZE} sequences ...")
-    passes, skipped = divmod(done, packed.num_batches(BATCH_SIZE))
+    say(f"Training {model.count_params():,} weights for {steps} steps of {BATCH_SIZE} sequences ...")
+    if checkpointer.newest:
+        print(f"Going on from {checkpointer.newest}.")
     model.fit(
-        packed.dataset(BATCH_SIZE, initial_epoch=passes, repeat=True).skip(skipped),
+        data,
         steps_per_epoch=steps // epochs,
-        initial_epoch=done // (steps // epochs),
         epochs=epochs,
         validation_data=validation.dataset(BATCH_SIZE, shuffle=False, drop_partial_batch=True),
         shuffle=False,  # `packed` is shuffled already, in an order that a resumed run repeats
         callbacks=[
             keras.callbacks.CSVLogger(output / "losses.csv", append=resume),
             keras.callbacks.LambdaCallback(on_epoch_end=end_epoch),
+            checkpointer,
         ],
     )
 
@@ -100,8 +100,10 @@ def main(steps=1000, size="nano", corpus=HERE / "data" / "shakespeare.txt", resu
         raise SystemExit(f"--size must be one of {', '.join(SIZES)}. Received: {size}.")
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
-    for old in () if resume else ("checkpoint.keras", "losses.csv", "tokenizer.json", "vocab.json", "merges.txt"):
-        (output / old).unlink(missing_ok=True)
+    if not resume:
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+        for old in ("losses.csv", "tokenizer.json", "vocab.json", "merges.txt"):
+            (output / old).unlink(missing_ok=True)
     keras.utils.set_random_seed(0)
 
     tokenizer, packed, validation = read(corpus, output, SIZES[size]["max_sequence_length"])
@@ -111,14 +113,10 @@ def main(steps=1000, size="nano", corpus=HERE / "data" / "shakespeare.txt", resu
     for name, loss in baselines.items():
         print(f"A {name} model has a validation perplexity of {math.exp(loss):.1f} per token.")
 
-    if resume and (output / "checkpoint.keras").exists():
-        model = keras.models.load_model(output / "checkpoint.keras")
-        say(f"Going on from {output / 'checkpoint.keras'}, after {int(model.optimizer.iterations)} of {steps} steps.")
-    else:
-        model = compiled_gpt(size, tokenizer.vocabulary_size, steps)
+    model = compiled_gpt(size, tokenizer.vocabulary_size, steps)
     model.summary()
-    if int(model.optimizer.iterations) < steps:
-        train(model, tokenizer, packed, validation, steps, output, resume)
+    train(model, tokenizer, packed, validation, steps, output, resume)
+    model.save(output / "model.keras")
 
     with open(output / "losses.csv", newline="") as file:
         rows = {row["epoch"]: row for row in csv.DictReader(file)}.values()  # an epoch that was run again counts once

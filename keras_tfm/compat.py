@@ -147,7 +147,7 @@ _TRAINER = """
     _compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg
     _distribute_reduction_method _distribute_strategy _distributed_dataset _eval_epoch_iterator _initial_epoch
     _jit_compile _loss_tracker _run_eagerly compiled history loss optimizer predict_function steps_per_execution
-    stop_evaluating stop_predicting stop_training test_function train_function unrolled_steps_per_execution
+    stop_evaluating stop_predicting stop_training test_function train_function train_step unrolled_steps_per_execution
 """
 _GRAPH = """
     _functional _input_shape_arg _inputs _inputs_struct _manual_input_spec _nodes _nodes_by_depth _operations
@@ -176,6 +176,47 @@ def call_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
 @functools.cache
 def _bookkeeping() -> frozenset[str]:
     return frozenset(vars(keras.layers.Layer())) - _MATERIAL | {*_TRACKING.split(), *_TRAINER.split(), *_GRAPH.split()}
+
+
+# --- Keras: fit --------------------------------------------------------------------------------------------------
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """From `on_train_begin` of a callback: which epoch `fit` begins with, whatever it was asked for.
+
+    Why: the same command has to go on where the run was that it finds.
+    Uses `Trainer._initial_epoch`. If it breaks: read in `keras.callbacks.BackupAndRestore` how it does so.
+
+    Args:
+        model: in `fit`.
+        epoch: int; None for what `fit` was asked for.
+    """
+    model._initial_epoch = epoch
+
+
+def have_masks(outputs: Any) -> bool:
+    """Whether Keras has put a mask on one of a model's outputs, by which its losses divide.
+
+    Why: a mean over what a mask leaves is not the mean of the means of parts of a batch.
+    Uses the attribute `_keras_mask` of tensors. If it breaks: read in `keras.losses.Loss.__call__` where the mask is.
+
+    Args:
+        outputs: structure of tensors.
+    """
+    return any(getattr(output, "_keras_mask", None) is not None for output in keras.tree.flatten(outputs))
+
+
+def build_metrics(model: keras.Model, batch: Any) -> None:
+    """Gives the metrics of a compiled model the variables that they otherwise have after the first step.
+
+    Why: a run that goes on in the middle of an epoch goes on with its metrics.
+    Uses `Trainer._symbolic_build`. If it breaks: call `model.evaluate` on the batch, which takes a step's time.
+
+    Args:
+        model: compiled.
+        batch: what `fit` trains on: (x, y), (x, y, sample_weight) or x.
+    """
+    model._symbolic_build(data_batch=batch)
 
 
 # --- Keras: variables --------------------------------------------------------------------------------------------
@@ -452,6 +493,23 @@ def with_cardinality(dataset, num_batches: int):
     import tensorflow as tf
 
     return dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+
+
+def dataset_below(dataset):
+    """The dataset that a `map`, a `prefetch` or options were put on: the same batches in the same order.
+
+    Why: a run that goes on sets the position of the dataset that it reads, under whatever was done to its batches.
+    Uses the classes' names and `Dataset._inputs`. If it breaks: a run must be given the dataset before `map`; read the
+    new names off `type(dataset.map(tf.identity))`.
+
+    Args:
+        dataset: tf.data.Dataset.
+
+    Returns:
+        tf.data.Dataset, or None for one that was made in another way.
+    """
+    same_batches = {"_MapDataset", "_ParallelMapDataset", "_PrefetchDataset", "_OptionsDataset"}
+    return dataset._inputs()[0] if type(dataset).__name__ in same_batches else None
 
 
 def stateless_shuffle(values, key):

@@ -369,6 +369,52 @@ def test_a_dataset_says_how_many_batches_it_has():
 
 
 @needs_tensorflow
+def test_a_dataset_tells_what_was_put_on_it():
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.range(3)
+    with says("`map`, `prefetch` or options no longer tell what they were put on", "dataset_below"):
+        mapped = dataset.map(lambda x: x + 1)
+        parallel = mapped.map(lambda x: x, num_parallel_calls=2)
+        prefetched = parallel.prefetch(1)
+        assert compat.dataset_below(prefetched.with_options(tf.data.Options())) is prefetched
+        assert compat.dataset_below(prefetched) is parallel
+        assert compat.dataset_below(parallel) is mapped
+        assert compat.dataset_below(mapped) is dataset
+        assert compat.dataset_below(dataset) is compat.dataset_below(dataset.take(1)) is None
+
+
+def test_a_callback_says_with_which_epoch_fit_begins():
+    class GoesOn(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            compat.set_initial_epoch(self.model, 2)
+
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with says("`Trainer._initial_epoch` is not what `fit` begins with", "set_initial_epoch"):
+        x = np.ones([2, 1])
+        assert model.fit(x, x, epochs=4, verbose=0, callbacks=[GoesOn()]).epoch == [2, 3]
+        compat.set_initial_epoch(model, None)
+        assert model.fit(x, x, verbose=0).epoch == [0]
+
+
+def test_metrics_have_variables_before_the_first_step():
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    x = np.ones([2, 1], "float32")
+    with says("`Trainer._symbolic_build` does not build metrics", "build_metrics"):
+        compat.build_metrics(model, (keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(x)))
+        assert set(model.get_metrics_result()) == {"loss", "mae"}
+
+
+def test_masks_of_outputs_are_seen():
+    table = keras.layers.Embedding(3, 2, mask_zero=True)
+    with says("Keras keeps masks elsewhere than in `_keras_mask`", "have_masks"):
+        assert compat.have_masks({"a": table(np.ones([1, 2], "int32"))})
+        assert not compat.have_masks([keras.ops.ones([1])])
+
+
+@needs_tensorflow
 def test_an_order_is_that_of_its_key_in_every_release():
     import tensorflow as tf
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": {"tokenizers", "data"},
     "visualization": {"ops", "layers", "models", "visualization"},
     "pipelines": {"layers", "models", "tokenizers", "pipelines"},
-    "training": {"layers", "training"},
+    "training": {"data", "layers", "training"},
     "export": {"ops", "layers", "generation", "samplers", "tokenizers", "pipelines", "export"},
 }
 # Files beside the packages, which anybody may import.

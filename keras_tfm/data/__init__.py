@@ -3,6 +3,7 @@
 from keras_tfm.data.answer_spans import answer_span_dataset
 from keras_tfm.data.answers import AnsweredRow, answered_rows, padded_rows
 from keras_tfm.data.denoising import denoising_dataset, span_corruption_dataset
+from keras_tfm.data.epochs import epochs_of_batches
 from keras_tfm.data.instructions import instruction_dataset
 from keras_tfm.data.language_model import PackedTokens, language_model_dataset, pack, with_document_ids
 from keras_tfm.data.masked_lm import masked_lm_dataset
@@ -20,6 +21,7 @@ __all__ = [
     "answer_span_dataset",
     "answered_rows",
     "denoising_dataset",
+    "epochs_of_batches",
     "instruction_dataset",
     "judged_dataset",
     "labels_of_first_tokens",

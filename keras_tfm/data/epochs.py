@@ -1,6 +1,8 @@
 """Batches that differ from epoch to epoch, in a way that (seed, epoch) decides."""
 
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -27,31 +29,50 @@ def epochs_of_batches(
 
     Returns:
         tf.data.Dataset of known cardinality, prefetched.
+
+    Example:
+        >>> rows = tf.data.Dataset.from_tensor_slices(tf.range(100)).batch(8)  # data of your own, alike in each epoch
+        >>> dataset = epochs_of_batches(lambda epoch: rows, lambda epoch, step, batch: batch, num_batches=13)
     """
+    position = Position(initial_epoch, num_batches, choose)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        numbered = choose(epoch).enumerate()
-        return numbered.map(lambda step, chosen: (epoch, step, make_batch(epoch, step, chosen)))
+        return choose(epoch).enumerate().map(lambda step, chosen: (epoch, step, chosen))
 
-    def batch_of(_epoch: tf.Tensor, _step: tf.Tensor, batch: tuple) -> tuple:
-        return batch
+    def from_here(_: tf.Tensor) -> tf.data.Dataset:
+        epoch, step = position.read()
+        epoch = epoch if new_each else tf.constant(initial_epoch, tf.int64)
+        rest = one_epoch(epoch).skip(step)  # before batches are made: it costs next to nothing
+        if not repeat:
+            return rest
+        return rest.concatenate(tf.data.Dataset.counter(epoch + int(new_each), step=int(new_each)).flat_map(one_epoch))
 
-    if repeat:
-        epochs = tf.data.Dataset.counter(initial_epoch, step=int(new_each))
-        dataset = epochs.flat_map(one_epoch).map(batch_of)
-        return _prefetched(compat.with_cardinality(dataset, tf.data.INFINITE_CARDINALITY))
-    if not new_each:
-        return _prefetched(one_epoch(tf.constant(initial_epoch, tf.int64)).map(batch_of))
-
-    counter = _EpochCounter(initial_epoch)
+    def batch_of(epoch: tf.Tensor, step: tf.Tensor, chosen: Any) -> tuple:
+        return epoch, step, make_batch(epoch, step, chosen)
 
     def count(epoch: tf.Tensor, step: tf.Tensor, batch: tuple) -> tuple:
-        counter.write(epoch + 1, when=step == num_batches - 1)
+        if not repeat:
+            position.end(epoch, when=step == num_batches - 1)
         return batch
 
-    dataset = tf.data.Dataset.range(1).flat_map(lambda _: one_epoch(counter.read()))  # once, for the first batch
-    dataset = _prefetched(compat.with_cardinality(dataset, num_batches))
-    return dataset.map(count)  # after prefetch: what was fetched may never be taken
+    dataset = tf.data.Dataset.range(1).flat_map(from_here).map(batch_of)  # the position is read for the first batch
+    cardinality = tf.data.INFINITE_CARDINALITY if repeat else num_batches
+    dataset = _prefetched(compat.with_cardinality(dataset, cardinality))
+    dataset = dataset.map(count)  # after prefetch: what was fetched may never be taken
+    _POSITIONS[dataset] = position
+    return dataset
+
+
+def position_of(dataset: tf.data.Dataset) -> "Position | None":
+    """The position of a dataset of `epochs_of_batches`, or of one that was made of it by `map`, `prefetch` and options.
+
+    Returns:
+        Position, or None for a dataset that is made of anything else.
+    """
+    source: tf.data.Dataset | None = dataset
+    while source is not None and source not in _POSITIONS:
+        source = compat.dataset_below(source)
+    return None if source is None else _POSITIONS[source]
 
 
 def shuffled(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -71,19 +92,48 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.prefetch(4).with_options(options)
 
 
-class _EpochCounter:
-    """One number that a dataset reads and writes. A table, since a distribution strategy would mirror a variable."""
+class Position:
+    """Which batch is the first that a dataset gives when it is read: their number from the beginning of epoch 0 on.
 
-    def __init__(self, value: int):
+    A table holds it, since a distribution strategy would mirror a variable.
+
+    Args:
+        initial_epoch: int, where the dataset begins at first.
+        num_batches: int, in an epoch.
+        choose: of `epochs_of_batches`.
+    """
+
+    def __init__(self, initial_epoch: int, num_batches: int, choose: Callable[[tf.Tensor], tf.data.Dataset]):
+        self._choose = choose
+        self.num_batches = max(1, num_batches)  # an empty dataset has a beginning, too
+        self.start = initial_epoch * self.num_batches
         with tf.device("CPU:0"):
-            self._table = compat.mutable_table(default=value)
+            self._table = compat.mutable_table(default=self.start)
 
-    def read(self) -> tf.Tensor:
-        return self._table.lookup(tf.constant(0, tf.int64))
+    def read(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Epoch and step, int64 () each."""
+        place = self._table.lookup(tf.constant(0, tf.int64))
+        return place // self.num_batches, place % self.num_batches
 
-    def write(self, value: tf.Tensor, when: tf.Tensor) -> None:
+    def sizes(self) -> set[int] | None:
+        """How many rows batches have; None if that cannot be told without reading them."""
+        chosen = self._choose(tf.constant(self.start // self.num_batches, tf.int64))
+        if not isinstance(chosen.element_spec, tf.TensorSpec) or chosen.element_spec.shape.rank != 1:
+            return None
+        return {int(size) for size in chosen.map(tf.size).unique()}
+
+    def seek(self, place: int) -> None:
+        """Whoever reads the dataset from now on begins with this batch."""
+        self._table.insert(tf.constant(0, tf.int64), tf.constant(place, tf.int64))
+
+    def end(self, epoch: tf.Tensor, when: tf.Tensor) -> None:
+        """Whoever reads the dataset after this begins with the epoch that follows."""
+
         def insert() -> tf.Tensor:
-            self._table.insert(tf.constant(0, tf.int64), value)
+            self._table.insert(tf.constant(0, tf.int64), (epoch + 1) * self.num_batches)
             return tf.constant(True)
 
         tf.cond(when, insert, lambda: tf.constant(False))
+
+
+_POSITIONS: "weakref.WeakKeyDictionary[tf.data.Dataset, Position]" = weakref.WeakKeyDictionary()

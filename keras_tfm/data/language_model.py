@@ -176,7 +176,7 @@ class PackedTokens:
         nothing (unless one batch is the whole epoch). With `repeat` it is one fixed sequence, with no memory. Pass
         `shuffle=False` to `fit`: that argument is for arrays, and Keras 3.15 warns of its default.
 
-        To go on with a run that was stopped, in a new process, as if it had not been:
+        To go on with a run that was stopped, in a new process, as if it had not been, use `training.Checkpointer`; or:
 
         - After whole epochs: pass the same `initial_epoch` here and to `fit`.
         - After k batches of an epoch: use `repeat=True` with `steps_per_epoch` from the start, and go on with

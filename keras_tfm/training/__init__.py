@@ -1,5 +1,7 @@
-"""What Keras lacks for training: rates by layer, warm-up, perplexity, scores of entities, answers and whole texts."""
+"""What Keras lacks for training: runs that go on, rates by layer, warm-up, scores of entities, answers and texts."""
 
+from keras_tfm.training.accumulation import accumulate_gradients
+from keras_tfm.training.checkpointer import Checkpointer
 from keras_tfm.training.layerwise_adamw import LayerwiseAdamW, layerwise_factors
 from keras_tfm.training.perplexity import Perplexity
 from keras_tfm.training.scores import answer_scores, entity_scores
@@ -7,11 +9,13 @@ from keras_tfm.training.text_scores import TextScore, TextScoring, summary_score
 from keras_tfm.training.warmup import WarmupLinearDecay
 
 __all__ = [
+    "Checkpointer",
     "LayerwiseAdamW",
     "Perplexity",
     "TextScore",
     "TextScoring",
     "WarmupLinearDecay",
+    "accumulate_gradients",
     "answer_scores",
     "entity_scores",
     "layerwise_factors",

@@ -1,0 +1,155 @@
+"""Training by several processes, each with a copy of the model and its share of each batch."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_tfm.data.epochs import position_of
+from keras_tfm.optional import require_tensorflow
+from keras_tfm.types import Tensor
+
+
+class Workers(NamedTuple):
+    """The processes that train one model.
+
+    Args:
+        index: int, this process' number; 0 is the chief.
+        count: int, how many there are.
+    """
+
+    index: int
+    count: int
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes files; the others have the same weights."""
+        return self.index == 0
+
+
+@contextlib.contextmanager
+def workers() -> Iterator[Workers]:
+    """Build and compile a model in this scope, and `fit` trains it with all processes that TF_CONFIG names.
+
+    Each process runs the same program with the same data and batch size: `batch_size` is that of all workers together.
+    Each worker takes its equal share of the rows of each batch, so an epoch sees each row once, and weights, losses and
+    metrics are those of one process with the whole batch. Without TF_CONFIG, or if it names one worker, nothing is
+    different from ordinary training.
+
+    TF_CONFIG is what Kubeflow, SageMaker and Slurm's launchers set, before the program starts:
+    `{"cluster": {"worker": ["host0:port", "host1:port"]}, "task": {"type": "worker", "index": 0}}`; the first worker,
+    or a "chief" beside them, is the chief. Enter the scope before TensorFlow has computed anything.
+
+    Files are written by `Checkpointer` on the chief alone; other callbacks that write are for the chief:
+    `callbacks=[...] if them.is_chief else []`. Dropout draws the same masks on each worker. A loss reduction
+    "mean_with_sample_weight" divides by the weights of each worker's rows, as in Keras.
+
+    If a worker dies, the others end with `tf.errors.UnavailableError`; start all again, and `Checkpointer` goes on.
+
+    Yields:
+        Workers.
+
+    Raises:
+        ValueError: if TF_CONFIG cannot work; in `fit`, before training, if workers do not divide the batches.
+
+    Example:
+        >>> with keras_tfm.training.workers() as them:
+        ...     model = keras_tfm.models.build_gpt("nano")
+        ...     model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> model.fit(packed.dataset(64), epochs=2, verbose=them.is_chief)
+    """
+    require_tensorflow("Several workers")
+    them = _from_config(os.environ.get("TF_CONFIG", ""))
+    if them.count == 1:
+        yield them
+        return
+    with _Strategy(them).scope():
+        yield them
+
+
+def worker_of(model: keras.Model) -> Workers:
+    """Which of the workers that train a model this process is."""
+    strategy = model.distribute_strategy
+    return strategy.workers if isinstance(strategy, _Strategy) else Workers(0, 1)
+
+
+class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """TensorFlow's strategy, which cuts batches by rows and reduces what Keras gives it."""
+
+    def __init__(self, them: Workers):
+        self.workers = them
+        super().__init__()
+
+    def experimental_distribute_dataset(self, dataset: tf.data.Dataset, options: Any = None) -> Any:
+        """The rows of this worker; TensorFlow would give whole batches to each."""
+        dataset = _own_rows(dataset, self.workers)
+        return self.distribute_datasets_from_function(lambda _: dataset, options)
+
+    def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+        """Without an axis for scalars: Keras 3.15 asks for the mean of metrics over their axis 0, which they lack."""
+        is_scalar = getattr(value, "values", (value,))[0].shape.rank == 0
+        return super().reduce(reduce_op, value, None if is_scalar else axis)
+
+
+def _own_rows(dataset: tf.data.Dataset, them: Workers) -> tf.data.Dataset:
+    """The rows of one worker in each batch: a dataset of all rows is read by each."""
+    position = position_of(dataset)
+    for size in (position.sizes() if position is not None else None) or ():
+        _check_divides(size, them.count)
+
+    def own(*batch: Any) -> Any:
+        def take(values: Tensor) -> Tensor:
+            rows = values.shape[0] if values.shape[0] is not None else tf.shape(values)[0]
+            if isinstance(rows, int):
+                _check_divides(rows, them.count)
+            else:
+                message = f"{them.count} workers must divide the rows of each batch. Received rows:"
+                tf.debugging.Assert(rows % them.count == 0, [message, rows])
+            share = rows // them.count
+            return values[them.index * share : (them.index + 1) * share]
+
+        taken = keras.tree.map_structure(lambda values: None if values is None else take(values), batch)
+        return taken if len(taken) > 1 else taken[0]
+
+    return dataset.map(own)
+
+
+def _check_divides(rows: int, count: int) -> None:
+    if rows % count:
+        raise ValueError(
+            f"The {count} workers must divide the rows of each batch. Received: {rows} rows. Choose another "
+            "`batch_size`, or `drop_partial_batch=True`."
+        )
+
+
+def _from_config(text: str) -> Workers:
+    """The workers that TF_CONFIG names, and which of them this is."""
+    if not text.strip():
+        return Workers(0, 1)
+    example = '{"cluster": {"worker": ["host0:port", "host1:port"]}, "task": {"type": "worker", "index": 0}}'
+    rule = f"TF_CONFIG must be of the form {example}"
+    try:
+        config = json.loads(text)
+        cluster, task = config.get("cluster") or {}, config.get("task") or {}
+        addresses = {kind: list(cluster[kind]) for kind in cluster}
+        kind, index = task.get("type", "worker"), int(task.get("index", 0))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{rule}. Received: {text!r:.200}, which gives {error}.") from error
+    if not addresses:
+        return Workers(0, 1)
+    others = sorted(set(addresses) - {"chief", "worker"})
+    if others:
+        raise ValueError(f"{rule}: workers train here, and nobody else. Received: {others} beside them.")
+    everybody = [*addresses.get("chief", []), *addresses.get("worker", [])]
+    if len(addresses.get("chief", [])) > 1 or len(set(everybody)) < len(everybody):
+        raise ValueError(f"{rule}, with one chief at most and each address once. Received: {addresses}.")
+    without_port = [address for address in everybody if not str(address).rpartition(":")[2].isdigit()]
+    if without_port:
+        raise ValueError(f"{rule}. Received: {without_port} without a port.")
+    if kind not in addresses or not 0 <= index < len(addresses[kind]):
+        raise ValueError(f"{rule}, with a task that is in the cluster. Received: the task {kind} {index}.")
+    return Workers(index + (len(addresses.get("chief", [])) if kind == "worker" else 0), len(everybody))
