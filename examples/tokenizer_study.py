@@ -21,11 +21,12 @@ from keras_tfm.optional import required
 from keras_tfm.tokenizers import BytePairTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
 matplotlib = required("matplotlib.figure", "examples", "Pictures")  # asked for before all the work
+ticker = required("matplotlib.ticker", "examples", "Pictures")
 DATA = pathlib.Path(__file__).parent / "data"
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32000)
 HIDDEN_DIM = 512  # of the model whose embedding is counted
 HARD = {
-    "numbers": "9.11 < 9.9, 1234567",
+    "numbers, of which no verse has any": "9.11 < 9.9, 1234567",
     "spaces": "    if x:\n        return  x",
     "a misspelt word": "recieve the unhappinesses",
     "accents": "naïve café, ¿qué?",
@@ -102,7 +103,7 @@ def measured(kind: str, tokenizer: Tokenizer, text: str) -> Row:
 
 def study(name: str, train: str, test: str, sizes: list[int]) -> tuple[list[Row], dict[str, Tokenizer]]:
     """Prints a table; gives its rows, and the largest tokenizer of each kind."""
-    print(f"\n{name}: {len(train):,} characters to train on, {len(test):,} held out")
+    print(f"\n{name}: {len(train):,} characters to train on, {len(test):,} held out (no row: too few pieces for it)")
     print("kind       entries  tokens/word  bytes/token  unknown words  embedding weights  MB/s")
     rows, largest = [], {}
     for kind in ("bytes", "BPE", "WordPiece", "Unigram"):
@@ -130,6 +131,7 @@ def draw(results: dict[str, list[Row]], path: pathlib.Path, x: str, y: str, labe
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=kind)
         axes.set(title=name, xlabel=labels[0], ylabel=labels[1])
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(places=0, sep=""))  # "512", "16k", "8M"
         axes.grid(alpha=0.3)
         if place == 1:
             axes.legend()
@@ -137,11 +139,12 @@ def draw(results: dict[str, list[Row]], path: pathlib.Path, x: str, y: str, labe
 
 
 def cut(tokenizer: Tokenizer, text: str) -> str:
-    """The text with a bar between tokens; bytes that are no character are written as such."""
+    """The text with a bar between tokens; bytes that are no character, and unknown tokens, are written as such."""
     pieces = []
     for token_id in tokenizer.encode(text):
         token = tokenizer.id_to_token(token_id)
-        content = token if isinstance(tokenizer, WordPieceTokenizer) else tokenizer.token_bytes(token_id)
+        is_name = isinstance(tokenizer, WordPieceTokenizer) or token == "<unk>"
+        content = token if is_name else tokenizer.token_bytes(token_id)
         pieces.append(content if isinstance(content, str) else content.decode("utf-8", "backslashreplace"))
     return "|".join(pieces).replace("\n", "\\n")
 

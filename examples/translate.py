@@ -226,7 +226,8 @@ def draw_attention(weights, source, target, path) -> None:
     axes.imshow(weights, cmap="Blues", vmin=0)
     axes.set_xticks(range(len(source)), source, rotation=60, ha="right")
     axes.set_yticks(range(len(target)), target)
-    axes.set(title="Where the Transformer looks when it writes each token")
+    title = "Where the Transformer looks when it writes each token"
+    axes.set(title=title, xlabel="English, as it is read", ylabel="Spanish, as it is written")
     figure.savefig(path, dpi=120)
 
 
@@ -284,7 +285,7 @@ def main(steps=1740, verses=500, output="runs/translate") -> dict[str, dict]:
     source = [*tokenizer.encode(sources[row]), END]
     target = [START, *tokenizer.encode(texts["Transformer"][row])]
     weights = cross_attention(model, source, target)
-    names = [[tokenizer.decode([i]) for i in ids] for ids in (source, [*target[1:], END])]
+    names = [["end" if i == END else tokenizer.decode([i]) for i in ids] for ids in (source, [*target[1:], END])]
     draw_attention(weights, *names, output / "cross_attention.png")
     (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     model.save(output / "transformer.keras")

@@ -234,9 +234,9 @@ def _framed(arguments: dict[str, Any], settings: TokenizerSettings) -> dict[str,
     post_processor = arguments.get("post_processor")
     if post_processor is not None and tokens_around(post_processor, arguments["vocabulary"]) != (begin, end):
         post_processor = None
-    if post_processor is None and settings.known.words is not None:
+    if settings.known.words is not None:  # it makes its own, and does not listen to that of tokenizer.json
         ids = {side: [token, arguments["vocabulary"][token]] for side, (token,) in (("cls", begin), ("sep", end))}
-        post_processor = {"type": "RobertaProcessing", **ids, "trim_offsets": True}
+        post_processor = {"type": "RobertaProcessing", **ids, "trim_offsets": settings.flag("trim_offsets", True)}
         post_processor["add_prefix_space"] = arguments["add_prefix_space"]
     return {**arguments, "begin_tokens": begin, "end_tokens": end, "post_processor": post_processor}
 

@@ -133,13 +133,13 @@ def _of_language(document: dict[str, Any], config: Mapping[str, Any], before: bo
     """With the code of the source's language before or after each text."""
     ids = {piece: number for number, (piece, _) in enumerate(document["model"]["vocab"])}
     ids |= {entry["content"]: entry["id"] for entry in document.get("added_tokens") or []}
-    language, end = config.get("src_lang") or "en_XX", *_named(config, "</s>")
+    language, (end,) = config.get("src_lang") or "en_XX", _named(config, "</s>")
     if language not in ids or end not in ids:
         return document
-    sides = ([language], [end]) if before else ([], [end, language])
-    frame: Any = post_processor_of(*sides, ids)
-    text = len(sides[0])
-    pair = [*frame["single"][: text + 1], {"Sequence": {"id": "B", "type_id": 0}}, *frame["single"][text + 1 :]]
+    begin, ending = ([language], [end]) if before else ([], [end, language])
+    frame: Any = post_processor_of(begin, ending, ids)
+    single, place = frame["single"], len(begin) + 1  # of a second text
+    pair = [*single[:place], {"Sequence": {"id": "B", "type_id": 0}}, *single[place:]]
     return {**document, "post_processor": {**frame, "pair": pair}}
 
 

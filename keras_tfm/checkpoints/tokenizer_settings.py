@@ -80,12 +80,12 @@ class TokenizerSettings:
         """What is known of the class; of others, nothing."""
         return CLASSES.get(self.class_name or "", TokenizerClass())
 
-    def flag(self, name: str) -> bool:
-        """An entry of tokenizer_config.json that is true or false; False if it is not there."""
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An entry of tokenizer_config.json that is true or false; `default` if it is not there."""
         value = self._config.get(name)
         if not isinstance(value, bool | None):
             raise ValueError(f"`{name}` of tokenizer_config.json must be true or false. Received: {value!r}.")
-        return bool(value)
+        return default if value is None else value
 
     @property
     def spaces_after_special(self) -> bool:

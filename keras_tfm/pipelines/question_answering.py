@@ -34,7 +34,7 @@ class QuestionAnswering(TextPipeline):
 
     Args:
         model: `SpanClassifier`.
-        tokenizer: `WordPieceTokenizer` of the same vocabulary.
+        tokenizer: `WordPieceTokenizer` of the same vocabulary, or a RoBERTa's from `load_tokenizer`.
         sequence_length: int, tokens of a window, the question included. Default: what the model allows.
         stride: int, tokens that a window shares with the one before. Default: a quarter of `sequence_length`,
             or the most that fits.

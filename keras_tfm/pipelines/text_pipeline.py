@@ -27,7 +27,7 @@ class TextPipeline:
     Args:
         model: a `model_type`.
         tokenizer: `WordPieceTokenizer` of the same vocabulary, or for a RoBERTa the `BytePairTokenizer` from
-            `load_tokenizer`, which finds no places in a text: no entities or answers.
+            `load_tokenizer`.
         sequence_length: int, tokens that are read of a text (or a pair of texts), [CLS] and [SEP] included; what is
             beyond is cut off, with a warning. Default: what the model allows.
 

@@ -19,13 +19,17 @@ from keras_tfm.tokenizers.byte_pair_vocabulary import (
     check_symbols,
     ranks_of,
 )
-from keras_tfm.tokenizers.inputs import as_string_tensor
+from keras_tfm.tokenizers.code_points import CharacterPlaces
 from keras_tfm.tokenizers.pair_merger import ByteMerger
 from keras_tfm.tokenizers.post_processor import trimmings
 from keras_tfm.tokenizers.tokenizer import Tokenizer
 from keras_tfm.tokenizers.unicode_nfc import UnicodeNormalization
 from keras_tfm.tokenizers.vocabulary import BYTE_SYMBOLS, id_table, symbols_to_bytes, tokens_of
+from keras_tfm.tokenizers.word_patterns import SPACE
 from keras_tfm.tokenizers.word_splitter import WordSplitter
+
+_SPACES = f"[{SPACE}{BYTE_SYMBOLS[32]}]+"
+_SPACES_AT_ENDS = (rf"\A{_SPACES}", rf"{_SPACES}\z")
 
 
 class BytePairTokenizer(Tokenizer):
@@ -145,6 +149,13 @@ class BytePairTokenizer(Tokenizer):
         )
         whole = {piece: i for i, piece in enumerate(pieces) if tokens[i] not in is_special}
         self._whole_ids = id_table(whole) if whole_words else None
+        # Of each token how many spaces it begins and ends with, where a post-processor asks.
+        self._num_spaces = None
+        if trimmings(self.post_processor):
+            texts = [token.replace(BYTE_SYMBOLS[32], " ") for token in tokens] + [""] * (size - len(tokens))
+            counts = [[len(text) - len(text.lstrip()), len(text) - len(text.rstrip())] for text in texts]
+            with tf.init_scope(), tf.device("CPU:0"):
+                self._num_spaces = tf.constant(counts, tf.int32)
 
     @classmethod
     def train(
@@ -216,30 +227,6 @@ class BytePairTokenizer(Tokenizer):
         processor: Any = self.post_processor or {}
         return processor.get("type", "RobertaProcessing") == "RobertaProcessing"
 
-    def encode_with_offsets(
-        self, texts: Any, add_special_tokens: bool = True, allow_special: bool = True
-    ) -> tuple[list, list]:
-        """As of `Tokenizer`; without the spaces that a token begins or ends with, if its post-processor trims them."""
-        ids, offsets = super().encode_with_offsets(texts, add_special_tokens, allow_special)
-        is_one = as_string_tensor(texts).shape.rank == 0
-        for prefixed in trimmings(self.post_processor):
-            rows = zip([ids], [offsets], strict=True) if is_one else zip(ids, offsets, strict=True)
-            trimmed = [self._trimmed(*row, prefixed) for row in rows]
-            offsets = trimmed[0] if is_one else trimmed
-        return ids, offsets
-
-    def _trimmed(self, ids: list[int], offsets: list[tuple[int, int]], prefixed: bool) -> list[tuple[int, int]]:
-        """Places of tokens without the spaces at their ends, as the Rust library trims them."""
-        trimmed = []
-        for place, (token_id, (start, end)) in enumerate(zip(ids, offsets, strict=True)):
-            token = self.id_to_token(token_id).replace(BYTE_SYMBOLS[32], " ")
-            before, after = len(token) - len(token.lstrip()), len(token) - len(token.rstrip())
-            if before == 1 and prefixed and (place == 0 or start == 0):
-                before = 0
-            start = min(start + before, end)
-            trimmed.append((start, max(end - after, start) if after and end >= after else end))
-        return trimmed
-
     def places_of_pieces(self, texts: tf.Tensor, allow_special: tf.Tensor) -> tuple[tf.RaggedTensor, ...]:
         if self._split_off is None:
             pieces = tf.RaggedTensor.from_tensor(texts[:, None])
@@ -266,7 +253,39 @@ class BytePairTokenizer(Tokenizer):
         ends -= tf.repeat(first, lengths.row_lengths())
         # The space that was put before a piece belongs to its first character.
         parts = (ids, ids.with_values(tf.maximum(ends - lengths.values, 0)), ids.with_values(tf.maximum(ends, 1)))
-        return with_places_of_tokens(pieces, token_ids, parts)
+        all_ids, starts, ends = with_places_of_tokens(pieces, token_ids, parts)
+        if self._num_spaces is not None:
+            starts, ends = self._trimmed(texts, *self._spaces(pieces, token_ids, ids), starts, ends)
+        return all_ids, starts, ends
+
+    def _spaces(self, pieces: tf.RaggedTensor, token_ids: tf.RaggedTensor, ids: tf.RaggedTensor) -> list[tf.Tensor]:
+        """How many spaces each token of all texts begins and ends with, of which added tokens may take some."""
+        sides = []
+        for counts, pattern in zip(tf.unstack(self._num_spaces, axis=1), _SPACES_AT_ENDS, strict=True):
+            rest = tf.strings.regex_replace(pieces.values, pattern, "")
+            taken = tf.strings.length(pieces.values, "UTF8_CHAR") - tf.strings.length(rest, "UTF8_CHAR")
+            rows = with_tokens(ids.with_values(tf.gather(counts, ids.values)), taken, token_ids.values >= 0)
+            sides.append(rows.values)
+        return sides
+
+    def _trimmed(
+        self,
+        texts: tf.Tensor,
+        leading: tf.Tensor,
+        trailing: tf.Tensor,
+        starts: tf.RaggedTensor,
+        ends: tf.RaggedTensor,
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """Places of tokens without the spaces at their ends, as the Rust library trims them: by characters."""
+        places = CharacterPlaces.of(texts)
+        starts, ends = places.characters(starts, ends)
+        start, end = starts.values, ends.values
+        for prefixed in trimmings(self.post_processor):
+            # One space at the beginning of a text is believed to be none of the text.
+            is_own = tf.equal(leading, 1) & tf.equal(start, 0) & prefixed
+            start = tf.minimum(start + tf.where(is_own, 0, leading), end)
+            end = tf.where(end >= trailing, tf.maximum(end - trailing, start), end)
+        return places.bytes(starts.with_values(start)), places.bytes(ends.with_values(end))
 
     def _with_prefix(self, texts: tf.Tensor) -> tf.Tensor:
         """The texts, which got a space before them if they are to."""

@@ -51,6 +51,38 @@ class Characters(NamedTuple):
         return tf.gather(tf.math.segment_max(after, self.rows), self.rows)
 
 
+class CharacterPlaces(NamedTuple):
+    """Where the characters of several texts lie, to tell places in bytes as whole characters, and back.
+
+    Args:
+        begins: int32 (N + R,), the byte at which each character begins, of all R texts with a byte after each.
+        first: int32 (R,), the number of each text's first character.
+    """
+
+    begins: tf.Tensor
+    first: tf.Tensor
+
+    @classmethod
+    def of(cls, texts: tf.Tensor) -> "CharacterPlaces":
+        """Those of texts, string (R,), which must be valid UTF-8."""
+        codes = tf.strings.unicode_decode(tf.strings.join([texts, "\0"]), "UTF-8")
+        return cls(tf.cumsum(num_bytes(codes.values), exclusive=True), tf.cast(codes.row_starts(), tf.int32))
+
+    def characters(self, starts: tf.RaggedTensor, ends: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """Characters, counted in their text (R, places), of bytes; parts of one count as the whole."""
+        first = tf.gather(self.first, starts.value_rowids())
+        of_text = tf.gather(self.begins, first)
+        start = tf.searchsorted(self.begins, of_text + starts.values, side="right") - 1
+        end = tf.searchsorted(self.begins, of_text + ends.values, side="left")
+        return starts.with_values(start - first), ends.with_values(end - first)
+
+    def bytes(self, characters: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Bytes, counted in their text (R, places), at which characters begin."""
+        first = tf.gather(self.first, characters.value_rowids())
+        begins = tf.gather(self.begins, first + characters.values) - tf.gather(self.begins, first)
+        return characters.with_values(begins)
+
+
 def num_bytes(codes: tf.Tensor) -> tf.Tensor:
     """int32, of how many bytes UTF-8 makes each code point."""
     return 1 + sum(tf.cast(codes >= first, tf.int32) for first in (0x80, 0x800, 0x10000))

@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.tokenizers.byte_pair import BytePairTokenizer
+from keras_tfm.tokenizers.code_points import CharacterPlaces
 from keras_tfm.tokenizers.inputs import as_string_tensor
 from keras_tfm.tokenizers.word_piece import WordPieceTokenizer
+from keras_tfm.tokenizers.word_splitter import replace_invalid_utf8
 
 
 class SentencePacker(tf.Module):
@@ -20,7 +22,7 @@ class SentencePacker(tf.Module):
 
     Args:
         tokenizer: `WordPieceTokenizer` with [PAD], [CLS] and [SEP]; or the `BytePairTokenizer` of a RoBERTa from
-            `load_tokenizer`, whose rows are `<s> a </s></s> b </s>` and which gives no offsets, words or windows.
+            `load_tokenizer`, whose rows are `<s> a </s></s> b </s>`.
         sequence_length: int, T, at least 4; longer texts lose tokens at their end. Default: as long as the longest row
             of the batch, and nothing is lost.
 
@@ -68,7 +70,6 @@ class SentencePacker(tf.Module):
             inputs, starts and ends; the last two int32 (B, T), in bytes of UTF-8 of the text or, where `segment_ids` is
             1, of the second text; -1 for [CLS], [SEP] and padding.
         """
-        self._check_has_offsets()
         return self._pack_texts(self._with_offsets, texts, pairs)
 
     def words(self, words: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -76,7 +77,8 @@ class SentencePacker(tf.Module):
 
         Args:
             words: RaggedTensor of strings (B, words), or a list of lists of strings. Each is tokenized by itself, as
-                with Hugging Face's `is_split_into_words`, and may give several tokens, or none.
+                with Hugging Face's `is_split_into_words`, and may give several tokens, or none; in byte-level BPE with
+                a space before it, as with `add_prefix_space`.
 
         Returns:
             inputs and word_ids; the latter int32 (B, T), the number of the word in its row, -1 for [CLS], [SEP] and
@@ -85,9 +87,11 @@ class SentencePacker(tf.Module):
         Raises:
             TypeError: if `words` is no list of lists of strings.
         """
-        self._check_has_offsets()
         words = as_word_rows(words)
-        pieces = self.tokenizer(words.values, add_special_tokens=False)  # (all words, tokens)
+        texts = words.values
+        if isinstance(self.tokenizer, BytePairTokenizer) and not self.tokenizer.add_prefix_space:
+            texts = tf.where(tf.strings.regex_full_match(texts, "(?s) .*|"), texts, tf.strings.join([" ", texts]))
+        pieces = self.tokenizer(texts, add_special_tokens=False)  # (all words, tokens)
         numbers = tf.ragged.range(words.row_lengths()).values  # of each word in its row
         numbers = pieces.with_values(tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths()))
         rows = tuple(words.with_values(values).merge_dims(1, 2) for values in (pieces, numbers))
@@ -99,26 +103,27 @@ class SentencePacker(tf.Module):
 
     @property
     def question_room(self) -> int:
-        """How many tokens of a question `windows` shows: (T - 3) // 2."""
-        return (self.sequence_length - 3) // 2
+        """How many tokens of a question `windows` shows: half of what is left beside the special tokens."""
+        return self.room(2) // 2
 
     @property
     def default_stride(self) -> int:
         """A good `stride` for `windows`: a quarter of T, or the most that is possible if that is less."""
-        return max(0, min(self.sequence_length // 4, self.sequence_length - 3 - self.question_room - 1))
+        return max(0, min(self.sequence_length // 4, self.room(2) - self.question_room - 1))
 
     def windows(
         self, questions: Any, contexts: Any, stride: int = 0
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
         """The inputs for questions about contexts, in as many rows as it takes to show the whole context.
 
-        A question keeps its first (T - 3) // 2 tokens. Each row holds the question and as much of the context as fits;
-        the next row begins `stride` tokens before the end of that.
+        A question keeps its first `question_room` tokens. Each row holds the question and as much of the context as
+        fits; the next row begins `stride` tokens before the end of that.
 
         Args:
             questions: a string, or a list, array or tensor of strings (B,).
             contexts: alike; each is that of one question.
-            stride: int, tokens of a context that a row shares with the row before, less than (T - 3) / 2.
+            stride: int, tokens of a context that a row shares with the row before, less than what
+                `question_room` leaves.
 
         Returns:
             inputs with W rows, at least one for each question, in order; `rows` int32 (W,), the number of the
@@ -129,12 +134,11 @@ class SentencePacker(tf.Module):
             ValueError: if `sequence_length` is None, `stride` is too large or negative, or these are not equally many.
             TypeError: if they are no strings.
         """
-        self._check_has_offsets()
         if self.sequence_length is None:
             raise ValueError(
                 "`sequence_length` must be given to the packer for `windows`. Received: sequence_length=None."
             )
-        text_length = self.sequence_length - 3
+        text_length = self.room(2)
         stride, longest = as_integer("stride", stride, 0), text_length - self.question_room - 1
         if stride > longest:
             raise ValueError(
@@ -167,7 +171,12 @@ class SentencePacker(tf.Module):
             return inputs, tf.cast(rows, tf.int32), starts, ends
 
     def _with_offsets(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        return self.tokenizer.tokenize_with_offsets(texts, add_special_tokens=False)
+        ids, starts, ends = self.tokenizer.tokenize_with_offsets(texts, add_special_tokens=False)
+        if isinstance(self.tokenizer, WordPieceTokenizer):
+            return ids, starts, ends
+        # Of bytes of one character, each has the place of the whole character.
+        places = CharacterPlaces.of(replace_invalid_utf8(texts))
+        return ids, *map(places.bytes, places.characters(starts, ends))
 
     def _pack_texts(self, tokenize: Callable[[tf.Tensor], tuple], texts: Any, pairs: Any) -> tuple:
         texts = as_string_tensor(texts)
@@ -216,14 +225,6 @@ class SentencePacker(tf.Module):
         if second is not None:
             parts += [*[sep_column] * (self._num_between - 1), second, sep_column]
         return tf.concat(parts, axis=1).to_tensor(pad, shape=[None, self.sequence_length])
-
-    def _check_has_offsets(self) -> None:
-        if not isinstance(self.tokenizer, WordPieceTokenizer):
-            raise TypeError(
-                "`tokenizer` must be a WordPieceTokenizer where places in a text or words are asked for. "
-                f"Received: a {type(self.tokenizer).__name__}. Of RoBERTa's kind, texts can be classified, compared "
-                "and embedded."
-            )
 
 
 def _frame(tokenizer: Any) -> tuple[tuple[int, int, int], int]:

@@ -45,7 +45,8 @@ class Tokenizer(tf.Module):
     | `samplers.match_regex` and other grammars | `vocabulary_size`, `token_bytes`, `end_of_text_id` |
     | `checkpoints.save` | `save(folder)` |
 
-    The other functions of `data` and the pipelines need [CLS] and [SEP], and places in the text: `WordPieceTokenizer`.
+    The other functions of `data` and the pipelines need [CLS] and [SEP], and places in the text: `WordPieceTokenizer`,
+    or the `BytePairTokenizer` of a RoBERTa.
 
     Args:
         tokens: the token of each id, as it is written; None for an id that no token has.
