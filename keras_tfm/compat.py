@@ -63,8 +63,9 @@ def remove_weight(layer: keras.layers.Layer, name: str) -> None:
 
     Why: a weight that is held in 8 bits takes the place of the one that `Dense` or `Embedding` made. They keep it
     under a private name, since their public one (`kernel`) adds LoRA's product to it.
-    Uses `Dense._kernel`, `Embedding._embeddings` and `Layer._untrack_variable`. If it breaks: read in `build` of the
-    layer where it keeps the weight, and in its `quantize` how Keras takes it out.
+    Uses `Dense._kernel`, `Embedding._embeddings`, `Layer._untrack_variable` and, on TensorFlow, whose checkpoints hold
+    on to all that was an attribute, `AutoTrackable._delete_tracking`. If it breaks: read in `build` of the layer where
+    it keeps the weight, and in its `quantize` how Keras takes it out.
 
     Args:
         layer: a built `keras.layers.Dense` or `keras.layers.Embedding`.
@@ -72,6 +73,8 @@ def remove_weight(layer: keras.layers.Layer, name: str) -> None:
     """
     layer._untrack_variable(getattr(layer, f"_{name}"))
     setattr(layer, f"_{name}", None)
+    if hasattr(layer, "_delete_tracking"):
+        layer._delete_tracking(f"_{name}")
 
 
 def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:

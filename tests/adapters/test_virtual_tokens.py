@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from keras_tfm import adapters, checkpoints
@@ -10,6 +11,7 @@ from keras_tfm.alignment.reference import Reference
 from keras_tfm.generation import TextGenerator
 from keras_tfm.models import build_t5
 from keras_tfm.samplers import SpeculativeSampler
+from tests.conftest import plain_graphs
 from tests.generation.lively import lively_model
 from tests.models.tiny import VOCABULARY_SIZE, make
 
@@ -69,6 +71,20 @@ def test_a_session_continues_after_them(tiny_tokenizer):
         expected = model.generate([prompt], max_new_tokens=3)
         assert session.token_ids.tolist() == prompt + expected.token_ids[0, : expected.num_tokens[0]].tolist()
         assert session.num_remembered >= len(prompt) - 1  # nothing is read twice
+
+
+@pytest.mark.slow
+def test_a_saved_model_and_xla_read_them(tiny_tokenizer, tmp_path):
+    model = lively_model(num_layers=1, vocabulary_size=tiny_tokenizer.vocabulary_size)
+    writer, prompts = TextGenerator(model, tiny_tokenizer, "greedy"), ["ROMEO:", "soft", ""]
+    without = writer(prompts, max_new_tokens=4)
+    adapters.add_virtual_tokens(model, 3, seed=1)
+    writer.export(tmp_path / "1", max_new_tokens=4)
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    found = [text.decode() for text in served(prompts=tf.constant(prompts))["text"].numpy()]
+    assert found == writer(prompts, max_new_tokens=4) != without
+    with plain_graphs():
+        assert found == writer(prompts, max_new_tokens=4)
 
 
 @pytest.mark.parametrize("loss", ["chunked", pytest.param("plain", marks=pytest.mark.slow)])

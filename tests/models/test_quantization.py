@@ -1,6 +1,8 @@
 """8 and 4 bits: nearly the same perplexity, for weights and caches; a part of the memory; saved, loaded, exported."""
 
+import gc
 import pathlib
+import weakref
 
 import keras
 import numpy as np
@@ -187,3 +189,13 @@ def test_another_dtype_raises():
     model.quantize_for_generation("int4")
     with pytest.raises(ValueError, match="rounded once only.*dtype='int8', and weights in int4"):
         model.quantize_for_generation()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_floats_are_gone_once_they_are_rounded(dtype):
+    model = lively_model(num_layers=1)
+    floats = [weakref.ref(model.token_embedding.embedding.embeddings)]
+    floats += [weakref.ref(block.feed_forward.output_dense.kernel) for block in model.stack.blocks]
+    model.quantize_for_generation(dtype)
+    gc.collect()
+    assert [reference() for reference in floats] == [None] * 2
