@@ -30,6 +30,7 @@ from keras_tfm.samplers import (
 
 OUTPUT = "runs/labs/6_decoding"
 STEPS = 300  # of the training
+CHARACTERS = 1_000_000  # of Shakespeare
 NEW_TOKENS = 40
 PROMPTS = ["ROMEO:\n", "JULIET:\nO ", "What is ", "The king ", "I love ", "Go, ", "My lord, ", "Where is "]
 
@@ -45,8 +46,8 @@ Figure = required("matplotlib.figure", "visualization", "Pictures").Figure
 # %%
 import position_encodings  # noqa: E402 - one of the other examples
 
-text = position_encodings.CORPUS.read_text(encoding="utf-8")
-tokenizer = ktfm.tokenizers.BytePairTokenizer.train(text[:400_000], vocabulary_size=1024)
+text = position_encodings.CORPUS.read_text(encoding="utf-8")[:CHARACTERS]
+tokenizer = ktfm.tokenizers.BytePairTokenizer.train(text, vocabulary_size=1024)
 packed = ktfm.data.pack(text, tokenizer, position_encodings.TRAINED)
 model = position_encodings.trained("learned", packed, STEPS)
 writer = ktfm.generation.TextGenerator(model, tokenizer)
@@ -198,7 +199,7 @@ figure.savefig(output / "likelihood_and_diversity.png", dpi=120)
 
 # %%
 form = match_regex(r"Act [1-5], scene [1-9]", tokenizer)
-constrained = writer(["It is in ", "We are in ", "This is "], 12, sampler=RandomSampler([form]), seed=1)
+constrained = writer(["It is in ", "We are in ", "This is "], 20, sampler=RandomSampler([form]), seed=1)
 print(constrained)
 print(f"Pictures are in {output}.")
 
