@@ -184,9 +184,10 @@ for name, sample in samples.items():
 
 figure = Figure(figsize=(7, 4.5), layout="constrained")
 axes = figure.add_subplot()
-for name, (log_prob, distinct, repetition) in table.items():
+for i, (name, (log_prob, distinct, repetition)) in enumerate(table.items()):
     axes.scatter(log_prob, distinct, s=30 + 400 * repetition, alpha=0.7)
-    axes.annotate(name, (log_prob, distinct), (6, 5), textcoords="offset points", fontsize=8)
+    place = (6, 5 if i % 2 else -14)  # sampling and top-p lie close together
+    axes.annotate(name, (log_prob, distinct), place, textcoords="offset points", fontsize=8)
 axes.set(xlabel="mean log-probability of a token", ylabel="distinct-2", title="The larger, the more repetition")
 axes.margins(0.15)
 axes.grid(alpha=0.3)
