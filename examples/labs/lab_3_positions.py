@@ -158,8 +158,9 @@ for name, scheme in (("without positions", None), ("rotary", ktfm.layers.RotaryE
 # GPTs of each scheme learn from sequences of 64 tokens of Shakespeare, and read 256. This is
 # `examples/position_encodings.py` in short; there, it trains longer.
 #
-# *What you should see:* sinusoids go wrong beyond 64, where the model meets vectors that it never saw; ALiBi and T5's
-# buckets, which know distances only, do not.
+# *What you should see:* schemes that know distances (ALiBi, T5's buckets) learn fastest, and read beyond 64 as well as
+# before. Sinusoids, which have to learn what a vector says of a place, are the last. Whether a scheme breaks beyond its
+# training shows when it has learned to rely on positions: run `position_encodings.py`, which trains longer.
 
 # %%
 import position_encodings  # noqa: E402 - one of the other examples
