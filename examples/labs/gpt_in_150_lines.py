@@ -114,7 +114,7 @@ class GPT(keras.Model):
 model = GPT(len(characters), LENGTH, NUM_LAYERS, NUM_HEADS, WIDTH)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(keras.optimizers.AdamW(1e-3), loss, jit_compile=True)
-history = model.fit(batches(np.random.default_rng(0)), steps_per_epoch=STEPS, verbose=0).history
+history = model.fit(batches(np.random.default_rng(0)), steps_per_epoch=STEPS, shuffle=False, verbose=0).history
 held_out = np.stack([encoded[-(i + 1) * (LENGTH + 1) :][: LENGTH + 1] for i in range(BATCH_SIZE)])
 final_loss = float(loss(held_out[:, 1:], model(held_out[:, :-1])))
 print(f"loss in nats a character: {np.log(len(characters)):.2f} before, {final_loss:.2f} after {STEPS} steps")

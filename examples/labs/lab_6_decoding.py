@@ -30,6 +30,7 @@ from keras_tfm.samplers import (
 
 OUTPUT = "runs/labs/6_decoding"
 STEPS = 300  # of the training
+CHARACTERS = 1_000_000  # of Shakespeare
 NEW_TOKENS = 40
 PROMPTS = ["ROMEO:\n", "JULIET:\nO ", "What is ", "The king ", "I love ", "Go, ", "My lord, ", "Where is "]
 
@@ -45,8 +46,8 @@ Figure = required("matplotlib.figure", "visualization", "Pictures").Figure
 # %%
 import position_encodings  # noqa: E402 - one of the other examples
 
-text = position_encodings.CORPUS.read_text(encoding="utf-8")
-tokenizer = ktfm.tokenizers.BytePairTokenizer.train(text[:400_000], vocabulary_size=1024)
+text = position_encodings.CORPUS.read_text(encoding="utf-8")[:CHARACTERS]
+tokenizer = ktfm.tokenizers.BytePairTokenizer.train(text, vocabulary_size=1024)
 packed = ktfm.data.pack(text, tokenizer, position_encodings.TRAINED)
 model = position_encodings.trained("learned", packed, STEPS)
 writer = ktfm.generation.TextGenerator(model, tokenizer)
@@ -183,9 +184,10 @@ for name, sample in samples.items():
 
 figure = Figure(figsize=(7, 4.5), layout="constrained")
 axes = figure.add_subplot()
-for name, (log_prob, distinct, repetition) in table.items():
+for i, (name, (log_prob, distinct, repetition)) in enumerate(table.items()):
     axes.scatter(log_prob, distinct, s=30 + 400 * repetition, alpha=0.7)
-    axes.annotate(name, (log_prob, distinct), (6, 5), textcoords="offset points", fontsize=8)
+    place = (6, 5 if i % 2 else -14)  # sampling and top-p lie close together
+    axes.annotate(name, (log_prob, distinct), place, textcoords="offset points", fontsize=8)
 axes.set(xlabel="mean log-probability of a token", ylabel="distinct-2", title="The larger, the more repetition")
 axes.margins(0.15)
 axes.grid(alpha=0.3)
@@ -198,7 +200,7 @@ figure.savefig(output / "likelihood_and_diversity.png", dpi=120)
 
 # %%
 form = match_regex(r"Act [1-5], scene [1-9]", tokenizer)
-constrained = writer(["It is in ", "We are in ", "This is "], 12, sampler=RandomSampler([form]), seed=1)
+constrained = writer(["It is in ", "We are in ", "This is "], 20, sampler=RandomSampler([form]), seed=1)
 print(constrained)
 print(f"Pictures are in {output}.")
 

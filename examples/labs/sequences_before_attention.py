@@ -73,8 +73,9 @@ print("places that the last token's change reaches, both ways:", "".join("x" if 
 #
 # How much does the last state depend on a token so many steps before? Random weights, as training begins with.
 #
-# *What you should see:* through the simple RNN the gradient falls exponentially; through an LSTM whose forget gates
-# are open (a bias of 3) it falls much less; through attention it does not depend on the distance.
+# *What you should see:* through the simple RNN the gradient falls exponentially; through an LSTM whose forget gates are
+# open (a bias of 3) it falls much less; through attention it is as large for a far token as for a near one. (The last
+# token has more, since it asks as well.)
 
 
 # %%

@@ -114,7 +114,7 @@ def word2vec(batches, num_given, steps):
     model = keras.Model([given, others], logits)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(5e-3), loss, jit_compile=True)
-    model.fit(batches, steps_per_epoch=steps, verbose=0)
+    model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
     return np.asarray(table.embeddings)
 
 
@@ -154,7 +154,7 @@ biases = [ops.squeeze(layers.Embedding(NUM_WORDS, 1)(x), axis=-1) for x in (firs
 products = ops.sum(word_table(first) * other_table(second), axis=-1) + biases[0] + biases[1]
 glove = keras.Model([first, second], products)
 glove.compile(keras.optimizers.Adam(1e-2), "mean_squared_error", jit_compile=True)
-glove.fit(glove_batches(), steps_per_epoch=GLOVE_STEPS, verbose=0)
+glove.fit(glove_batches(), steps_per_epoch=GLOVE_STEPS, shuffle=False, verbose=0)
 tables["GloVe"] = np.asarray(word_table.embeddings) + np.asarray(other_table.embeddings)  # as in the paper
 
 # %% [markdown]

@@ -88,12 +88,11 @@ def plot_embeddings(
     points = _matrix_of(points, "points")
     require(points.shape[1] == 2, "`points` must have shape (n, 2)", shape=points.shape)
     labels = labels_of("labels", labels, len(points))
-    groups = None if groups is None else np.array(labels_of("groups", groups, len(points)))
+    colors = labels_of("groups", [""] * len(points) if groups is None else groups, len(points))
     figure = new_figure(8, 6)
     axes = figure.add_subplot()
-    for group in [None] if groups is None else dict.fromkeys(groups.tolist()):
-        chosen = slice(None) if groups is None else groups == group
-        axes.scatter(*points[chosen].T, s=18, alpha=0.8, label=group)
+    for group in dict.fromkeys(colors):
+        axes.scatter(*points[np.array(colors) == group].T, s=18, alpha=0.8, label=group)
     for (x, y), label in zip(points, labels, strict=True):
         axes.annotate(label, (x, y), (3, 2), textcoords="offset points", fontsize=8, parse_math=False)
     axes.set(title=title)

@@ -95,7 +95,8 @@ def _alibi(layer, num_positions, _):
 def _relative(layer, num_positions, _):
     if not layer.built:
         layer.build()
-    distances = np.arange(-num_positions, num_positions + 1, dtype="int32")  # key - query
+    last = num_positions if layer.bidirectional else 0  # a causal model sees no keys of the future
+    distances = np.arange(-num_positions, last + 1, dtype="int32")  # key - query
     buckets = ops.convert_to_numpy(
         tfm_ops.relative_position_buckets(distances, layer.num_buckets, layer.max_distance, layer.bidirectional)
     )
