@@ -175,7 +175,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._finish_writing()
         self._writing = self._writer.submit(self._write, arrays, self._place.total)
 
-    def _write(self, arrays: Mapping[str, np.ndarray], total: int) -> None:
+    def _write(self, arrays: Mapping[str, Any], total: int) -> None:
         with written_whole(self.folder / f"checkpoint-{total:08d}.npz", overwrite=True) as unfinished:
             np.savez(unfinished, **arrays)
         for old in sorted(self.folder.glob("checkpoint-*.npz"))[: -self.keep]:

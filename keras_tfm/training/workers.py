@@ -1,10 +1,11 @@
 """Training by several processes, each with a copy of the model and its share of each batch."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,7 +15,8 @@ from keras_tfm.optional import require_tensorflow
 from keras_tfm.types import Tensor
 
 
-class Workers(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Workers:
     """The processes that train one model.
 
     Args:

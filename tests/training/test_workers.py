@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow import trainer
 
-from keras_tfm.training import workers
+from keras_tfm.training import Workers, workers
 from keras_tfm.training.workers import _from_config
 from tests.training import workers_script
 
@@ -110,7 +110,7 @@ def test_without_tf_config_or_with_one_worker_it_is_one_process(monkeypatch):
         if config is not None:
             monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
         with workers() as them:
-            assert them == (0, 1)
+            assert them == Workers(0, 1)
             assert them.is_chief
             assert not tf.distribute.has_strategy()
 
@@ -118,7 +118,8 @@ def test_without_tf_config_or_with_one_worker_it_is_one_process(monkeypatch):
 def test_workers_are_numbered_from_the_chief_on():
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
     for kind, index, number in (("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)):
-        assert _from_config(json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})) == (number, 3)
+        config = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+        assert _from_config(config) == Workers(number, 3)
 
 
 @pytest.mark.parametrize(
