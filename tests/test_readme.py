@@ -21,6 +21,7 @@ PAGES = (
     "alignment",
     "compression",
     "long_sequences",
+    "scaling",
     "decoding",
     "encoders",
     "data",

@@ -7,6 +7,7 @@ from keras_tfm.training.perplexity import Perplexity
 from keras_tfm.training.scores import answer_scores, entity_scores
 from keras_tfm.training.text_scores import TextScore, TextScoring, summary_scores, translation_scores
 from keras_tfm.training.warmup import WarmupLinearDecay
+from keras_tfm.training.workers import Workers, workers
 
 __all__ = [
     "Checkpointer",
@@ -15,12 +16,14 @@ __all__ = [
     "TextScore",
     "TextScoring",
     "WarmupLinearDecay",
+    "Workers",
     "accumulate_gradients",
     "answer_scores",
     "entity_scores",
     "layerwise_factors",
     "summary_scores",
     "translation_scores",
+    "workers",
 ]
 
 

@@ -38,9 +38,9 @@ class Checkpointer(keras.callbacks.Callback):
     the step in progress is ended, a checkpoint is written, and then the process ends as SIGTERM asks; a second SIGTERM
     ends it at once.
 
-    Among several workers (`training.workers`) the chief writes, to a folder that all can read. Clocks and signals come
-    to each at another step: there is no `every_seconds`, and SIGTERM ends a worker, and so all, without a last
-    checkpoint.
+    Among several workers (`training.workers`) the chief writes, to a folder that all can read, and the losses of the
+    epoch that a run goes on in are those of its steps since. Clocks and signals come to each worker at another step:
+    there is no `every_seconds`, and SIGTERM ends a worker, and so all, without a last checkpoint.
 
     What other callbacks remember is not saved: `EarlyStopping` and `ReduceLROnPlateau` forget the epochs before. For
     them the first steps of an epoch that a run goes on in are there, and take no time. Put this callback last: then
@@ -164,7 +164,6 @@ class Checkpointer(keras.callbacks.Callback):
     # --- saving ------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        # All workers read the metrics, which are sums over all.
         metrics = (self._training_metrics or _values(_metrics(self.model))) if self._place.step else []
         self._last_save = self._place.total, time.monotonic()
         if not self._them.is_chief:
@@ -176,7 +175,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._finish_writing()
         self._writing = self._writer.submit(self._write, arrays, self._place.total)
 
-    def _write(self, arrays: Mapping[str, np.ndarray], total: int) -> None:
+    def _write(self, arrays: Mapping[str, Any], total: int) -> None:
         with written_whole(self.folder / f"checkpoint-{total:08d}.npz", overwrite=True) as unfinished:
             np.savez(unfinished, **arrays)
         for old in sorted(self.folder.glob("checkpoint-*.npz"))[: -self.keep]:
@@ -240,7 +239,8 @@ class Checkpointer(keras.callbacks.Callback):
         if len(_metrics(self.model)) != len(self._saved_metrics):
             compat.build_metrics(self.model, self._first_batch)
         for variable, value in zip(_metrics(self.model), self._saved_metrics, strict=True):
-            _assign(variable, value if self._them.is_chief else np.zeros_like(value))  # they are summed over workers
+            # Each of several workers has metrics of its own rows, and the chief's alone are in the checkpoint.
+            _assign(variable, value if self._them.count == 1 else np.zeros_like(value))
         logs, train = self.model.get_metrics_result(), self.model.train_function
         left = num_steps // self.model.steps_per_execution
 

@@ -1,10 +1,11 @@
 """Training by several processes, each with a copy of the model and its share of each batch."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,7 +15,8 @@ from keras_tfm.optional import require_tensorflow
 from keras_tfm.types import Tensor
 
 
-class Workers(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Workers:
     """The processes that train one model.
 
     Args:
@@ -45,8 +47,9 @@ def workers() -> Iterator[Workers]:
     or a "chief" beside them, is the chief. Enter the scope before TensorFlow has computed anything.
 
     Files are written by `Checkpointer` on the chief alone; other callbacks that write are for the chief:
-    `callbacks=[...] if them.is_chief else []`. Dropout draws the same masks on each worker. A loss reduction
-    "mean_with_sample_weight" divides by the weights of each worker's rows, as in Keras.
+    `callbacks=[...] if them.is_chief else []`. Three things are each worker's own, as in Keras under every strategy:
+    dropout draws the same masks on each, `clipnorm` and its kin cut a worker's gradient before all are summed, and the
+    loss reduction "mean_with_sample_weight" divides by the weights of a worker's rows.
 
     If a worker dies, the others end with `tf.errors.UnavailableError`; start all again, and `Checkpointer` goes on.
 
@@ -90,8 +93,14 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         return self.distribute_datasets_from_function(lambda _: dataset, options)
 
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
-        """Without an axis for scalars: Keras 3.15 asks for the mean of metrics over their axis 0, which they lack."""
-        is_scalar = getattr(value, "values", (value,))[0].shape.rank == 0
+        """What Keras 3.15 asks for in `fit` and means otherwise.
+
+        It has metrics, which are scalars, reduced over their axis 0; and a batch of which it wants the shapes.
+        """
+        local = keras.tree.map_structure(lambda values: getattr(values, "values", (values,))[0], value)
+        is_scalar = not keras.tree.is_nested(local) and local.shape.rank == 0
+        if axis is None and not is_scalar:
+            return local
         return super().reduce(reduce_op, value, None if is_scalar else axis)
 
 
