@@ -22,7 +22,6 @@ from keras_tfm.layers.adapter import rows_with_adapters
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.constraints import ForceLastToken
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
-from keras_tfm.samplers.speculative import USUAL_COST
 from keras_tfm.samplers.state import REASONS
 from keras_tfm.types import PathLike
 
@@ -339,9 +338,8 @@ class ServedTextGenerator(tf.Module):
             number, check = self._numbers_of(adapter, prompts)
             checks.append(check)
         with tf.control_dependencies(checks):
+            room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
-            # Memory that a refused request must not take.
-            room = room_for(max_new_tokens, tf.shape(padded.token_ids)[1])
             if adapter is not None:
                 number = tf.identity(number)
                 missing = tf.size(padded.finished) - tf.size(number)
@@ -351,7 +349,7 @@ class ServedTextGenerator(tf.Module):
             numbers[_place(self._options.sampler, _CONTROLS[name][0])] = value
         for place in _places(self._options.sampler, ForceLastToken):
             numbers[place + 1] = max_new_tokens  # after its token
-        settings = loop.Settings(stop_rules(self._options), max_new_tokens, seed, tf.constant(USUAL_COST))
+        settings = loop.Settings(stop_rules(self._options), max_new_tokens, seed)
         state = self._compiled.begin(padded, room, settings, numbers)
         return _Served(state, room, settings, numbers, token_ids.nrows(tf.int32) * self._options.num_return_sequences)
 

@@ -1,7 +1,6 @@
 """The generation loop compiled by XLA, and the buckets of sizes that keep the number of compilations small."""
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,11 @@ from keras_tfm.generation import loop
 from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers, with_numbers
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.speculative import USUAL_COST
 from keras_tfm.samplers.state import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
 from keras_tfm.types import DTypeLike, Tensor
 
 SMALLEST_BUCKET = 16
-LARGEST_LEAST_ROOM = 64
-_STEPS_TO_MEASURE, _TIMES_TO_MEASURE = 4, 3
 _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank in range(3))
 
 
@@ -69,7 +65,6 @@ class CompiledGeneration:
             stops=StopRules(token_ids=_INTEGERS, sequences=_MATRIX, strings=strings),
             max_new_tokens=_INTEGER,
             seed=_INTEGER,
-            draft_cost=tf.TensorSpec([], tf.float32),
             guidance_scale=tf.TensorSpec([], tf.float32) if is_guided else (),
         )
         numbers = [tf.TensorSpec(number.shape, number.dtype) for number in split_numbers(sampler)[1]]
@@ -89,34 +84,8 @@ class CompiledGeneration:
         state = tree.map_structure(_open, self.begin.structured_outputs)
         self.extend = _trace(extend, state, _INTEGERS, _INTEGER, *specs, jit_compile=jit_compile)
         self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, *specs, jit_compile=False)
-        # Shapes of the arguments that XLA has compiled `begin` and `extend` for -> `Settings.draft_cost` measured then.
-        self.draft_costs: dict = {}
+        self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.lock = threading.Lock()  # held while that is done
-        self._has_drafts = len(sampler.proposers()) > 1
-
-    def measured_draft_cost(self, state: Any, room: Tensor, settings: loop.Settings, numbers: list) -> float:
-        """`Settings.draft_cost`, by a few steps of the text that comes next; `USUAL_COST` if there are no such steps.
-
-        Args:
-            state, room, settings, numbers: of the text, as `extend` takes them.
-        """
-        if not self._has_drafts:
-            return USUAL_COST
-        few = tf.minimum(_STEPS_TO_MEASURE + 1, settings.max_new_tokens)
-
-        def seconds(until, draft_cost):
-            start = time.perf_counter()
-            after = self.extend(state, room, until, settings._replace(draft_cost=tf.constant(draft_cost)), numbers)
-            num_new = int(tf.reduce_max(after.num_tokens - state.num_tokens))  # which waits for the loop
-            return time.perf_counter() - start, int(after.memory.num_drafted), num_new
-
-        # Drafts that cost nothing are always read, those that cost more than anything never.
-        cases = (tf.constant(0), 0.0), (few, 0.0), (few, float("inf"))
-        rounds = [[seconds(*case) for case in cases] for _ in range(_TIMES_TO_MEASURE)]
-        (base, *_), (drafted, num_drafted, _), (plain, _, num_plain) = map(min, zip(*rounds, strict=True))
-        if not num_plain or plain <= base:
-            return USUAL_COST
-        return max(drafted - base, 0.0) / num_drafted / ((plain - base) / num_plain)
 
 
 def pad_prompts(token_ids: tf.RaggedTensor, start_token_id: int | Tensor, least_length: int = 1) -> dict:
@@ -156,18 +125,12 @@ def stop_rules(options: Any) -> StopRules:
     return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
 
 
-def room_for(max_new_tokens: int | Tensor, prompt_length: int | Tensor) -> Tensor:
-    """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only.
-
-    Args:
-        max_new_tokens: int, or int32 ().
-        prompt_length: int, or int32 (), the bucket of prompts. The room is no smaller, up to `LARGEST_LEAST_ROOM`: few
-            rooms mean few compilations, and less would save less than half of the cache.
-    """
-    return tf.zeros([bucket(max_new_tokens, tf.minimum(prompt_length, LARGEST_LEAST_ROOM))], tf.int32)
+def room_for(max_new_tokens: int | Tensor) -> Tensor:
+    """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only."""
+    return tf.zeros([bucket(max_new_tokens, SMALLEST_BUCKET)], tf.int32)
 
 
-def bucket(size: int | Tensor, smallest: int | Tensor) -> Tensor:
+def bucket(size: int | Tensor, smallest: int) -> Tensor:
     """The next power of two, at least `smallest`: int32 () tensor to int32 () tensor."""
     powers = tf.constant([2**exponent for exponent in range(31)], tf.int32)
     return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]

@@ -9,7 +9,6 @@ tokens and says how the KV caches change (rows reordered, rejected tokens rewoun
 or several for each prompt, and one token or several in each step.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 from keras import ops, tree
@@ -45,13 +44,12 @@ class Prompts(NamedTuple):
 class Settings(NamedTuple):
     """The numbers of a generation, beside the sampler's: tensors, so that other values never retrace.
 
-    stops, max_new_tokens, seed, draft_cost: as in `Context`. guidance_scale: float32 (), or () without guidance.
+    stops, max_new_tokens, seed: as in `Context`. guidance_scale: float32 (), or () without guidance.
     """
 
     stops: Any
     max_new_tokens: Any
     seed: Any
-    draft_cost: Any
     guidance_scale: Any = ()
 
 
@@ -130,30 +128,18 @@ def extend(
     def is_unfinished(state):
         return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
 
-    def step(propose, state):
-        token_ids, state = propose(split_heads(state, like=begun), context)
+    def body(state):
+        token_ids, state = sampler.propose(split_heads(state, like=begun), context)
         mask = ops.logical_and((state.finish == 0)[:, None], ops.ones_like(token_ids, "bool"))
         if not isinstance(settings.guidance_scale, tuple):
             token_ids, mask = ops.tile(token_ids, (2, 1)), ops.tile(mask, (2, 1))
         num_before = state.decoding.num_tokens
         hidden, decoding = model.read(token_ids, state.decoding, mask)
         state = state._replace(decoding=decoding)
-        return merge_heads(_advance(model, sampler, state, hidden, context, settings, num_before))
+        return (merge_heads(_advance(model, sampler, state, hidden, context, settings, num_before)),)
 
-    proposers = sampler.proposers()
-
-    def turns(state):
-        # Loops in the loop, not branches: those would copy the caches in each step.
-        for i, propose in enumerate(proposers):
-            state = _while(
-                lambda state, i=i: ops.logical_and(is_unfinished(state), sampler.next_proposer(state, context) == i),
-                functools.partial(step, propose),
-                state,
-            )
-        return state
-
-    body = turns if len(proposers) > 1 else functools.partial(step, proposers[0])
-    return split_heads(_while(is_unfinished, body, merge_heads(state)), like=begun)
+    # A tuple around the state: Keras flattens one level of what it is given.
+    return split_heads(ops.while_loop(is_unfinished, body, (merge_heads(state),))[0], like=begun)
 
 
 def answer(
@@ -190,11 +176,6 @@ def _advance(model, sampler, state, hidden, context, settings, num_before=None) 
     return state._replace(decoding=decoding)
 
 
-def _while(condition, body, state):
-    # A tuple around the state: Keras flattens one level of what it is given.
-    return ops.while_loop(condition, lambda state: (body(state),), (state,))[0]
-
-
 def _after(history, token_ids, mask):
     """int32 (B, H + T): the tokens read before, if any, and these; -1 = none."""
     token_ids = ops.where(mask, token_ids, -1)
@@ -223,4 +204,4 @@ def _log_probs(num_rows, length, alternatives):
 def _context(state, columns, settings) -> Context:
     rows = ops.arange(size(state.num_tokens, 0), dtype="int32")
     num_prompt = size(state.tokens, 1) - columns
-    return Context(settings.stops, settings.max_new_tokens, settings.seed, num_prompt, settings.draft_cost, rows)
+    return Context(settings.stops, settings.max_new_tokens, settings.seed, num_prompt, rows)

@@ -22,7 +22,6 @@ from keras_tfm.generation.prompts import check_fits, prompts_of
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
 from keras_tfm.samplers.sampler import Sampler
-from keras_tfm.samplers.speculative import USUAL_COST
 from keras_tfm.samplers.state import INVALID, REASONS, TIME
 from keras_tfm.structure import Snapshot
 from keras_tfm.types import Tensor
@@ -135,9 +134,9 @@ class GenerationRunner:
         compiled = self.compiled(sampler, shape, options, prefix is not None)
         numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
         settings = settings_of(options, seed)
-        inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
-        state, draft_cost = self._begin(compiled, inputs, room, settings, numbers)
-        settings = settings._replace(draft_cost=tf.constant(draft_cost))
+        room = room_for(options.max_new_tokens)
+        inputs = self._prompts(prompts, negative, options, prefix, room, sampler)
+        state = self._begin(compiled, inputs, room, settings, numbers)
         has_ended = False
         while pace.until < options.max_new_tokens and not has_ended:
             state = compiled.extend(state, room, tf.constant(pace.next()), settings, numbers)
@@ -171,14 +170,14 @@ class GenerationRunner:
             return self._compiled[key]
 
     def _begin(self, compiled, inputs, room, settings, numbers):
-        """(state after the prefill, `Settings.draft_cost`); XLA compiles for sizes of a new bucket, which is logged."""
+        """The state after the prefill; XLA compiles for sizes of a new bucket, which is logged."""
         arguments = (inputs, room, settings, numbers)
         shapes = tuple(x.shape for x in tree.flatten(arguments))
-        if shapes in compiled.draft_costs:
-            return compiled.begin(*arguments), compiled.draft_costs[shapes]
+        if shapes in compiled.shapes:
+            return compiled.begin(*arguments)
         with compiled.lock:
-            if shapes in compiled.draft_costs:  # another thread has just compiled them
-                return compiled.begin(*arguments), compiled.draft_costs[shapes]
+            if shapes in compiled.shapes:  # another thread has just compiled them
+                return compiled.begin(*arguments)
             num_rows, length = inputs.token_ids.shape
             sizes = f"{num_rows} rows, prompts of up to {length} tokens and {room.shape[0]} new ones"
             logger.info("Compiling the loop for %s; the first texts of these sizes wait for it.", sizes)
@@ -187,8 +186,8 @@ class GenerationRunner:
             # Until 0 tokens nothing is decoded: this only compiles the rest, so that it delays no text.
             state = compiled.extend(state, room, tf.constant(0), settings, numbers)
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
-            compiled.draft_costs[shapes] = compiled.measured_draft_cost(state, room, settings, numbers)
-            return state, compiled.draft_costs[shapes]
+            compiled.shapes.add(shapes)
+            return state
 
     def _inspected(self, prompts, generation, options) -> Generation:
         """The generation with what the model computes of its texts."""
@@ -199,27 +198,25 @@ class GenerationRunner:
         """Prompts that the caller gave in the argument `name`."""
         return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, int(self._model.reads_sources))
 
-    def _inputs(self, prompts, negative, options, prefix, sampler) -> tuple[loop.Prompts, Tensor]:
-        """(padded prompts, room); with negative ones, or with the caches of a prefix, copied for each row and grown."""
+    def _prompts(self, prompts, negative, options, prefix, room, sampler) -> loop.Prompts:
+        """The padded prompts; with negative ones, or with the caches of a prefix, copied for each row and grown."""
         if negative is not None:
             longest = tf.cast(tf.reduce_max(tf.concat([prompts.row_lengths(), negative.row_lengths()], 0)), tf.int32)
             padded, negative = (pad_prompts(rows, options.start_token_id, longest) for rows in (prompts, negative))
-            inputs = loop.Prompts(
+            return loop.Prompts(
                 **padded,
                 negative_token_ids=negative["token_ids"],
                 negative_padding_mask=negative["padding_mask"],
             )
-        else:
-            inputs = loop.Prompts(**pad_prompts(prompts, options.start_token_id))
-        num_rows, length = inputs.token_ids.shape
-        room = room_for(options.max_new_tokens, length)
+        padded = pad_prompts(prompts, options.start_token_id)
         if prefix is None:
-            return inputs, room
+            return loop.Prompts(**padded)
+        num_rows, length = padded["token_ids"].shape
         _, slots = sampler.room(num_rows * sampler.rows_per_prompt(options.num_return_sequences), room.shape[0])
         history = np.full((num_rows, int(bucket(len(prefix.token_ids), SMALLEST_BUCKET))), -1, "int32")
         history[:, : len(prefix.token_ids)] = prefix.token_ids
         decoding = prefix.state.take(tf.zeros([num_rows], tf.int32)).grow(length + int(slots))
-        return inputs._replace(history=tf.constant(history), decoding=decoding), room
+        return loop.Prompts(**padded, history=tf.constant(history), decoding=decoding)
 
     def _negative_prompts(self, prompts, options) -> tf.RaggedTensor | None:
         """One for each prompt; None without guidance."""
@@ -264,7 +261,6 @@ def settings_of(options: GenerationOptions, seed: int) -> loop.Settings:
         stops=stop_rules(options),
         max_new_tokens=tf.constant(options.max_new_tokens),
         seed=tf.constant(int32_seed(seed)),
-        draft_cost=tf.constant(USUAL_COST),
         guidance_scale=() if options.guidance_scale is None else tf.constant(options.guidance_scale, tf.float32),
     )
 

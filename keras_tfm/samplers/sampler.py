@@ -6,7 +6,6 @@ called with `logits` (float32, (B, V)), `tokens` (int32 (B, L): prompt and new t
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from keras import ops, tree
@@ -125,10 +124,11 @@ class Sampler:
         """
         raise NotImplementedError(f"{type(self).__name__} must define `choose(logits, random)`.")
 
-    def next_token(self, logits: Tensor, state: GenerationState, context: Context) -> tuple[Tensor, Tensor]:
-        """(token int32 (R,), logits after the processors): what is chosen of logits float32 (R, V) for each row."""
-        shaped = self.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
-        return allowed_choice(self.choose(shaped, context.random(state)), shaped), shaped
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """float32 (B, V): how likely `choose` takes each token. Speculative decoding asks for it."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `probabilities(logits)` to be used speculatively."
+        )
 
     # The hooks of the generation loop. Samplers that choose one token from one row of logits need none of them; those
     # that keep several hypotheses (beams) or propose several tokens (speculation) override them.
@@ -157,14 +157,6 @@ class Sampler:
         """The tokens that the model reads next, int32 (R, T), and the state: the newest token of each row."""
         return newest_tokens(state, context.num_prompt)[:, None], state
 
-    def proposers(self) -> tuple[Callable, ...]:
-        """The ways to propose, of which each step takes one; all are compiled, with what the model does for them."""
-        return (self.propose,)
-
-    def next_proposer(self, state: GenerationState, context: Context) -> Tensor:
-        """int32 (): which of several `proposers` is next."""
-        raise NotImplementedError(f"{type(self).__name__} must define `next_proposer(state, context)`.")
-
     def advance(
         self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
     ) -> tuple[GenerationState, Change]:
@@ -177,7 +169,8 @@ class Sampler:
             context: of the generation.
         """
         logits = logits[:, -1]
-        token, shaped = self.next_token(logits, state, context)
+        shaped = self.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
+        token = allowed_choice(self.choose(shaped, context.random(state)), shaped)
         return write_token(state, self.processors, token, logits, context, shaped), Change()
 
     def answer(
@@ -206,6 +199,9 @@ class GreedySampler(Sampler):
     def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return ops.argmax(logits, axis=-1)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
+
 
 @dataclasses.dataclass(frozen=True)
 class RandomSampler(Sampler):
@@ -220,3 +216,6 @@ class RandomSampler(Sampler):
 
     def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return ops.argmax(logits + random.gumbel(logits.shape[-1]), axis=-1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return ops.softmax(logits, axis=-1)

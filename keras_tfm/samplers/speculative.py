@@ -1,43 +1,38 @@
-"""Speculative decoding: cheap draft tokens, which the model verifies several at a time, while that saves time."""
+"""Speculative decoding: cheap draft tokens, which the model verifies several at a time."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keras import ops, tree
+from keras import ops
 
 from keras_tfm.arguments import as_integer, require
-from keras_tfm.ops.decoding_state import DecodingState, merge_heads, split_heads
+from keras_tfm.ops.decoding_state import DecodingState
 from keras_tfm.ops.tensors import size
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.sampler import GreedySampler, Sampler
-from keras_tfm.samplers.state import Change, Context, GenerationState, StepRandom, newest_tokens, write_token
+from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
+from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
 from keras_tfm.types import Tensor
 
-USUAL_COST = 1.5  # of a step with drafts, in steps without: of few rows, where nothing has been measured
-_MEMORY = 15 / 16  # of what the steps before one say about drafts, how much counts as long as the step itself
-# Steps without drafts after which those of a draft model are tried again, for each such step that a failed try costs:
-# tries then cost half a percent of the time.
-_PAUSE = 200
-_TOKENS_AT_ONCE = 16  # that a draft model reads of those written without it
+# Streams of independent draws: draft tokens, whether a draft is accepted, what replaces a rejected one.
+_DRAFT, _ACCEPT, _REPLACE = 1, 2, 3
+
+
+class Drafts(NamedTuple):
+    """k draft tokens for each row.
+
+    token_ids: int32 (R, k). probabilities: float32 (R, k, V), the distributions that they were drawn from, or () for
+    drafts that were not drawn (probability 1).
+    """
+
+    token_ids: Any
+    probabilities: Any = ()
 
 
 class SpeculativeMemory(NamedTuple):
-    """What the sampler knows between steps.
-
-    drafts: int32 (R, k), which the model reads in this step, or (). foreseen: int32 (R, 1), the first of drafts that it
-    does not read, or (). drafter: the drafter's own state. num_right and num_checked: float32 (R,), how many drafts of
-    late were what came, of how many. num_drafted: int32 (), steps with drafts so far. num_plain: int32 (), steps
-    without since the last of those.
-    """
+    """drafts: `Drafts` to be verified. drafter: the drafter's own state."""
 
     drafts: Any
-    foreseen: Any
     drafter: Any
-    num_right: Any
-    num_checked: Any
-    num_drafted: Any
-    num_plain: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +48,6 @@ class PromptLookup:
 
     max_ngram: int = static(3)
 
-    is_free = True  # drafts take no time: they are made in all steps, so as to see whether they would be right
-    prior = 1.0, 2.0  # before anything is seen: so many drafts were right, of so many
-
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_ngram", as_integer("max_ngram", self.max_ngram, 1))
 
@@ -65,8 +57,8 @@ class PromptLookup:
 
     def draft(
         self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
-    ) -> tuple[Tensor, Any]:
-        """(drafts int32 (R, num_drafts), memory)."""
+    ) -> tuple[Drafts, Any]:
+        """(`Drafts`, memory)."""
         tokens = state.tokens
         columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
         ends = (context.num_prompt + state.num_tokens)[:, None]  # where the next token goes
@@ -85,7 +77,7 @@ class PromptLookup:
         place = ops.min(ops.where(is_best, columns, ends - 1), axis=1, keepdims=True)
         places = ops.minimum(place + ops.arange(num_drafts, dtype="int32")[None], ops.shape(tokens)[1] - 1)
         guesses = ops.take_along_axis(tokens, places, axis=1)
-        return ops.maximum(guesses, 0), memory
+        return Drafts(ops.maximum(guesses, 0)), memory
 
     def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
         """The memory after `kept` of the newest tokens were accepted."""
@@ -103,56 +95,34 @@ class DraftModel:
 
     model: Any
 
-    is_free = False
-    prior = 3.2, 4.0  # who brings a draft model trusts it
-
     def begin(self, state: GenerationState, context: Context, num_drafts: int) -> DecodingState:
         """The drafter's state: the draft model's `DecodingState` after the prefill."""
         num_rows, length = ops.shape(state.tokens)
         num_prompts = size(context.prompts, 0)
-        slots = slots_needed(num_rows, length - context.num_prompt, max(num_drafts, _TOKENS_AT_ONCE - 1))
+        slots = slots_needed(num_rows, length - context.num_prompt, num_drafts)
         token_ids, mask, memory = self.model.begin(ops.maximum(context.prompts, 0), context.prompts >= 0, slots)
         _, memory = self.model.read(token_ids, memory, mask)
         return memory.reorder(ops.repeat(ops.arange(num_prompts, dtype="int32"), num_rows // num_prompts))
 
     def draft(
         self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
-    ) -> tuple[Tensor, Any]:
-        """(drafts int32 (R, num_drafts), memory). The last one is read as well: the cache has all that may be kept."""
-        memory, drafts = self._with_what_was_written(memory, state, context), []
+    ) -> tuple[Drafts, Any]:
+        """(`Drafts`, memory). The last draft is read as well, so that the cache has all that may be accepted."""
+        guesses, probabilities = [], []
         token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
         for _ in range(num_drafts):
             logits, memory = self._read(token, memory)
-            token = sampler.next_token(logits, state, context)[0]
-            drafts.append(token)
+            shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
+            token = allowed_choice(sampler.rule.choose(shaped, context.random(state, stream=_DRAFT)), shaped)
+            guesses.append(token)
+            probabilities.append(_allowed_probabilities(sampler.rule, shaped))
             state = write_token(state, sampler.processors, token, logits, context)
         _, memory = self._read(token, memory)
-        return ops.stack(drafts, axis=1), memory
+        return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), memory
 
     def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
         """The memory after `kept` (R,) of the `num_read` newest tokens were accepted: rewound behind them."""
         return memory.keep(memory.num_tokens - num_read + kept)
-
-    def _with_what_was_written(self, memory, state, context):
-        """The memory with all tokens but the newest one: those of steps without drafts were not read yet."""
-        is_prompt = ops.arange(size(state.tokens, 1), dtype="int32")[None] < context.num_prompt
-        num_prompt = ops.sum(ops.cast(ops.logical_and(is_prompt, state.tokens >= 0), "int32"), axis=1)
-        num_known = ops.where(state.finish == 0, num_prompt + state.num_tokens - 1, 0)
-        begun, ahead = memory, ops.arange(_TOKENS_AT_ONCE, dtype="int32")[None]
-
-        def is_behind(memory):
-            return ops.any(memory.num_tokens < num_known)
-
-        def read_more(merged):
-            memory = split_heads(merged, like=begun)
-            places = memory.num_tokens[:, None] + ahead
-            mask = places < num_known[:, None]
-            columns = ops.where(mask, context.num_prompt + places - num_prompt[:, None], 0)
-            token_ids = ops.maximum(ops.take_along_axis(state.tokens, columns, axis=1), 0)
-            _, memory = self.model.read(token_ids, memory, mask)
-            return (merge_heads(memory.keep(memory.num_tokens)),)  # padding's slots are free again
-
-        return split_heads(ops.while_loop(is_behind, read_more, (merge_heads(memory),))[0], like=begun)
 
     def _read(self, token, memory):
         hidden, memory = self.model.read(token[:, None], memory)
@@ -163,30 +133,22 @@ class DraftModel:
 class SpeculativeSampler(Sampler):
     """The text that `rule` alone would give, faster where drafts are good: the model verifies several in one pass.
 
-    The rule chooses each token, by the logits and draws of its place; drafts are kept as long as they are what it
-    chooses. So any rule writes what it writes alone, and a draft model, which chooses by the same rule and draws, is
-    right as often as the two models agree.
-
-    A pass over drafts takes longer than one over a single token, so drafts are read only while more of them are right
-    than that costs. `generate` measures the cost when a loop is compiled; a SavedModel reckons with `USUAL_COST`.
-    Meanwhile prompt lookup goes on to draft, since that is free, and sees when its drafts are right again; a draft
-    model is asked now and then.
+    Exactly: a draft x that was drawn with probability q(x) is accepted with min(1, p(x) / q(x)); the first that is
+    rejected is replaced by a draw from max(p - q, 0). So every token follows p, and the greedy rule gives the greedy
+    text.
 
     Args:
-        processors, seed: as in `Sampler`; the draft model's logits pass them, too.
+        processors, seed: as in `Sampler`; they shape p, and q of a draft model.
         drafter: `PromptLookup` or `DraftModel`.
-        rule: `GreedySampler`, `RandomSampler`, or your own that chooses token by token; without processors.
+        rule: `GreedySampler` or `RandomSampler`, or your own with `probabilities`; without processors.
         num_drafts: int >= 1, drafts in each step.
 
     Example:
         >>> SpeculativeSampler(drafter=PromptLookup())
         >>> SpeculativeSampler([Temperature(0.8)], drafter=DraftModel(small_model), rule=RandomSampler())
 
-    References:
-        Leviathan et al. 2022, "Fast Inference from Transformers via Speculative Decoding",
-        https://arxiv.org/abs/2211.17192
-        Daliri et al. 2024, "Coupling without Communication and Drafter-Invariant Speculative Decoding", whose draws
-        these are, https://arxiv.org/abs/2408.07978
+    Reference: Leviathan et al. 2022, "Fast Inference from Transformers via Speculative Decoding", section 2,
+    https://arxiv.org/abs/2211.17192
     """
 
     drafter: PromptLookup | DraftModel = dataclasses.field(default_factory=PromptLookup)
@@ -222,78 +184,53 @@ class SpeculativeSampler(Sampler):
     def room(self, num_rows: Tensor, max_new_tokens: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
         return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)
 
-    def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
-        return self.rule.choose(logits, random)
-
     def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
-        num_right, num_checked = (ops.zeros_like(state.num_tokens, "float32") + x for x in self.drafter.prior)
-        drafter, zero = self.drafter.begin(state, context, self.num_drafts), ops.zeros((), "int32")
-        return state._replace(memory=SpeculativeMemory((), (), drafter, num_right, num_checked, zero, zero))
-
-    def proposers(self) -> tuple[Callable, ...]:
-        return self.propose, self._propose_newest
-
-    def next_proposer(self, state: GenerationState, context: Context) -> Tensor:
-        memory = state.memory
-        expected = chance = ops.ones_like(memory.num_right)
-        for _ in range(self.num_drafts):
-            chance = chance * memory.num_right / memory.num_checked
-            expected = expected + chance
-        # The row that ends last decides: others gain nothing for all by being ahead.
-        left = ops.cast(ops.where(state.finish == 0, context.max_new_tokens - state.num_tokens, 0), "float32")
-        pays = context.draft_cost * ops.max(left / expected) < ops.max(left)
-        if not self.drafter.is_free:
-            is_due = ops.cast(memory.num_plain, "float32") >= _PAUSE * (context.draft_cost - 1.0)
-            pays = ops.logical_or(pays, is_due)
-        return ops.where(pays, 0, 1)
+        return state._replace(memory=SpeculativeMemory((), self.drafter.begin(state, context, self.num_drafts)))
 
     def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
-        memory = state.memory
-        drafts, drafter = self.drafter.draft(memory.drafter, state, self, context, self.num_drafts)
-        token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], drafts], axis=1)
-        memory = memory._replace(
-            drafts=drafts, drafter=drafter, num_drafted=memory.num_drafted + 1, num_plain=ops.zeros((), "int32")
-        )
-        return token_ids, state._replace(memory=memory)
-
-    def _propose_newest(self, state, context):
-        memory = state.memory._replace(num_plain=state.memory.num_plain + 1)
-        if self.drafter.is_free:
-            drafts, drafter = self.drafter.draft(memory.drafter, state, self, context, 1)
-            memory = memory._replace(foreseen=drafts, drafter=drafter)
-        return newest_tokens(state, context.num_prompt)[:, None], state._replace(memory=memory)
+        drafts, drafter = self.drafter.draft(state.memory.drafter, state, self, context, self.num_drafts)
+        token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], drafts.token_ids], axis=1)
+        return token_ids, state._replace(memory=SpeculativeMemory(drafts, drafter))
 
     def advance(
         self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
     ) -> tuple[GenerationState, Change]:
-        memory = state.memory
-        num_drafts = self.num_drafts if tree.flatten(memory.drafts) else 0
-        guesses = [x[:, i] for x in (memory.drafts, memory.foreseen) if tree.flatten(x) for i in range(x.shape[1])]
+        drafts, drafter = state.memory
+        is_checked = not isinstance(drafts, tuple) or len(drafts) > 0
+        num_drafts = self.num_drafts if is_checked else 0  # none at first, after the prompt
         state = state._replace(memory=())
         is_active = state.finish == 0
         kept = ops.cast(is_active, "int32")
-        num_right = num_checked = ops.zeros_like(memory.num_right)
         for i in range(num_drafts + 1):
-            token, shaped = self.next_token(logits[:, i], state, context)
-            state = write_token(state, self.processors, token, logits[:, i], context, shaped, writes=is_active)
-            if i < len(guesses):
-                num_checked = num_checked + ops.cast(is_active, "float32")
-                is_active = ops.logical_and(is_active, guesses[i] == token)
-                num_right = num_right + ops.cast(is_active, "float32")
+            shaped = self.process(logits[:, i], state.tokens, state.num_tokens[:, None], state.processor_states)
+            target = _allowed_probabilities(self.rule, shaped)  # (R, V)
             if i < num_drafts:
-                is_active = ops.logical_and(is_active, state.finish == 0)
-                kept = kept + ops.cast(is_active, "int32")
-        fading = ops.where(num_checked > 0, _MEMORY, 1.0)
-        memory = memory._replace(
-            drafts=(),
-            foreseen=(),
-            num_right=fading * memory.num_right + num_right,
-            num_checked=fading * memory.num_checked + num_checked,
-        )
-        if num_drafts == 0:
-            return state._replace(memory=memory), Change()
-        memory = memory._replace(drafter=self.drafter.settle(memory.drafter, num_drafts + 1, kept))
-        return state._replace(memory=memory), Change(kept=kept)
+                guess = drafts.token_ids[:, i]
+                token, is_accepted = self._check(guess, target, _proposal(drafts, i, target), state, context)
+            else:
+                token, is_accepted = self._draw(target, state, context), ops.zeros_like(is_active)
+            state = write_token(state, self.processors, token, logits[:, i], context, shaped, writes=is_active)
+            is_active = ops.logical_and(ops.logical_and(is_active, is_accepted), state.finish == 0)
+            kept = kept + ops.cast(is_active, "int32")
+        if not is_checked:
+            return state._replace(memory=SpeculativeMemory((), drafter)), Change()
+        drafter = self.drafter.settle(drafter, num_drafts + 1, kept)
+        return state._replace(memory=SpeculativeMemory((), drafter)), Change(kept=kept)
+
+    def _check(self, guess, target, proposal, state, context):
+        """(the token int32 (R,), whether it is the draft, bool (R,)); target and proposal: p and q, (R, V)."""
+        p, q = (ops.take_along_axis(x, guess[:, None], axis=1)[:, 0] for x in (target, proposal))
+        is_accepted = context.random(state, stream=_ACCEPT).uniform() * q < p
+        rest = ops.maximum(target - proposal, 0.0)
+        # Nothing is left where both agree; rounding alone can then reject a draft.
+        rest = ops.where(ops.sum(rest, axis=-1, keepdims=True) > 0, rest, target)
+        return ops.where(is_accepted, guess, self._draw(rest, state, context)), is_accepted
+
+    def _draw(self, weights, state, context):
+        """int32 (R,): a draw with probabilities proportional to the weights (R, V)."""
+        logs = ops.where(weights > 0, ops.log(ops.where(weights > 0, weights, 1.0)), BANNED)
+        noise = context.random(state, stream=_REPLACE).gumbel(weights.shape[-1])
+        return ops.cast(ops.argmax(logs + noise, axis=-1), "int32")
 
 
 def slots_needed(num_rows: Tensor, max_new_tokens: int | Tensor, num_drafts: int) -> int | Tensor:
@@ -306,3 +243,17 @@ def slots_needed(num_rows: Tensor, max_new_tokens: int | Tensor, num_drafts: int
     else:
         used = ops.minimum(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
     return used + num_drafts + 1
+
+
+def _allowed_probabilities(rule, shaped):
+    """float32 (R, V): the rule's probabilities of allowed tokens; if a custom rule leaves none, the likeliest token."""
+    probabilities = ops.where(is_banned(shaped), 0.0, rule.probabilities(shaped))
+    best = ops.one_hot(ops.argmax(shaped, axis=-1), shaped.shape[-1], dtype="float32")
+    return ops.where(ops.sum(probabilities, axis=-1, keepdims=True) > 0, probabilities, best)
+
+
+def _proposal(drafts, i, target):
+    """float32 (R, V): the distribution that draft i was drawn from."""
+    if isinstance(drafts.probabilities, tuple):
+        return ops.one_hot(drafts.token_ids[:, i], target.shape[-1], dtype="float32")
+    return drafts.probabilities[:, i]

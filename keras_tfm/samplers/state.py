@@ -99,16 +99,14 @@ class Context(NamedTuple):
     """The constants of a generation.
 
     stops: `StopRules`. max_new_tokens: int32 (). seed: int32 (). num_prompt: int32 (), columns of `tokens` that hold
-    prompts. draft_cost: float32 (), what a step with drafts takes, in steps without. rows: int32 (R,), the row numbers
-    that draws go by. prompts: int32 (B, P), the prompts, -1 = none; of an encoder-decoder, whose `tokens` hold none of
-    them, the sources. At the begin of a generation only, later ().
+    prompts. rows: int32 (R,), the row numbers that draws go by. prompts: int32 (B, P), the prompts, -1 = none; of an
+    encoder-decoder, whose `tokens` hold none of them, the sources. At the begin of a generation only, later ().
     """
 
     stops: StopRules
     max_new_tokens: Any
     seed: Any
     num_prompt: Any
-    draft_cost: Any
     rows: Any
     prompts: Any = ()
 
