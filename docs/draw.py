@@ -53,7 +53,7 @@ def way_of_a_token() -> str:
     )
     options = GenerationOptions(max_new_tokens=2)
     prompts = loop.Prompts(**pad_prompts(prompts_of([[1, 2]], 8), 0))
-    settings, room = settings_of(options, 0), room_for(2)
+    settings, room = settings_of(options, 0), room_for(2, 16)
     state = loop.begin(model, options.sampler, prompts, room, settings, loop.Shape())
     visits: list[tuple[int, str, str]] = []  # (depth, file, function) where a file is entered for the first time
     depth = 0

@@ -338,8 +338,9 @@ class ServedTextGenerator(tf.Module):
             number, check = self._numbers_of(adapter, prompts)
             checks.append(check)
         with tf.control_dependencies(checks):
-            room = room_for(max_new_tokens)  # memory that a refused request must not take
             padded = loop.Prompts(**pad_prompts(token_ids, self._options.start_token_id))
+            # Memory that a refused request must not take.
+            room = room_for(max_new_tokens, tf.shape(padded.token_ids)[1])
             if adapter is not None:
                 number = tf.identity(number)
                 missing = tf.size(padded.finished) - tf.size(number)

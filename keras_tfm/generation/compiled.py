@@ -16,6 +16,7 @@ from keras_tfm.samplers.token_tables import TokenTables
 from keras_tfm.types import DTypeLike, Tensor
 
 SMALLEST_BUCKET = 16
+LARGEST_LEAST_ROOM = 64
 _INTEGER, _INTEGERS, _MATRIX = (tf.TensorSpec([None] * rank, tf.int32) for rank in range(3))
 
 
@@ -125,12 +126,18 @@ def stop_rules(options: Any) -> StopRules:
     return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
 
 
-def room_for(max_new_tokens: int | Tensor) -> Tensor:
-    """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only."""
-    return tf.zeros([bucket(max_new_tokens, SMALLEST_BUCKET)], tf.int32)
+def room_for(max_new_tokens: int | Tensor, prompt_length: int | Tensor) -> Tensor:
+    """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only.
+
+    Args:
+        max_new_tokens: int, or int32 ().
+        prompt_length: int, or int32 (), the bucket of prompts. The room is no smaller, up to `LARGEST_LEAST_ROOM`: few
+            rooms mean few compilations, and less would save less than half of the cache.
+    """
+    return tf.zeros([bucket(max_new_tokens, tf.minimum(prompt_length, LARGEST_LEAST_ROOM))], tf.int32)
 
 
-def bucket(size: int | Tensor, smallest: int) -> Tensor:
+def bucket(size: int | Tensor, smallest: int | Tensor) -> Tensor:
     """The next power of two, at least `smallest`: int32 () tensor to int32 () tensor."""
     powers = tf.constant([2**exponent for exponent in range(31)], tf.int32)
     return powers[tf.searchsorted(powers, [tf.maximum(size, smallest)])[0]]

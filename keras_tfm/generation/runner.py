@@ -134,8 +134,7 @@ class GenerationRunner:
         compiled = self.compiled(sampler, shape, options, prefix is not None)
         numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
         settings = settings_of(options, seed)
-        room = room_for(options.max_new_tokens)
-        inputs = self._prompts(prompts, negative, options, prefix, room, sampler)
+        inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
         state = self._begin(compiled, inputs, room, settings, numbers)
         has_ended = False
         while pace.until < options.max_new_tokens and not has_ended:
@@ -198,25 +197,27 @@ class GenerationRunner:
         """Prompts that the caller gave in the argument `name`."""
         return prompts_of(token_ids, self._model.prompt_vocabulary_size, name, int(self._model.reads_sources))
 
-    def _prompts(self, prompts, negative, options, prefix, room, sampler) -> loop.Prompts:
-        """The padded prompts; with negative ones, or with the caches of a prefix, copied for each row and grown."""
+    def _inputs(self, prompts, negative, options, prefix, sampler) -> tuple[loop.Prompts, Tensor]:
+        """(padded prompts, room); with negative ones, or with the caches of a prefix, copied for each row and grown."""
         if negative is not None:
             longest = tf.cast(tf.reduce_max(tf.concat([prompts.row_lengths(), negative.row_lengths()], 0)), tf.int32)
             padded, negative = (pad_prompts(rows, options.start_token_id, longest) for rows in (prompts, negative))
-            return loop.Prompts(
+            inputs = loop.Prompts(
                 **padded,
                 negative_token_ids=negative["token_ids"],
                 negative_padding_mask=negative["padding_mask"],
             )
-        padded = pad_prompts(prompts, options.start_token_id)
+        else:
+            inputs = loop.Prompts(**pad_prompts(prompts, options.start_token_id))
+        num_rows, length = inputs.token_ids.shape
+        room = room_for(options.max_new_tokens, length)
         if prefix is None:
-            return loop.Prompts(**padded)
-        num_rows, length = padded["token_ids"].shape
+            return inputs, room
         _, slots = sampler.room(num_rows * sampler.rows_per_prompt(options.num_return_sequences), room.shape[0])
         history = np.full((num_rows, int(bucket(len(prefix.token_ids), SMALLEST_BUCKET))), -1, "int32")
         history[:, : len(prefix.token_ids)] = prefix.token_ids
         decoding = prefix.state.take(tf.zeros([num_rows], tf.int32)).grow(length + int(slots))
-        return loop.Prompts(**padded, history=tf.constant(history), decoding=decoding)
+        return inputs._replace(history=tf.constant(history), decoding=decoding), room
 
     def _negative_prompts(self, prompts, options) -> tf.RaggedTensor | None:
         """One for each prompt; None without guidance."""

@@ -15,7 +15,7 @@ def generate_eagerly(model, token_ids, **options):
     prompts = prompts_of(token_ids, model.vocabulary_size)
     padded = loop.Prompts(**pad_prompts(prompts, options.start_token_id))
     settings = settings_of(options, (sampler.seed or 0) if options.seed is None else options.seed)
-    room = room_for(options.max_new_tokens)
+    room = room_for(options.max_new_tokens, padded.token_ids.shape[1])
     shape = loop.Shape(
         options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
     )

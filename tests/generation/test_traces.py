@@ -1,5 +1,6 @@
 """Nothing is compiled anew for other numbers, and little for other sizes."""
 
+import logging
 import resource
 
 import numpy as np
@@ -9,11 +10,23 @@ from keras_tfm.generation import GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.samplers import RandomSampler, Temperature, TopK, TopP
 from tests.generation.lively import lively_model
+from tests.generation.scripted import ScriptedModel, one_hot_script
 
 
 def resident_bytes():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.usefixtures("without_xla")
+def test_few_sizes_are_compiled(caplog):
+    runner = GenerationRunner(ScriptedModel(one_hot_script([3], 5)))
+    options = [GenerationOptions(max_new_tokens=n, stop_token_ids=(3,)) for n in (1, 16, 17, 32, 33, 40)]
+    with caplog.at_level(logging.INFO, "keras_tfm"):
+        for length in (1, 16, 17, 32, 33, 64, 65, 128, 129, 200):  # the borders of all buckets
+            for of_length in options:
+                list(runner.steps([[0] * length], of_length, tokens_per_piece=None))
+    assert sum("Compiling" in record.getMessage() for record in caplog.records) <= 8
 
 
 @pytest.mark.slow
