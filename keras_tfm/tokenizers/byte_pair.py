@@ -255,7 +255,8 @@ class BytePairTokenizer(Tokenizer):
         parts = (ids, ids.with_values(tf.maximum(ends - lengths.values, 0)), ids.with_values(tf.maximum(ends, 1)))
         all_ids, starts, ends = with_places_of_tokens(pieces, token_ids, parts)
         if self._num_spaces is not None:
-            starts, ends = self._trimmed(texts, *self._spaces(pieces, token_ids, ids), starts, ends)
+            leading, trailing = self._spaces(pieces, token_ids, ids)
+            starts, ends = self._trimmed(texts, leading, trailing, starts, ends)
         return all_ids, starts, ends
 
     def _spaces(self, pieces: tf.RaggedTensor, token_ids: tf.RaggedTensor, ids: tf.RaggedTensor) -> list[tf.Tensor]:
