@@ -53,7 +53,13 @@ def folder_of(tmp_path_factory):
     return make
 
 
-SLOW = [("roberta", "simple"), ("roberta without prefix", "first"), ("roberta", "max")]
+SLOW = [
+    ("roberta", "simple"),
+    ("roberta without prefix", "first"),
+    ("roberta", "max"),
+    ("bert", "first"),
+    ("bert", "average"),
+]
 
 
 @pytest.mark.parametrize(
