@@ -54,7 +54,7 @@ def missing_after(install: str) -> list[str]:
     """Modules that are not there, given `pip install ".[...]"` or `pip install .`."""
     given = {extra for extras in re.findall(r"\.\[([\w,]+)\]", install) for extra in extras.split(",")}
     brought = {name for extra in given for name in modules_of(extra)}
-    return [name for extra in NAMED for name in modules_of(extra) if name not in brought]
+    return sorted({name for extra in NAMED for name in modules_of(extra)} - brought)
 
 
 @contextlib.contextmanager
