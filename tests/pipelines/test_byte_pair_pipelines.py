@@ -62,7 +62,6 @@ def folder_of(tmp_path_factory):
         ("roberta", "max"),
         ("roberta without prefix", "first"),
         ("bert", "first"),
-        ("bert", "average"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
