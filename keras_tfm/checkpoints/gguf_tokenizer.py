@@ -114,8 +114,12 @@ def _sentence_piece(header: dict[str, Any], tokens: list[str]) -> ModelProto:
     """The SentencePiece model that the file was made from, as far as it keeps it."""
     scores = _array(header, "scores", float, None, len(tokens))
     types = _array(header, "token_type", int, None, len(tokens))
+    # llama.cpp writes the signs of spaces as spaces in tokens that users defined, such as Gemma's runs of spaces.
+    texts = [
+        token.replace(" ", "▁") if kind == _USER_DEFINED else token for token, kind in zip(tokens, types, strict=True)
+    ]
     return ModelProto(
-        pieces=tuple(map(Piece, tokens, scores, types)),
+        pieces=tuple(map(Piece, texts, scores, types)),
         model_type=BYTE_PAIR,
         byte_fallback=True,
         unk_id=header.get(f"{_PREFIX}.unknown_token_id", 0),

@@ -204,7 +204,9 @@ def test_a_sentence_piece_tokenizer_gives_the_ids_of_the_model_that_it_was_made_
     sentencepiece = pytest.importorskip("sentencepiece")
     corpus = Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
     lines, file = corpus.read_text(encoding="utf-8").splitlines(), io.BytesIO()
+    user_defined = ["▁▁", "▁▁▁▁", "<i>"]
     sentencepiece.SentencePieceTrainer.train(
+        user_defined_symbols=user_defined,
         sentence_iterator=iter(lines[:1500]),
         model_writer=file,
         model_type="bpe",
@@ -220,10 +222,13 @@ def test_a_sentence_piece_tokenizer_gives_the_ids_of_the_model_that_it_was_made_
     kinds = [
         2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1 for i in pieces
     ]
+    tokens = [theirs.id_to_piece(i) for i in pieces]
+    for symbol in user_defined:  # with spaces, as llama.cpp writes them
+        kinds[tokens.index(symbol)], tokens[tokens.index(symbol)] = 4, symbol.replace("▁", " ")
     path = write_tokenizer(
         tmp_path / "a.gguf",
         model="llama",
-        tokens=[theirs.id_to_piece(i) for i in pieces],
+        tokens=tokens,
         scores=[theirs.get_score(i) for i in pieces],
         token_type=kinds,
         merges=None,
@@ -231,7 +236,7 @@ def test_a_sentence_piece_tokenizer_gives_the_ids_of_the_model_that_it_was_made_
         bos_token_id=1,
         eos_token_id=2,
     )
-    ours, texts = load_tokenizer(path), [*lines[3000:4000], "naïve  日本", "two  spaces\t"]
+    ours, texts = load_tokenizer(path), [*lines[3000:4000], "naïve  日本", "two  spaces\t", "     five <i>x"]
     assert ours.encode(texts, add_special_tokens=False) == theirs.encode(texts)
     assert ours.encode("a") == [1, *theirs.encode("a")]  # unless the file denies it, as in llama.cpp
     assert ours.decode(ours.encode(texts[0]), skip_special_tokens=True) == texts[0]
