@@ -126,7 +126,7 @@ def attention_rollout(attention_weights: Sequence[Tensor]) -> np.ndarray:
     Reference:
         Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", section 3, https://arxiv.org/abs/2005.00928
     """
-    require(len(attention_weights), "`attention_weights` must hold a block's at least", attention_weights=[])
+    _check_any(attention_weights)
     arrays = [np.asarray(weights, "float32") for weights in attention_weights]
     shapes = [array.shape for array in arrays]
     is_square = all(len(shape) >= 3 and shape[-1] == shape[-2] for shape in shapes)
@@ -141,5 +141,9 @@ def attention_rollout(attention_weights: Sequence[Tensor]) -> np.ndarray:
 
 def blocks_of(attention_weights: Sequence[Tensor]) -> list[np.ndarray]:
     """The weights of one text as float32 (N, T, S) for each block; raises for none, or for those of several texts."""
-    require(len(attention_weights), "`attention_weights` must hold a block's at least", attention_weights=[])
+    _check_any(attention_weights)
     return [heads_of(block, f"attention_weights[{i}]") for i, block in enumerate(attention_weights)]
+
+
+def _check_any(attention_weights) -> None:
+    require(len(attention_weights), "`attention_weights` must hold a block's at least", attention_weights=[])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_tfm.arguments import require
-from keras_tfm.files import local_path
+from keras_tfm.files import local_path, replace_file
 from keras_tfm.types import PathLike, Tensor
 from keras_tfm.visualization.attention import blocks_of
 from keras_tfm.visualization.figures import labels_of_both
@@ -59,7 +59,7 @@ def write_attention_page(
     page = importlib.resources.files("keras_tfm.visualization").joinpath("attention_page.html").read_text("utf-8")
     # "<" as an escape: no token can end the script that the data stand in.
     text = page.replace(_PLACE, json.dumps(data, ensure_ascii=True).replace("<", "\\u003c"))
-    local_path(path).write_text(text, encoding="utf-8")
+    replace_file(local_path(path), text)
 
 
 def _encoded(weights) -> str:

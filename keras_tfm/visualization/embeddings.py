@@ -1,13 +1,11 @@
 """Vectors in two dimensions: principal components, t-SNE, a picture of them, and files for TensorBoard's projector."""
 
-import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from keras_tfm.arguments import as_integer, require
-from keras_tfm.files import local_path
+from keras_tfm.files import local_path, replace_file
 from keras_tfm.optional import required
 from keras_tfm.types import PathLike, Tensor
 from keras_tfm.visualization.figures import labels_of, new_figure, save
@@ -122,17 +120,12 @@ def write_projector(folder: PathLike, vectors: Tensor, labels: Sequence[str]) ->
     """
     vectors = _matrix_of(vectors)
     labels = labels_of("labels", labels, len(vectors))
-    target = pathlib.Path(local_path(folder))
-    os.makedirs(target, exist_ok=True)
+    target = local_path(folder)
     rows = ("\t".join(f"{number:.6g}" for number in row) for row in vectors)
-    _write(target / "vectors.tsv", "\n".join(rows) + "\n")
-    _write(target / "metadata.tsv", "\n".join(label or " " for label in labels) + "\n")  # an empty line is none
+    replace_file(target / "vectors.tsv", "\n".join(rows) + "\n")
+    replace_file(target / "metadata.tsv", "\n".join(label or " " for label in labels) + "\n")  # an empty line is none
     config = 'embeddings {\n  tensor_path: "vectors.tsv"\n  metadata_path: "metadata.tsv"\n}\n'
-    _write(target / "projector_config.pbtxt", config)
-
-
-def _write(path, text):
-    path.write_text(text, encoding="utf-8", newline="\n")
+    replace_file(target / "projector_config.pbtxt", config)
 
 
 def _matrix_of(vectors, name: str = "vectors") -> np.ndarray:

@@ -59,6 +59,22 @@ CASES = [(family, kind) for kind in KINDS for family in ATTENTION if kind != "wh
 CASES += [(family, "ia3") for family in IA3]
 
 
+def read_and_saved_again(folder, expected, *name, num_before=0):
+    """Our model with the adapter of peft; it gives these logits, as peft's does with what we save of it."""
+    model = checkpoints.load(folder / "base")
+    before = ops.convert_to_numpy(model(IDS))
+    adapters.load(model, folder / "adapter", *name)
+    found = ops.convert_to_numpy(model(IDS))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - before).max() > 1e-3
+
+    adapters.save(model, folder / "again")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder / "base")
+    again = peft.PeftModel.from_pretrained(base, folder / "again")
+    np.testing.assert_allclose(logits(again.eval())[:, num_before:], expected, atol=1e-5)
+    return model
+
+
 # What peft warns of: Conv1D lies the other way, transformers renames an argument.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
@@ -75,18 +91,7 @@ def test_what_peft_saves_is_read_and_comes_back(family, kind, tmp_path):
     expected_model.save_pretrained(tmp_path / "adapter")
     expected = logits(expected_model)
 
-    model = checkpoints.load(tmp_path / "base")
-    before = ops.convert_to_numpy(model(IDS))
-    adapters.load(model, tmp_path / "adapter", "theirs")
-    found = ops.convert_to_numpy(model(IDS))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(found - before).max() > 1e-3
-
-    adapters.save(model, tmp_path / "again")
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    again = peft.PeftModel.from_pretrained(base, tmp_path / "again")
-    np.testing.assert_allclose(logits(again.eval()), expected, atol=1e-5)
-
+    model = read_and_saved_again(tmp_path, expected, "theirs")
     adapters.merge(model)
     checkpoints.save(model, tmp_path / "merged")
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
@@ -101,18 +106,7 @@ def test_virtual_tokens_are_read_and_come_back(family, tmp_path):
     base = theirs(family, tmp_path / "base")
     expected_model = peft.get_peft_model(base, peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=3)).eval()
     expected_model.save_pretrained(tmp_path / "adapter")
-    expected = logits(expected_model)[:, 3:]
-    model = checkpoints.load(tmp_path / "base")
-    before = ops.convert_to_numpy(model(IDS))
-    adapters.load(model, tmp_path / "adapter")
-    found = ops.convert_to_numpy(model(IDS))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(found - before).max() > 1e-3
-
-    adapters.save(model, tmp_path / "again")
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    again = peft.PeftModel.from_pretrained(base, tmp_path / "again")
-    np.testing.assert_allclose(logits(again.eval())[:, 3:], expected, atol=1e-5)
+    model = read_and_saved_again(tmp_path, logits(expected_model)[:, 3:], num_before=3)
     config = tmp_path / "again" / "adapter_config.json"
     config.write_text(config.read_text().replace('"num_virtual_tokens": 3', '"num_virtual_tokens": 4'))
     with pytest.raises(ValueError, match=r"must be \{'prompt_embeddings': \(4, .*Received .*\(3, "):
