@@ -9,7 +9,7 @@ import numpy as np
 from keras_tfm import checkpoints
 from keras_tfm.arguments import as_integer, require
 from keras_tfm.checkpoints import ChatTemplate
-from keras_tfm.evaluation.perplexity import causal_model_of
+from keras_tfm.evaluation.perplexity import causal_model_of, length_to_read
 from keras_tfm.evaluation.token_scores import token_scores
 from keras_tfm.generation import TextGenerator
 from keras_tfm.optional import required
@@ -21,7 +21,6 @@ base: Any = required("lm_eval.api.model", "evaluation", "Models for lm_eval")
 registry: Any = required("lm_eval.api.registry", "evaluation", "Models for lm_eval")
 utils: Any = required("lm_eval.utils", "evaluation", "Models for lm_eval")
 
-DEFAULT_LENGTH = 2048  # as that of "hf"
 # What a task may ask of `generate_until`; more is refused.
 _SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
@@ -35,7 +34,7 @@ class LmEvalModel(base.TemplateLM):
     Args:
         pretrained: a `TextGenerator`; or a folder, .gguf file or repository as `checkpoints.open` takes it, which is
             what a string of `model_args` can name.
-        sequence_length: int, the most tokens that are read at once. Default: as in `perplexity`, else 2,048.
+        sequence_length: int, the most tokens that are read at once. Default: as in `perplexity`, but 2,048 at last.
         max_new_tokens: int, of tasks that do not say how many.
         batch_size: int, rows that are read or written at once. Default: 8.
         dtype: dtype policy of a checkpoint's model.
@@ -73,8 +72,7 @@ class LmEvalModel(base.TemplateLM):
             pretrained = self._checkpoint.text_generator(dtype=dtype)
         self.model = causal_model_of(pretrained)
         self.writer = pretrained
-        noted = self.model.noted_sequence_length
-        self.sequence_length = as_integer("sequence_length", sequence_length or noted or 2048, 2)
+        self.sequence_length = length_to_read(self.model, sequence_length, default=2048)  # as that of "hf"
         self.max_new_tokens = as_integer("max_new_tokens", max_new_tokens, 1)
         batch_size = int(batch_size) if isinstance(batch_size, str) and batch_size.isdecimal() else batch_size
         self.batch_size = as_integer("batch_size", 8 if batch_size is None else batch_size, 1)

@@ -10,8 +10,6 @@ from keras_tfm.generation import TextGenerator
 from keras_tfm.generation.prompts import texts_of
 from keras_tfm.models import CausalLM
 
-DEFAULT_LENGTH = 1024
-
 
 class TextPerplexity(NamedTuple):
     """What a model says of texts. Models with other tokenizers are compared by words or bytes, not by tokens.
@@ -95,15 +93,7 @@ def perplexity(
     """
     model = causal_model_of(writer)
     texts = texts_of("texts", texts)
-    if sequence_length is None:
-        sequence_length = model.noted_sequence_length or DEFAULT_LENGTH
-    sequence_length = as_integer("sequence_length", sequence_length, 2)
-    longest = model.max_sequence_length
-    require(
-        longest is None or sequence_length <= longest,
-        f"`sequence_length` must be at most the {longest} positions of the model",
-        sequence_length=sequence_length,
-    )
+    sequence_length = length_to_read(model, sequence_length, default=1024)
     stride = as_integer("stride", sequence_length // 2 if stride is None else stride, 1)
     require(
         stride < sequence_length,
@@ -131,6 +121,20 @@ def causal_model_of(writer: TextGenerator) -> CausalLM:
             f"Received: {writer!r:.80} of type {type(writer).__name__}. Make one of the model and its tokenizer."
         )
     return writer.model
+
+
+def length_to_read(model: CausalLM, sequence_length: int | None, default: int) -> int:
+    """The most tokens to read at once: as given, else what the model or its checkpoint notes, else the default."""
+    if sequence_length is None:
+        return model.noted_sequence_length or default
+    longest = model.max_sequence_length
+    sequence_length = as_integer("sequence_length", sequence_length, 2)
+    require(
+        longest is None or sequence_length <= longest,
+        f"`sequence_length` must be at most the {longest} positions of the model",
+        sequence_length=sequence_length,
+    )
+    return sequence_length
 
 
 def begun_rows(writer: TextGenerator, texts: list[str]) -> list[list[int]]:
