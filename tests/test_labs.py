@@ -141,7 +141,7 @@ def needs_smollm2():
 
 def test_prompting(tmp_path):
     needs_smollm2()
-    sizes = {"SHOTS": (0, 4), "NUM_TWEETS": 12, "NUM_PAIRS": 4, "NUM_PROBLEMS": 2}
+    sizes = {"SHOTS": (0, 4), "NUM_TWEETS": 4, "NUM_PAIRS": 4, "NUM_PROBLEMS": 2}
     lab = run_lab("prompting", OUTPUT=str(tmp_path), **sizes)
     for task in ("opposites", "capitals", "plurals"):
         assert lab["accuracies"][task][0] < 0.5 <= lab["accuracies"][task][-1]
@@ -151,7 +151,7 @@ def test_prompting(tmp_path):
 
 def test_code_completion(capsys):
     needs_smollm2()
-    lab = run_lab("code_completion", NEW_TOKENS=40, NUM_TASKS=3, NUM_SAMPLES=2)
+    lab = run_lab("code_completion", NEW_TOKENS=24, NUM_TASKS=2, NUM_SAMPLES=2)
     assert lab["parsed"]["with stop strings"] > 0.5 > lab["parsed"]["a newline too many"]
     assert lab["rates"]["greedy"] > 0.5
     assert lab["rates"]["pass@2"] >= lab["rates"]["pass@1"]
