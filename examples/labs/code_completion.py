@@ -125,8 +125,8 @@ for name, texts in (
 # With n samples of which c are right, 1 - C(n - c, k) / C(n, k) is the chance that one of k samples is (pass@k, Chen et
 # al. 2021).
 #
-# *What you should see:* the model knows what every textbook has. One of several samples is right more often than a sample
-# by itself; compare both with the greedy text.
+# *What you should see:* the model knows what every textbook has. One of several samples is right more often than a
+# sample by itself; compare both with the greedy text.
 
 
 # %%
