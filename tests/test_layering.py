@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "visualization": {"ops", "layers", "models", "visualization"},
     "pipelines": {"layers", "models", "tokenizers", "pipelines"},
     "training": {"data", "layers", "training"},
+    "evaluation": {"models", "generation", "samplers", "pipelines", "checkpoints", "evaluation"},
     "export": {"ops", "layers", "generation", "samplers", "tokenizers", "pipelines", "export"},
 }
 # Files beside the packages, which anybody may import.

@@ -28,6 +28,7 @@ PAGES = (
     "checkpoints",
     "troubleshooting",
     "visualization",
+    "evaluation",
 )
 
 

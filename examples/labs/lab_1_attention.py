@@ -86,9 +86,11 @@ left, right = figure.subplots(1, 2)
 for axes, lines, label in ((left, spread, "entropy of 16 weights (nats)"), (right, gradients, "sum of p (1 - p)")):
     for name, values in lines.items():
         axes.plot(WIDTHS, values, marker="o", label=name)
-    axes.set(xscale="log", xlabel="width d", ylabel=label, ylim=(0, None))
+    axes.set(xscale="log", xlabel="width d", ylabel=label)
     axes.grid(alpha=0.3)
 left.axhline(np.log(16), color="gray", linestyle="--", linewidth=1)
+left.set_ylim(0, 3)
+right.set_ylim(0, 1)
 left.annotate("all alike: log 16", (WIDTHS[0], np.log(16)), (0, -3), textcoords="offset points", va="top", fontsize=8)
 right.legend()
 figure.savefig(output / "why_sqrt_d.png", dpi=120)
@@ -165,6 +167,7 @@ causal = np.tril(np.ones((length, length), bool))
 same("four heads", multi_head_attention(x, layer, causal), layer(x[None])[0], tolerance=1e-4)
 inspection = ktfm.models.inspect(layer, x[None])
 head_weights = inspection.attention_weights[0][0]
+words = ["the", "cat", "sat", "on", "it", "."]  # all six are real here
 ktfm.visualization.plot_attention(head_weights, words, output / "heads.png", title="Four heads of random weights")
 
 # %% [markdown]

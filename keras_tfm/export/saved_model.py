@@ -164,12 +164,7 @@ def total_tokens_of(model: Any, max_total_tokens: int | None = None) -> int:
         most, what = (MOST_NEW_TOKENS, "tokens") if positions is None else (positions, "positions of the model")
         require(limit <= most, f"`max_total_tokens` must be at most the {most} {what}", max_total_tokens=limit)
         return limit
-    if positions is not None:
-        return positions
-    noted = model.checkpoint.get("notes", {}).get("max_position_embeddings")
-    if isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS:
-        return noted
-    return DEFAULT_TOTAL_TOKENS
+    return model.noted_sequence_length or DEFAULT_TOTAL_TOKENS
 
 
 class _Served(NamedTuple):

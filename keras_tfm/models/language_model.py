@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_tfm import compat
 from keras_tfm.arguments import check_rank
-from keras_tfm.generation.options import Generation, GenerationOptions
+from keras_tfm.generation.options import MOST_NEW_TOKENS, Generation, GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
 from keras_tfm.layers.composite import forget_compiled
@@ -121,6 +121,15 @@ class LanguageModel(ChunkedLossModel):
         """The longest sequence that learned positions allow; None if nothing limits it."""
         longest = longest_of(self.writing_embedding)
         return None if longest is None else longest - self.num_virtual_tokens
+
+    @property
+    def noted_sequence_length(self) -> int | None:
+        """`max_sequence_length`, else `max_position_embeddings` of the checkpoint that it was loaded from, or None."""
+        if self.max_sequence_length is not None:
+            return self.max_sequence_length
+        noted = self.checkpoint.get("notes", {}).get("max_position_embeddings")
+        is_length = isinstance(noted, int) and not isinstance(noted, bool) and 1 <= noted <= MOST_NEW_TOKENS
+        return noted if is_length else None
 
     @property
     def num_virtual_tokens(self) -> int:
