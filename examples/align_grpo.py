@@ -2,8 +2,8 @@
 
 python examples/align_grpo.py                   # from random weights, some minutes on two cores
 
-It first learns the form of answers from rows of which four in five are random; then groups of its own answers to the same
-prompt are rewarded: 1 for the right sum, and up to a half for being near, which tells wrong answers apart.
+It first learns the form of answers from rows of which four in five are random; then groups of its own answers to the
+same prompt are rewarded: 1 for the right sum, up to a half for being near, which tells wrong answers apart.
 """
 
 import argparse
