@@ -25,6 +25,9 @@ SPREAD = -n auto --dist loadfile --no-loadscope-reorder
 PYTEST = $(VENV)/bin/python -m pytest $(SPREAD)
 # Where the sums of TensorFlow's products decide: with oneDNN's kernels, as in the other runs, and without.
 SUMS = tests/layers tests/ops tests/models/test_causal_lm.py tests/models/test_quantization.py
+# What JAX is to compute as TensorFlow does, beside ops and layers: a sampler of each kind, since each takes seconds.
+TEXTS = tests/generation/test_every_sampler.py::test_every_backend_writes_what_tensorflow_writes
+MODELS_ON_JAX = tests/models/test_backends.py tests/training/test_layout_map.py "$(TEXTS)[random]" "$(TEXTS)[beam]"
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
@@ -53,8 +56,8 @@ test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(OTHERS)
 
 test-backends: $(VENV)/.tests
-	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/ops
-	KERAS_BACKEND=torch $(PYTEST) tests/layers tests/ops
+	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/ops $(MODELS_ON_JAX)
+	KERAS_BACKEND=torch $(PYTEST) tests/layers tests/ops tests/models/test_backends.py
 
 test-without-onednn: $(VENV)/.tests
 	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) -m "not slow" $(SUMS)
