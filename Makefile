@@ -57,7 +57,7 @@ test-slow: $(VENV)/.tests
 
 test-backends: $(VENV)/.tests
 	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/ops $(MODELS_ON_JAX)
-	KERAS_BACKEND=torch $(PYTEST) tests/layers tests/ops tests/models/test_backends.py
+	KERAS_BACKEND=torch $(PYTEST) tests/layers tests/ops
 
 test-without-onednn: $(VENV)/.tests
 	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) -m "not slow" $(SUMS)
