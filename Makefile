@@ -27,6 +27,9 @@ PYTEST = $(VENV)/bin/python -m pytest $(SPREAD)
 # and operation once, and decoding; not how layers are wired, saved, traced or rematerialized.
 SUMS = tests/ops $(addprefix tests/layers/test_,$(addsuffix .py,attention blocks cache keras_attention registry)) \
 	$(addprefix tests/models/test_,$(addsuffix .py,causal_lm quantization))
+# What JAX is to compute as TensorFlow does, beside ops and layers: a sampler of each kind, since each takes seconds.
+TEXTS = tests/generation/test_every_sampler.py::test_every_backend_writes_what_tensorflow_writes
+MODELS_ON_JAX = tests/models/test_backends.py tests/training/test_layout_map.py "$(TEXTS)[random]" "$(TEXTS)[beam]"
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
@@ -55,7 +58,7 @@ test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(OTHERS)
 
 test-backends: $(VENV)/.tests
-	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/layers tests/ops
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/layers tests/ops $(MODELS_ON_JAX)
 	KERAS_BACKEND=torch $(PYTEST) -m "not slow" tests/layers tests/ops
 
 test-without-onednn: $(VENV)/.tests
