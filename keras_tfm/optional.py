@@ -32,10 +32,10 @@ def required(package: str, extra: str, what: str) -> ModuleType:
         ) from error
 
 
-def require_tensorflow(what: str) -> None:
-    """Raises a RuntimeError on other backends, for `what` is made of TensorFlow's graphs."""
-    if backend.backend() != "tensorflow":
+def require_tensorflow(what: str, or_jax: bool = False) -> None:
+    """Raises a RuntimeError on other backends, for `what` is made of TensorFlow's graphs, or by JAX's compiler."""
+    if backend.backend() not in ("tensorflow", "jax" if or_jax else "tensorflow"):
         raise RuntimeError(
-            f"{what} must run on the backend TensorFlow. Received: {backend.backend()}. Save the model, and load it in "
-            "a process with KERAS_BACKEND=tensorflow in its environment."
+            f"{what} must run on the backend TensorFlow{' or JAX' * or_jax}. Received: {backend.backend()}. Save the "
+            "model, and load it in a process with KERAS_BACKEND=tensorflow in its environment."
         )

@@ -7,7 +7,6 @@ import json
 import math
 import random
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,9 +16,16 @@ import pytest
 from keras_tfm import checkpoints
 from keras_tfm.models import SentenceEncoder
 from keras_tfm.pipelines import SentenceEmbedding
-from tests.generation.plain_graphs import plain_graphs
+from tests.generation.plain_graphs import plain_graphs_in_fit_too
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _plain_graphs():
+    """XLA would take longer than so few steps; `test_train_gpt.py` runs an example as it is."""
+    with plain_graphs_in_fit_too():
+        yield
 
 
 def test_baselines_are_right_on_a_text_worked_out_by_hand():
@@ -42,11 +48,15 @@ def test_numbers_of_steps_below_one_are_refused_before_any_work():
 
 
 @pytest.mark.slow
-def test_position_encodings_prints_a_line_for_each_scheme_and_draws(tmp_path):
-    script = [sys.executable, str(EXAMPLES / "position_encodings.py"), "--steps", "2", "--output", str(tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [line for line in done.stdout.splitlines() if len(line.split()) > 4 and line.split()[-1].count(".") == 1]
+def test_position_encodings_prints_a_line_for_each_scheme_and_draws(tmp_path, capsys, monkeypatch):
+    module = imported("position_encodings")
+    monkeypatch.setattr(module, "BATCH_SIZE", 4)
+    module.main(steps=2, output=tmp_path)
+    rows = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if len(line.split()) > 4 and line.split()[-1].count(".") == 1
+    ]
     assert {row[:22].strip() for row in rows} == {
         "learned",
         "sinusoidal",
@@ -86,13 +96,15 @@ def test_pretrain_bert_prints_the_baseline_beside_its_accuracy(characters, tmp_p
 @pytest.mark.usefixtures("_minilm")
 @pytest.mark.filterwarnings("ignore:.*do not fit `sequence_length:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*texts have more than the:UserWarning")
-def test_finetune_classifier_leaves_metrics_and_confusion_matrices(tmp_path):
-    report = imported("finetune_classifier").main(steps=2, datasets=["sentiment_tweets"], output=tmp_path)
+def test_finetune_classifier_leaves_metrics_and_minilm_beats_naive_bayes_by_five_points(tmp_path):
+    report = imported("finetune_classifier").main(steps=60, datasets=["sentiment_tweets"], output=tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
-    assert report["sentiment_tweets"].keys() == {"naive Bayes", "random", "minilm"}
+    scores = report["sentiment_tweets"]
+    assert scores.keys() == {"naive Bayes", "random", "minilm"}
     for start in ("random", "minilm"):
         assert (tmp_path / f"sentiment_tweets_{start}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"sentiment_tweets_{start}" / "1" / "saved_model.pb").is_file()
+    assert scores["minilm"] > scores["naive Bayes"] + 0.05
 
 
 @pytest.mark.parametrize(("name", "published"), [("sentiment_tweets", 0.733), ("wordnet_topics", 0.764)])
@@ -101,16 +113,6 @@ def test_the_naive_bayes_floor_is_at_least_the_published_one(name, published):
     data = module.read(name)
     assert module.naive_bayes_accuracy(data["train"], data["test"]) > published - 0.0005
     assert module.FLOORS[name] == published
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_minilm")
-@pytest.mark.filterwarnings("ignore:.*do not fit `sequence_length:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*texts have more than the:UserWarning")
-def test_minilm_beats_naive_bayes_on_tweets_by_five_points(tmp_path):
-    options = {"datasets": ["sentiment_tweets"], "starts": ["minilm"], "output": tmp_path}
-    scores = imported("finetune_classifier").main(steps=100, **options)["sentiment_tweets"]
-    assert scores["minilm"] > scores["naive Bayes"] + 0.05
 
 
 @pytest.mark.slow
@@ -185,8 +187,7 @@ def test_rag_gives_what_is_found_to_a_writer_that_answers_with_it(tmp_path, caps
     rag = imported("rag")
     quiz = dict([pair for pair in rag.QUIZ.items() if pair[1] in ("usury", "martinet", "parchment", "masseter")])
     monkeypatch.setattr(rag, "QUIZ", quiz)
-    with plain_graphs():
-        answers, shares = rag.main(steps=2, folder=tmp_path, max_new_tokens=8)
+    answers, shares = rag.main(steps=2, folder=tmp_path, max_new_tokens=8)
     assert shares["with"] >= 0.5 > shares["without"]
     printed = capsys.readouterr().out
     for question, answer in answers.items():
@@ -215,9 +216,12 @@ def test_lora_teaches_saves_and_merges(tmp_path, capsys):
 @pytest.mark.usefixtures("_minilm")
 @pytest.mark.filterwarnings("ignore:.*do not fit `sequence_length:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*texts have more than the:UserWarning")
-def test_distill_measures_smaller_and_smaller_classifiers(tmp_path, capsys):
+def test_distill_measures_smaller_and_smaller_classifiers(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
-    rows = imported("distill").main(steps=2, start="random", output=tmp_path)
+    module, data = imported("distill"), imported("finetune_classifier").read("sentiment_tweets")
+    few = {split: tuple(column[:256] for column in columns) for split, columns in data.items()}
+    monkeypatch.setattr(module, "read", lambda name: few)
+    rows = module.main(steps=2, start="random", output=tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == rows
     weights = [row["in_blocks"] for row in rows.values()]
     assert weights == sorted(weights, reverse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.generation.plain_graphs import plain_graphs
+from tests.generation.plain_graphs import plain_graphs_in_fit_too
 
 LABS = Path(__file__).parents[1] / "examples" / "labs"
 PICTURE = b"\x89PNG"
@@ -21,9 +21,8 @@ def run_lab(name, **constants):
     for constant, value in constants.items():
         text, found = re.subn(rf"^{constant} = .*$", f"{constant} = {value!r}", text, flags=re.MULTILINE)
         assert found == 1, f"{name} has no constant {constant}"
-    text = text.replace("jit_compile=True", "jit_compile=False")  # XLA takes longer than so few steps
     variables = {"__name__": name}
-    with plain_graphs():
+    with plain_graphs_in_fit_too():  # XLA takes longer than so few steps
         exec(compile(text, f"{name}.py", "exec"), variables)
     return variables
 

@@ -12,8 +12,8 @@ from keras_tfm.optional import required
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BROUGHT = {"keras_tfm", "keras", "numpy", "tensorflow", "tokenizers", *sys.stdlib_module_names}
-# What `chat_template.py` imports after it has asked for jinja2, of which it is made.
-EXCUSED = {("template_sandbox.py", "jinja2")}
+# What `chat_template.py` imports after it has asked for jinja2, of which it is made; and Keras' backend.
+EXCUSED = {("template_sandbox.py", "jinja2"), ("jitted.py", "jax")}
 OTHER_NAMES = {"sklearn": "scikit-learn"}  # where a package is not imported by its own name
 TREES = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "keras_tfm").rglob("*.py")}
 

@@ -131,16 +131,7 @@ class Checkpoint(abc.ABC):
             ValueError: for a family, a key or a value of the config that is not supported; tensors that are missing,
                 left over or of another shape; a truncated or corrupt file; pickles. All before memory is taken.
         """
-        known, arguments = self.wiring(architecture)
-        if given := sorted(set(options) & set(arguments)):
-            raise ValueError(f"The checkpoint's config decides {given}. Received them as options: leave them out.")
-        num_tensors = len(self.source.shapes())
-        if arguments.get("num_layers", 1) > num_tensors:
-            raise ValueError(
-                f"Every layer of a config must have tensors. Received: {arguments['num_layers']} layers and "
-                f"{num_tensors} tensors in {self.source.place}."
-            )
-        model = build_empty(lambda: known.build(**arguments, **options), dtype)
+        known, model = self._empty(dtype, architecture, options)
         fill(
             model,
             known.tensors_of(model),
@@ -152,6 +143,35 @@ class Checkpoint(abc.ABC):
         )
         model.checkpoint = {"architecture": known.name, "notes": self.notes()}
         return self.finish(model, architecture)
+
+    def empty_model(
+        self, dtype: DTypeLike | None = None, architecture: str | None = None, **options: Any
+    ) -> keras.Model:
+        """The model with its sizes and without values, which takes no memory: for `training.layout_map`.
+
+        Args:
+            dtype, architecture, **options: as in `model`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `model`, of the config.
+
+        Example:
+            >>> ktfm.checkpoints.open("meta-llama/Llama-3.1-70B").empty_model().count_params()
+        """
+        return self._empty(dtype, architecture, options)[1]
+
+    def _empty(self, dtype, architecture, options) -> tuple[Architecture, keras.Model]:
+        """The architecture, and the model without values."""
+        known, arguments = self.wiring(architecture)
+        if given := sorted(set(options) & set(arguments)):
+            raise ValueError(f"The checkpoint's config decides {given}. Received them as options: leave them out.")
+        num_tensors = len(self.source.shapes())
+        if arguments.get("num_layers", 1) > num_tensors:
+            raise ValueError(
+                f"Every layer of a config must have tensors. Received: {arguments['num_layers']} layers and "
+                f"{num_tensors} tensors in {self.source.place}."
+            )
+        return known, build_empty(lambda: known.build(**arguments, **options), dtype)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, whose ids equal those of transformers; the same one at each call.

@@ -1,4 +1,4 @@
-"""A model's hidden states where `keras.distillation` finds them: as outputs of layers of its graph."""
+"""A model's hidden states and attention where `keras.distillation` finds them: as outputs of layers of its graph."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,7 @@ from keras import ops
 from keras_tfm.arguments import as_integer
 from keras_tfm.layers import TransformerStack
 from keras_tfm.layers.composite import parts_of
+from keras_tfm.layers.observation import observation
 from keras_tfm.types import Tensor
 
 
@@ -18,13 +19,15 @@ def with_hidden_states(
     hidden_dim: int | None = None,
     states: Iterable[int] | None = None,
     inputs: Iterable[str] | None = None,
+    attention: Iterable[int] = (),
 ) -> keras.Model:
     """The same model, with the same weights, whose graph has what each block returns as the output of a layer.
 
     `keras.distillation.FeatureDistillation` compares such layers by name: "hidden_0" is the embedding, "hidden_1" what
     the first block returns, and so on. What a student learns through it, the student has learned. States of another
     width are projected to `hidden_dim` by a dense layer that is trained with it, and belongs to none of both. Padding
-    has states of 0, so that it counts as equal.
+    has states of 0, so that it counts as equal. "attention_1" has the weights (B, N, T, S) of the first block's
+    self-attention, before dropout, if they are asked for: (T, S) for each head take memory that is not taken else.
 
     Args:
         model: with one `TransformerStack`, such as `CausalLM`, `Bert` or `TextClassifier`.
@@ -33,12 +36,14 @@ def with_hidden_states(
             trained, and Keras warns of it.
         inputs: names of what the data have, such as ("token_ids",) where they are ids alone. Default: all but
             "document_ids".
+        attention: numbers of blocks, from 1, whose attention weights are shown too. TensorFlow only.
 
     Returns:
         `keras.Model`, to train with and not to save.
 
     Raises:
-        ValueError: for a model of no or several stacks, or with virtual tokens; for states or inputs that it has not.
+        ValueError: for a model of no or several stacks, or with virtual tokens; for states, blocks or inputs that it
+            has not. NotImplementedError: for attention on another backend than TensorFlow.
 
     Example:
         >>> teacher = build_bert("tiny", vocabulary_size=64, num_layers=4, hidden_dim=32)
@@ -70,7 +75,12 @@ def with_hidden_states(
     shown = set(all_states if states is None else states)
     if not shown <= set(all_states):
         raise ValueError(f"`states` must be from 0 to {len(stack.blocks)}. Received: states={sorted(shown)}.")
-    cut = _CutStack(stack, shown, None if hidden_dim is None else as_integer("hidden_dim", hidden_dim, 1))
+    watched = set(attention)
+    if not watched <= set(all_states) - {0}:
+        raise ValueError(f"`attention` must be from 1 to {len(stack.blocks)}. Received: attention={sorted(watched)}.")
+    if watched and keras.backend.backend() != "tensorflow":
+        raise NotImplementedError("`attention` needs the backend TensorFlow: others train in a stateless scope.")
+    cut = _CutStack(stack, shown, watched, None if hidden_dim is None else as_integer("hidden_dim", hidden_dim, 1))
     with _in_place_of_stack(model, path.split("."), cut):
         outputs = model._forward(**model._complete(given))
     return keras.Model(tensors if tensors[1:] else tensors[0], _First()(outputs, cut.states), name=model.name)
@@ -105,15 +115,20 @@ class _Inner:
 class _CutStack:
     """A `TransformerStack` as a function: each of its blocks in a stack of its own, and after it a layer that shows."""
 
-    def __init__(self, stack: TransformerStack, shown: set[int], hidden_dim: int | None):
-        self._stack, self._shown, self._hidden_dim = stack, shown, hidden_dim
+    def __init__(self, stack: TransformerStack, shown: set[int], watched: set[int], hidden_dim: int | None):
+        self._stack, self._shown, self._watched, self._hidden_dim = stack, shown, watched, hidden_dim
         self.states: list[Tensor] = []
 
     def __call__(self, x: Tensor, positions: Tensor, **arguments: Any) -> Tensor:
         self._show(0, x, positions)
         options = {"position_bias": self._stack.position_bias, "dtype": self._stack.dtype_policy}
         for i, block in enumerate(self._stack.blocks):
-            x = TransformerStack([block], name=f"block_{i}", **options)(x, positions=positions, **arguments)
+            one = TransformerStack([block], name=f"block_{i}", **options)
+            if i + 1 in self._watched:
+                x, weights = _Watched(one, name=f"watched_{i}", dtype=one.dtype_policy)(x, positions, **arguments)
+                self.states.append(keras.layers.Identity(dtype="float32", name=f"attention_{i + 1}")(weights))
+            else:
+                x = one(x, positions=positions, **arguments)
             self._show(i + 1, x, positions)
         return x if self._stack.final_norm is None else self._stack.final_norm(x)
 
@@ -121,6 +136,32 @@ class _CutStack:
         if i in self._shown:
             width = None if self._hidden_dim in (None, x.shape[-1]) else self._hidden_dim
             self.states.append(_Shown(width, name=f"hidden_{i}")(x, positions))
+
+
+class _Watched(keras.layers.Layer):
+    """A stack of one block that also returns the weights (B, N, T, T) of its self-attention."""
+
+    def __init__(self, stack: TransformerStack, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.stack = stack
+
+    def build(self, x_shape: Any, positions_shape: Any = None, **other_shapes: Any) -> None:
+        self.built = True  # its block was built by the model
+
+    def call(self, x: Tensor, positions: Tensor, training: bool | None = None, **arguments: Any) -> tuple:
+        with observation(keep=lambda tensor: ops.cast(tensor, "float32")) as records:
+            y = self.stack(x, positions=positions, training=training, **arguments)
+        if len(records[0].attention_weights) != 1:
+            raise ValueError(
+                "`attention` must be of blocks with one self-attention of this library. "
+                f"Received: {self.stack.blocks[0]!r:.80} with {len(records[0].attention_weights)}."
+            )
+        return y, records[0].attention_weights[0]
+
+    def compute_output_spec(self, x: Any, positions: Any, **arguments: Any) -> tuple:
+        batch, length, _ = x.shape
+        weights = keras.KerasTensor((batch, None, length, length), "float32")
+        return keras.KerasTensor(x.shape, self.compute_dtype), weights
 
 
 class _Shown(keras.layers.Layer):

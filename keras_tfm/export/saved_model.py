@@ -19,6 +19,7 @@ from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import check_ids_of, int32_seed
 from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.layers.adapter import rows_with_adapters
+from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.constraints import ForceLastToken
 from keras_tfm.samplers.numbers import models_in, split_numbers, with_numbers
@@ -115,6 +116,7 @@ def export_text_generator(
     Example:
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
     """
+    require_tensorflow("`export`")
     check_is_free(path)  # before any work
     batches = batches_of(warmup)
     sampler, controls = _open_sampler(writer.sampler, _checked_controls(temperature, top_k, top_p))

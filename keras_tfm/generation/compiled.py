@@ -1,4 +1,4 @@
-"""The generation loop compiled by XLA, and the buckets of sizes that keep the number of compilations small."""
+"""The generation loop as TensorFlow's graphs, which XLA compiles, and the buckets of sizes that keep these few."""
 
 import threading
 from typing import Any
@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_tfm.generation import loop
 from keras_tfm.ops.tensors import next_power_of_two
-from keras_tfm.samplers.numbers import split_numbers, with_numbers
+from keras_tfm.samplers.numbers import split_numbers
 from keras_tfm.samplers.sampler import Sampler
 from keras_tfm.samplers.state import StopRules
 from keras_tfm.samplers.token_tables import TokenTables
@@ -70,15 +70,7 @@ class CompiledGeneration:
         )
         numbers = [tf.TensorSpec(number.shape, number.dtype) for number in split_numbers(sampler)[1]]
 
-        def begin(prompts, room, settings, numbers):
-            return loop.begin(model, with_numbers(sampler, numbers), prompts, room, settings, shape)
-
-        def extend(state, room, until, settings, numbers):
-            return loop.extend(model, with_numbers(sampler, numbers), state, room, until, settings)
-
-        def answer(state, room, settings, numbers):
-            return loop.answer(with_numbers(sampler, numbers), state, room, settings, shape)
-
+        begin, extend, answer = loop.functions_of(model, sampler, shape)
         # One after the other in one thread: kept code is found by names that TensorFlow numbers as they come.
         specs = settings, numbers
         self.begin = _trace(begin, prompts, _INTEGERS, *specs, jit_compile=jit_compile)

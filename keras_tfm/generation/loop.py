@@ -9,6 +9,7 @@ tokens and says how the KV caches change (rows reordered, rejected tokens rewoun
 or several for each prompt, and one token or several in each step.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops, tree
@@ -16,6 +17,7 @@ from keras import ops, tree
 from keras_tfm.ops.decoding_state import merge_heads, split_heads
 from keras_tfm.ops.positions import last_real
 from keras_tfm.ops.tensors import size, take_rows
+from keras_tfm.samplers.numbers import with_numbers
 from keras_tfm.samplers.sampler import Sampler, StatefulProcessor
 from keras_tfm.samplers.state import Context, GenerationState, LogProbs
 from keras_tfm.types import Tensor
@@ -150,6 +152,24 @@ def answer(
     context = _context(state, columns, settings)
     state, scores = sampler.answer(state._replace(decoding=()), shape.num_return_sequences, context)
     return state._replace(tokens=state.tokens[:, context.num_prompt :]), scores
+
+
+def functions_of(model: Any, sampler: Sampler, shape: Shape) -> tuple[Callable, Callable, Callable]:
+    """`begin`, `extend` and `answer` with what a trace of them holds, as functions of tensors alone.
+
+    The sampler's numbers, as `split_numbers` gives them, are the last argument of each.
+    """
+
+    def begin_with(prompts, room, settings, numbers):
+        return begin(model, with_numbers(sampler, numbers), prompts, room, settings, shape)
+
+    def extend_with(state, room, until, settings, numbers):
+        return extend(model, with_numbers(sampler, numbers), state, room, until, settings)
+
+    def answer_with(state, room, settings, numbers):
+        return answer(with_numbers(sampler, numbers), state, room, settings, shape)
+
+    return begin_with, extend_with, answer_with
 
 
 def _advance(model, sampler, state, hidden, context, settings, num_before=None) -> GenerationState:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import tree
+from keras import backend, ops, tree
 
 from keras_tfm.arguments import require
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for, stop_rules
+from keras_tfm.generation.jitted import JittedGeneration
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.prompts import check_fits, prompts_of
@@ -70,11 +71,11 @@ class GenerationRunner:
         model: `CausalLM`.
 
     Raises:
-        RuntimeError: on another backend than TensorFlow.
+        RuntimeError: on torch.
     """
 
     def __init__(self, model: Any):
-        require_tensorflow("`generate`")
+        require_tensorflow("`generate`", or_jax=True)
         self._model = model
         self._compiled: collections.OrderedDict = collections.OrderedDict()
         self._snapshot = Snapshot(model)
@@ -140,8 +141,8 @@ class GenerationRunner:
         while pace.until < options.max_new_tokens and not has_ended:
             state = compiled.extend(state, room, tf.constant(pace.next()), settings, numbers)
             if pace.is_late():
-                state = state._replace(finish=tf.where(state.finish == 0, TIME, state.finish))
-            has_ended = bool((state.finish.numpy() > 0).all())
+                state = state._replace(finish=ops.where(state.finish == 0, TIME, state.finish))
+            has_ended = bool((ops.convert_to_numpy(state.finish) > 0).all())
             if pace.is_piece() or has_ended:
                 final, scores = compiled.answer(state._replace(decoding=()), room, settings, numbers)
                 generation = generation_of(final, scores, num_rows, options)
@@ -151,7 +152,7 @@ class GenerationRunner:
 
     def compiled(
         self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
-    ) -> CompiledGeneration:
+    ) -> CompiledGeneration | JittedGeneration:
         """The compiled loop for this structure of sampler and options, retraced if the model has changed."""
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
@@ -160,13 +161,19 @@ class GenerationRunner:
             key = (versions, structure, shape, is_guided, has_prefix, options.stop_strings is not None)
             if key not in self._compiled:
                 start = time.perf_counter()
-                self._compiled[key] = CompiledGeneration(self._model, sampler, *key[2:])
+                self._compiled[key] = self._compile(sampler, *key[2:])
                 self._snapshot.renew()  # what a layer notes down while it is traced is no change
                 logger.info("Traced the loop of %s in %.1f s.", sampler, time.perf_counter() - start)
             self._compiled.move_to_end(key)
             while len(self._compiled) > MOST_LOOPS:
                 self._compiled.popitem(last=False)
             return self._compiled[key]
+
+    def _compile(self, sampler, shape, *has) -> CompiledGeneration | JittedGeneration:
+        """The loop as what compiles on this backend takes it."""
+        if backend.backend() == "tensorflow":
+            return CompiledGeneration(self._model, sampler, shape, *has)
+        return JittedGeneration(self._model, sampler, shape)  # what else there is, it reads off its arguments
 
     def _begin(self, compiled, inputs, room, settings, numbers):
         """The state after the prefill; XLA compiles for sizes of a new bucket, which is logged."""
@@ -216,7 +223,7 @@ class GenerationRunner:
         _, slots = sampler.room(num_rows * sampler.rows_per_prompt(options.num_return_sequences), room.shape[0])
         history = np.full((num_rows, int(bucket(len(prefix.token_ids), SMALLEST_BUCKET))), -1, "int32")
         history[:, : len(prefix.token_ids)] = prefix.token_ids
-        decoding = prefix.state.take(tf.zeros([num_rows], tf.int32)).grow(length + int(slots))
+        decoding = prefix.state.take(np.zeros(num_rows, "int32")).grow(length + int(slots))
         return inputs._replace(history=tf.constant(history), decoding=decoding), room
 
     def _negative_prompts(self, prompts, options) -> tf.RaggedTensor | None:
@@ -273,7 +280,7 @@ def int32_seed(seed: int) -> np.int32:
 
 def generation_of(state: Any, scores: Tensor, num_rows: Tensor, options: Any) -> Generation:
     """The real rows of an answer as arrays."""
-    finish = state.finish.numpy()[:num_rows]
+    finish = ops.convert_to_numpy(state.finish)[:num_rows]
     if (finish == INVALID).any():
         row = int(np.argmax(finish == INVALID))
         raise ValueError(
@@ -282,12 +289,14 @@ def generation_of(state: Any, scores: Tensor, num_rows: Tensor, options: Any) ->
         )
     length = options.max_new_tokens
     records = state.log_probs
-    chosen, top_ids, top = (x.numpy()[:num_rows, :length] for x in records) if len(records) else (None, None, None)
+    chosen, top_ids, top = (
+        (ops.convert_to_numpy(x)[:num_rows, :length] for x in records) if len(records) else (None, None, None)
+    )
     return Generation(
-        token_ids=state.tokens.numpy()[:num_rows, :length],
-        num_tokens=np.minimum(state.num_tokens.numpy()[:num_rows], length),
+        token_ids=ops.convert_to_numpy(state.tokens)[:num_rows, :length],
+        num_tokens=np.minimum(ops.convert_to_numpy(state.num_tokens)[:num_rows], length),
         finish_reasons=tuple(REASONS[reason] for reason in finish),
-        scores=np.asarray(scores)[:num_rows],
+        scores=ops.convert_to_numpy(scores)[:num_rows],
         log_probs=chosen,
         top_ids=top_ids if options.alternatives else None,
         top_log_probs=top if options.alternatives else None,

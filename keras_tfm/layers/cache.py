@@ -181,8 +181,8 @@ class RollingKVCache(NamedTuple):
         window: int,
     ) -> "RollingKVCache":
         """A cache of as many slots as the window needs for any number of tokens, `max_sequence_length` at most."""
-        num_slots = ops.minimum(max_sequence_length, window + LONGEST_APPEND)
-        num_slots = num_slots if known_value(num_slots) is None else int(num_slots)
+        least = min if isinstance(max_sequence_length, int) else ops.minimum
+        num_slots = least(max_sequence_length, window + LONGEST_APPEND)
         key, value, positions, index = KVCache.empty(batch_size, num_slots, num_heads, head_dim, dtype)
         return cls(key, value, positions, index, window=ops.full((), window, dtype="int32"))
 

@@ -77,6 +77,18 @@ class ChunkedLossModel(TokenModel):
             return self.hidden_states(inputs, training=bool(training))
         return super().call(inputs, training=training, mask=mask)
 
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        if isinstance(self.loss, ChunkedCrossEntropy) and not self._stops_at_hidden:
+            y_pred = self.hidden_states(x, training=training)  # JAX and torch try the loss on logits before they train
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
     @functools.cached_property
     def _reader(self) -> keras.Model:
         """The model without its head."""

@@ -280,7 +280,7 @@ class LanguageModel(ChunkedLossModel):
         Raises:
             ValueError: for ids outside the vocabulary, or a prompt that with its new tokens exceeds the learned
                 positions; before any work. Also for NaN logits.
-            RuntimeError: on another backend than TensorFlow; `prefill` and `decode_step` run on all.
+            RuntimeError: on torch; `prefill` and `decode_step` run on all backends.
 
         Example:
             >>> model.generate([[5, 7], [3]], max_new_tokens=4, sampler="top_p", seed=1).num_tokens

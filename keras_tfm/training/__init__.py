@@ -3,6 +3,7 @@
 from keras_tfm.training.accumulation import accumulate_gradients
 from keras_tfm.training.checkpointer import Checkpointer
 from keras_tfm.training.layerwise_adamw import LayerwiseAdamW, layerwise_factors
+from keras_tfm.training.layout_map import layout_map
 from keras_tfm.training.perplexity import Perplexity
 from keras_tfm.training.scores import answer_scores, entity_scores
 from keras_tfm.training.text_scores import TextScore, TextScoring, summary_scores, translation_scores
@@ -21,6 +22,7 @@ __all__ = [
     "answer_scores",
     "entity_scores",
     "layerwise_factors",
+    "layout_map",
     "summary_scores",
     "translation_scores",
     "workers",

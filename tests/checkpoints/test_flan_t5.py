@@ -9,6 +9,8 @@ import torch
 import transformers
 
 from keras_tfm.checkpoints import open as open_checkpoint
+from keras_tfm.export.saved_model import ServedTextGenerator
+from keras_tfm.export.writing import write_saved_model
 from keras_tfm.samplers import BeamSampler, GreedySampler
 from tests.generation.plain_graphs import plain_graphs
 
@@ -65,7 +67,9 @@ def test_texts_are_those_of_transformers(folder, tmp_path):
             assert writer(texts, LENGTH, sampler=sampler) == expected
             writer.sampler = sampler
             if name == "beams":
-                writer.export(tmp_path / name, max_new_tokens=LENGTH)
+                defaults = writer.options(max_new_tokens=LENGTH)
+                module = ServedTextGenerator(writer, defaults, {"max_new_tokens": LENGTH, "seed": 0})
+                write_saved_model(module, module.signatures(["serving_default"]), tmp_path / name)
                 served = tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"]
                 answer = served(tf.constant(texts))["text"].numpy()
                 assert [text.decode() for text in answer] == expected

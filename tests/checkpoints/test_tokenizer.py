@@ -234,7 +234,7 @@ def test_the_advice_of_the_documentation_ends_what_never_would(tmp_path):
 
     assert run("honest.py").stdout == "Hi\n"
     program = program.replace('"{% for message in messages %}{{ message.content }}{% endfor %}"', repr(BOMBS[-1]))
-    (tmp_path / "endless.py").write_text(program.replace("seconds := 60", "seconds := 20"))
+    (tmp_path / "endless.py").write_text(program.replace("seconds := 60", "seconds := 10"))
     assert "BrokenProcessPool" in run("endless.py").stderr
 
 

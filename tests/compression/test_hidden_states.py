@@ -1,4 +1,4 @@
-"""Distillation of hidden states: Keras' distiller computes the formula of the paper, and a student learns from it."""
+"""Distillation of hidden states and attention: Keras' distiller computes the formula, and a student learns from it."""
 
 import keras
 import numpy as np
@@ -67,6 +67,22 @@ def test_the_loss_is_that_of_the_formula_at_other_widths_and_the_student_learns(
         assert np.abs(ops.convert_to_numpy(kernel) - first).max() > 0.01
 
 
+@pytest.mark.slow
+def test_attention_is_distilled():
+    teacher, student = classifier(2, 12), classifier(1, 8)
+    losses = [keras.distillation.FeatureDistillation("mse", "attention_2", "attention_1")]
+    shown = with_hidden_states(teacher, attention=[2]), with_hidden_states(student, states=[], attention=[1])
+    distiller = keras.distillation.Distiller(*shown, losses, student_loss_weight=1e-3)
+    inputs = {"token_ids": IDS, "segment_ids": np.zeros_like(IDS), "padding_mask": MASK}
+    distiller.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    labels = np.arange(4) % 2
+    theirs, own = (model.inspect(inputs).attention_weights[-1] for model in (teacher, student))
+    found = distiller.evaluate(inputs, labels, verbose=0, return_dict=True)["distillation_loss"]
+    assert found == pytest.approx(np.square(theirs - own).mean(), rel=1e-5)
+    distiller.fit(inputs, labels, epochs=12, verbose=0)
+    assert np.square(theirs - student.inspect(inputs).attention_weights[-1]).mean() < 0.7 * found
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt_relative", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_outputs_are_the_models_own_and_the_weights_too(name):
     model = make(name)
@@ -91,6 +107,8 @@ def test_what_cannot_be_shown_is_said():
         with_hidden_states(model, inputs=["ids"])
     with pytest.raises(ValueError, match=r"`states` must be from 0 to 1. Received: states=\[2\]"):
         with_hidden_states(model, states=[2])
+    with pytest.raises(ValueError, match=r"`attention` must be from 1 to 1. Received: attention=\[0\]"):
+        with_hidden_states(model, attention=[0])
     adapters.add_virtual_tokens(model, 2)
     with pytest.raises(ValueError, match="no virtual tokens"):
         with_hidden_states(model)

@@ -1,7 +1,13 @@
-"""What holds for every sampler: rows depend on themselves alone, and the way of computing does not show."""
+"""What holds for every sampler: rows depend on themselves alone, and the way of computing does not show.
+
+`texts.json` holds what TensorFlow writes, and so every backend; to write it anew:
+`python -m tests.generation.test_every_sampler`.
+"""
 
 import contextlib
 import functools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +21,7 @@ from tests.generation.plain_graphs import plain_graphs
 PROMPTS = [[1, 2, 3], [5], [7, 8] * 10]
 STOPS = {"stop_token_ids": (26, 4), "stop_sequences": ((24, 18, 7), (1, 1))}
 LENGTH = 10
+TEXTS = Path(__file__).with_name("texts.json")
 WITH_XLA = ("greedy", "random", "beam", "draft_model")
 EACH = [
     name if name in WITH_XLA or name == "custom" else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS
@@ -77,6 +84,17 @@ def test_cached_equals_uncached(model, together, name):
     same(uncached, together(name))
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_every_backend_writes_what_tensorflow_writes(together, name):
+    assert told(together(name)) == json.loads(TEXTS.read_text(encoding="utf-8"))[name]
+
+
+def told(generation):
+    """Ids and ends of each row, as JSON has them."""
+    rows = zip(generation.token_ids.tolist(), generation.num_tokens.tolist(), strict=True)
+    return [[ids[:length], why] for (ids, length), why in zip(rows, generation.finish_reasons, strict=True)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - WITH_XLA))
 def test_xla_writes_what_a_plain_graph_writes(together, name):
@@ -126,3 +144,13 @@ def test_the_texts_are_not_all_alike(together):
     assert len({tuple(generation.token_ids.ravel()) for generation in generations}) >= 8
     reasons = {reason for generation in generations for reason in generation.finish_reasons}
     assert {"stop_token", "length", "complete"} <= reasons
+
+
+if __name__ == "__main__":
+    with plain_graphs():
+        options = {"max_new_tokens": LENGTH, **STOPS}
+        texts = {
+            name: told(lively_model(num_layers=1).generate(PROMPTS, sampler=sampler, **options))
+            for name, sampler in SAMPLERS.items()
+        }
+    TEXTS.write_text(json.dumps(texts) + "\n", encoding="utf-8")

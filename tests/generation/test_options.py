@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_tfm import samplers
+from keras_tfm.export.saved_model import export_text_generator
 from keras_tfm.generation import GenerationOptions
 from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.pipelines import SentenceEmbedding
@@ -63,9 +64,12 @@ def test_ids_beyond_the_vocabulary_are_refused_before_any_work(part, runner):
 
 def test_what_is_made_of_tensorflows_graphs_says_so_on_other_backends(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    for make in (lambda: GenerationRunner(None), lambda: SentenceEmbedding(None, None)):
+    for make in (lambda: export_text_generator(None, "1"), lambda: SentenceEmbedding(None, None)):
         with pytest.raises(RuntimeError, match="must run on the backend TensorFlow. Received: jax. Save the model"):
             make()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(RuntimeError, match="`generate` must run on the backend TensorFlow or JAX. Received: torch"):
+        GenerationRunner(None)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An encoder-decoder and every sampler: rows depend on themselves alone, and the way of computing does not show."""
+"""An encoder-decoder and samplers of each kind: rows depend on themselves alone; the way of computing does not show."""
 
 import hypothesis
 import numpy as np
@@ -18,7 +18,10 @@ STOPS = {"stop_token_ids": (26, 4), "stop_sequences": ((24, 18, 7), (1, 1))}
 LENGTH = 8
 SAMPLERS = make_samplers(draft=lively_seq2seq(seed=9))
 FEW = ("random", "beam")
-NAMES = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
+# One of each kind that asks something else of a model: rows as they are, rows in another order, hidden states, and to
+# take guesses back. The other samplers ask the same, and `test_every_sampler.py` has them all.
+KINDS = (*FEW, "contrastive", "prompt_lookup", "draft_model")
+NAMES = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def test_greedy_is_what_full_passes_write_and_is_traced_once_for_all_sizes(model
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_sampler_writes_the_same_in_any_batch_in_pieces_and_without_a_cache(model, plainly, name):
+def test_every_kind_of_sampler_writes_the_same_in_any_batch_in_pieces_and_without_a_cache(model, plainly, name):
     options = {"max_new_tokens": LENGTH, "sampler": SAMPLERS[name], **STOPS}
     together = model.generate(SOURCES, **options)
     assert all((ids[length:] == -1).all() for ids, length in zip(together.token_ids, together.num_tokens, strict=True))
