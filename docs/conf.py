@@ -1,0 +1,117 @@
+"""How sphinx builds the documentation: `make docs`. Nothing is run for it, and no page asks anything of a network."""
+
+import re
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from pygments.lexers.special import TextLexer
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS)]
+
+import gallery  # noqa: E402 - of this folder
+
+import keras_tfm  # noqa: E402
+
+project = "keras_tfm"
+author = "The keras_tfm authors"
+version = release = keras_tfm.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_gallery", "_templates", "runs"]
+suppress_warnings = ["config.cache"]  # the gallery's settings hold a class
+
+html_theme = "furo"
+html_title = f"keras_tfm {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_math_renderer = "mathml"
+copybutton_prompt_text = ">>> |... "
+copybutton_prompt_is_regexp = True
+copybutton_exclude = ".linenos, .gp, .go"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# `Name` in a docstring leads to its page where there is one, and is plain code elsewhere.
+default_role = "py:obj"
+autosummary_imported_members = True
+autosummary_ignore_module_all = False  # the packages say in `__all__` what is public
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings say types, with shapes and units
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # what Keras says of its methods stands in Keras' documentation
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+napoleon_custom_sections = [
+    *("Caching", "Masking", "Metrics", "Reference"),
+    *((name, "params_style") for name in ("Call arguments", "Signatures", "Signatures of the SavedModel")),
+]
+python_maximum_signature_line_length = 88
+
+gallery.write_sources()
+sphinx_gallery_conf = {
+    "examples_dirs": ["_gallery/labs", "_gallery/programs"],
+    "gallery_dirs": ["examples/labs", "examples/programs"],
+    "within_subsection_order": "gallery.Order",
+    "plot_gallery": "False",  # example_runs.py runs them, once for each version of their code
+    "notebook_extensions": set(),
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "show_signature": False,
+    "backreferences_dir": "examples/backreferences",
+    "doc_module": ("keras_tfm",),
+}
+
+
+def link_pages(app, document_name, source):
+    """Pages name each other as `docs/data.md` and examples as `examples/ner.py`: here these are links."""
+    if document_name.startswith(("api/", "examples/")):
+        return
+    up = "../" * document_name.count("/")
+
+    def page(match):
+        path = DOCS.parent / match[1]
+        if path.parent == DOCS and path.exists():
+            return f"[{path.stem.replace('_', ' ')}]({up}{path.name})"
+        if path in gallery.labs() + gallery.programs():
+            folder = "labs" if path.parent.name == "labs" else "programs"
+            return f"[{path.name}]({up}examples/{folder}/{path.stem}.rst)"
+        return match[0]
+
+    source[0] = re.sub(r"(?<!\[)`((?:docs|examples)/[\w/]+\.(?:md|py))`", page, source[0])
+
+
+def escape(app, what, name, value, options, lines):
+    """Docstrings are plain text with code in backticks: what else reStructuredText would read as markup is escaped."""
+    text = "\n".join(lines)
+    parts = re.split(r"(`[^`]+`|^ *(?:>>>|\.\.\. ).*(?:\n *\S.*)*)", text, flags=re.MULTILINE)
+    parts[::2] = [re.sub(r"[*|]|(?<=\w)_(?=\W|$)", r"\\\g<0>", part) for part in parts[::2]]
+    parts[2::2] = [re.sub(r"^(?=[\w^])", r"\\ ", part) for part in parts[2::2]]  # as in "`KVCache`s"
+    lines[:] = "".join(parts).split("\n")
+
+
+def visit_math(translator, node):
+    """Formulas as MathML, which browsers draw by themselves."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    translator.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.connect("source-read", link_pages)
+    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
+    app.add_lexer("mermaid", TextLexer)  # its pictures are drawn by a program from a network: here they are read
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
