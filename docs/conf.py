@@ -13,11 +13,10 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
 import gallery  # noqa: E402 - of this folder
 
-import keras_tfm  # noqa: E402
-
 project = "keras_tfm"
 author = "The keras_tfm authors"
-version = release = keras_tfm.__version__
+init = DOCS.parent / "keras_tfm" / "__init__.py"
+version = release = re.search(r'^__version__ = "(.*)"$', init.read_text("utf-8"), flags=re.MULTILINE)[1]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -34,7 +33,9 @@ html_theme = "furo"
 html_title = f"keras_tfm {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
 copybutton_prompt_text = ">>> |... "
@@ -71,13 +72,18 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "write_computation_times": False,
     "show_signature": False,
+    "remove_config_comments": True,
+    "default_thumb_file": str(DOCS / "_static" / "program.png"),
     "backreferences_dir": "examples/backreferences",
     "doc_module": ("keras_tfm",),
 }
 
 
 def link_pages(app, document_name, source):
-    """Pages name each other as `docs/data.md` and examples as `examples/ner.py`: here these are links."""
+    """Pages name each other as `docs/data.md` and examples as `examples/ner.py`: here these are links.
+
+    Blocks without a language are what programs print, which sphinx would colour as Python.
+    """
     if document_name.startswith(("api/", "examples/")):
         return
     up = "../" * document_name.count("/")
@@ -91,6 +97,10 @@ def link_pages(app, document_name, source):
             return f"[{path.name}]({up}examples/{folder}/{path.stem}.rst)"
         return match[0]
 
+    def printed(match):
+        return match[0] if match[1] else f"```text\n{match[2]}```"
+
+    source[0] = re.sub(r"^```([^\n]*)\n(.*?)^```$", printed, source[0], flags=re.DOTALL | re.MULTILINE)
     source[0] = re.sub(r"(?<!\[)`((?:docs|examples)/[\w/]+\.(?:md|py))`", page, source[0])
 
 

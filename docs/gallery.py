@@ -59,7 +59,7 @@ def from_markdown(text: str, name: str) -> str:
 
 def title_of_program(first_line: str) -> str:
     """What a program's docstring says first, short enough for a heading."""
-    title = re.split(r"[:.?](?: |$)", first_line)[0]
+    title = re.split(r"[:;.?](?: |$)", first_line)[0]
     return title if len(title) < 60 else title.split(",")[0]
 
 
@@ -133,8 +133,9 @@ def source_of(path: Path) -> str:
 
 
 def write_sources() -> None:
-    """Writes all sources anew; what did not change keeps its time, so that sphinx reads it once."""
+    """Writes all sources anew; pages of an earlier build, which sphinx-gallery would keep, go."""
     shutil.rmtree(SOURCES, ignore_errors=True)
+    shutil.rmtree(DOCS / "examples", ignore_errors=True)
     (SOURCES / "text").mkdir(parents=True)
     for folder, paths in (("labs", labs()), ("programs", programs())):
         (SOURCES / folder).mkdir()

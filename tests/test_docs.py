@@ -151,7 +151,7 @@ def test_pages_open_without_errors_network_or_sideways_scrolling(site, browser, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "title"),
-    [("TransformerBlock", "TransformerBlock"), ("speculative", "Write: decoding"), ("contrastive", "decoding")],
+    [("TransformerBlock", "TransformerBlock"), ("drafted", "Write: decoding"), ("killed", "one process")],
 )
 def test_search_finds(site, browser, words, title):
     page = browser.new_page()
