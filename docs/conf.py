@@ -1,5 +1,6 @@
 """How sphinx builds the documentation: `make docs`. Nothing is run for it, and no page asks anything of a network."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from docutils import nodes
 from latex2mathml.converter import convert
 from pygments.lexers.special import TextLexer
+from sphinx.util.inspect import stringify_signature
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
@@ -113,6 +115,15 @@ def escape(app, what, name, value, options, lines):
     lines[:] = "".join(parts).split("\n")
 
 
+def sign(app, what, name, value, options, signature, return_annotation):
+    """Keras' layers are made by a `__new__` that takes anything: what counts is `__init__`."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        found = inspect.signature(value.__init__)
+        found = found.replace(parameters=list(found.parameters.values())[1:])
+        return stringify_signature(found, show_annotation=False, show_return_annotation=False), return_annotation
+    return None
+
+
 def visit_math(translator, node):
     """Formulas as MathML, which browsers draw by themselves."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
@@ -122,6 +133,7 @@ def visit_math(translator, node):
 
 def setup(app):
     app.connect("source-read", link_pages)
+    app.connect("autodoc-process-signature", sign)
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
     app.add_lexer("mermaid", TextLexer)  # its pictures are drawn by a program from a network: here they are read
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
