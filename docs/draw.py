@@ -1,10 +1,12 @@
-"""Draws the two pictures of docs/architecture.md from the code itself, so that they stay true.
+"""Draws the two pictures of docs/architecture.md and the table of docs/models.md from the code itself.
 
-python docs/draw.py          # writes them
-python docs/draw.py --check  # only says whether they are as the code is
+python docs/draw.py                        # writes them
+python docs/draw.py --check architecture   # only says whether those of a page are as the code is
 """
 
 import ast
+import importlib
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-PACKAGE, PAGE = ROOT / "keras_tfm", ROOT / "docs" / "architecture.md"
+PACKAGE, PAGES = ROOT / "keras_tfm", ROOT / "docs"
 
 
 def rooms() -> str:
@@ -81,22 +83,60 @@ def way_of_a_token() -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-def drawn(page: str) -> str:
-    """The page with new pictures between their markers."""
-    for name, picture in (("rooms", rooms), ("way of a token", way_of_a_token)):
+def num_weights(build, row: dict) -> int:
+    """The weights of a size: those of one block of each kind, and the others' as often as there are more of them."""
+    from keras_tfm.compat import variables_without_values
+
+    def count(**depths) -> int:
+        with variables_without_values():
+            return build(**{**row, **depths}).count_params()
+
+    names = [name for name in ("num_layers", "num_decoder_layers") if name in inspect.signature(build).parameters]
+    shallow = dict.fromkeys(names, 1)
+    least = count(**shallow)
+    more = {name: (row.get(name) or row["num_layers"]) - 1 for name in names}
+    return least + sum(times * (count(**{**shallow, name: 2}) - least) for name, times in more.items())
+
+
+def sizes() -> str:
+    """A table of all sizes that have a name: weights, and the memory that they take."""
+    lines = ["| builder | size | million weights | float32, GB | bfloat16, GB |", "| - | - | -: | -: | -: |"]
+    for module in ("gpt", "llama", "gemma", "gpt_neox", "bloom", "bert", "transformer", "t5", "bart", "marian"):
+        found = importlib.import_module(f"keras_tfm.models.{module}")
+        builder = next(name for name in vars(found) if name.startswith(f"build_{module}"))
+        for size, row in found.SIZES.items():
+            weights = num_weights(getattr(found, builder), row)
+            memory = " | ".join(f"{weights * num_bytes / 1e9:.2f}" for num_bytes in (4, 2))
+            lines.append(f"| `{builder}` | `{size}` | {weights / 1e6:,.1f} | {memory} |")
+    return "\n".join(lines)
+
+
+PICTURES = {
+    "architecture": {"rooms": rooms, "way of a token": way_of_a_token},
+    "models": {"sizes": sizes},
+}
+
+
+def drawn(text: str, pictures: dict) -> str:
+    """The text of a page with new pictures between their markers."""
+    for name, picture in pictures.items():
         begin, end = f"<!-- {name}: drawn by docs/draw.py -->\n", f"\n<!-- end of {name} -->"
-        before, rest = page.split(begin)
-        page = before + begin + picture() + end + rest.split(end, 1)[1]
-    return page
+        before, rest = text.split(begin)
+        text = before + begin + picture() + end + rest.split(end, 1)[1]
+    return text
 
 
 def main(*arguments: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    new = drawn(page)
-    if arguments == ("--check",):
-        sys.exit(0 if new == page else f"The pictures of {PAGE} are not as the code is. Run: python docs/draw.py")
-    PAGE.write_text(new, encoding="utf-8")
-    print(f"Drawn into {PAGE}.")
+    names = [argument for argument in arguments if argument != "--check"] or list(PICTURES)
+    for name in names:
+        page = PAGES / f"{name}.md"
+        text = page.read_text(encoding="utf-8")
+        new = drawn(text, PICTURES[name])
+        if "--check" not in arguments:
+            page.write_text(new, encoding="utf-8")
+            print(f"Drawn into {page}.")
+        elif new != text:
+            sys.exit(f"The pictures of {page} are not as the code is. Run: python docs/draw.py")
 
 
 if __name__ == "__main__":

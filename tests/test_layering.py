@@ -163,7 +163,8 @@ def test_library_code_has_no_bare_asserts():
         assert not asserts, f"{path}: lines {asserts}"
 
 
-def test_the_pictures_of_the_architecture_are_as_the_code_is():
+@pytest.mark.parametrize("page", ["architecture", pytest.param("models", marks=pytest.mark.slow)])
+def test_what_is_drawn_from_the_code_is_as_the_code_is(page):
     script = PACKAGE.parent / "docs" / "draw.py"
-    run = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, str(script), "--check", page], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-500:]

@@ -142,11 +142,9 @@ class TextGenerator:
         Args:
             prompts: str, or list of str.
             max_new_tokens: int.
-            **options: those of `GenerationOptions`, and
-                stop_strings: str, or list of str; a text ends before the first of them, wherever token borders fall.
-                negative_prompts: str for all prompts, or one for each, for classifier-free guidance; with
-                    `guidance_scale`.
-                Stop tokens are added to the tokenizer's end-of-text token.
+            stop_strings: str, or list of str; a text ends before the first of them, wherever token borders fall.
+            negative_prompts: str for all prompts, or one for each, for classifier-free guidance; with `guidance_scale`.
+            **options: those of `GenerationOptions`; stop tokens are added to the tokenizer's end-of-text token.
 
         Returns:
             `Generation` with `texts`.

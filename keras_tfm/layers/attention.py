@@ -366,9 +366,10 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     """Every position of a sequence gathers from a context, for example a decoder from the encoder's output.
 
     Args:
-        num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, output_use_bias, query_key_norm,
-        sink, output_gate, dropout, method, kernel_initializer, output_kernel_initializer, query_kernel_initializer: as
-        in `MultiHeadSelfAttention`.
+        num_heads, head_dim, num_key_value_heads, scale, logit_cap, use_bias, output_use_bias: as in
+            `MultiHeadSelfAttention`.
+        query_key_norm, sink, output_gate, dropout, method: likewise.
+        kernel_initializer, output_kernel_initializer, query_kernel_initializer: likewise.
 
     Call arguments:
         x: float (B, T, D).

@@ -41,6 +41,7 @@ class KVCache(NamedTuple):
 
     Example:
         >>> cache = KVCache.empty(batch_size=2, max_sequence_length=16, num_heads=4, head_dim=8, dtype="float32")
+        >>> x = np.ones((2, 3, 32), "float32")
         >>> x, cache = MultiHeadSelfAttention(num_heads=4, head_dim=8, causal=True)(x, cache=cache)
     """
 

@@ -36,7 +36,7 @@ class TextClassifier(TokenModel):
             `Bert`. In calls: as `Bert`.
 
     Example:
-        >>> model = TextClassifier(build_bert("tiny", vocabulary_size=100), labels=["bad", "good"])
+        >>> model = TextClassifier(build_bert("tiny", vocabulary_size=100), class_names=["bad", "good"])
         >>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         >>> model(np.array([[2, 4, 9, 3]])).shape
         (1, 2)

@@ -37,7 +37,7 @@ class TokenClassifier(TokenModel):
             `Bert`. In calls: as `Bert`.
 
     Example:
-        >>> model = TokenClassifier(build_bert("tiny", vocabulary_size=100), labels=["O", "B-PLACE", "I-PLACE"])
+        >>> model = TokenClassifier(build_bert("tiny", vocabulary_size=100), class_names=["O", "B-PLACE", "I-PLACE"])
         >>> model(np.array([[2, 4, 9, 3]])).shape
         (1, 4, 3)
 

@@ -110,6 +110,7 @@ def match_json_schema(
     ipv4, time, uri and uuid, and keywords that JSON Schema does not know. Take out what texts need not obey.
 
     Of the texts of a schema, these are written:
+
     - Properties stand in the order of the schema; there are others only if `additionalProperties` says so, or if the
       schema has no `properties`. Names that come by `additionalProperties` may repeat.
     - At most one space stands after brackets, commas and colons. Characters stand for themselves where JSON lets them;

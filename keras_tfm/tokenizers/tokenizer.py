@@ -33,17 +33,15 @@ class Tokenizer(tf.Module):
     `tokenize_rows` sees what is between them, and those that are put around each text. What the tokens' bytes, put
     one after another, are not yet the text of, `join_rows` mends. The rest of the library needs this and no more:
 
-    | who | needs |
-    | --- | --- |
-    | `data.pack`, `data.language_model_dataset` | a call on n strings: RaggedTensor of integers (n, tokens); |
-    | | `end_of_text_id`, which may be None |
-    | `data.text_pair_dataset`, and the damaged texts | the call, `end_of_text_id`, `begin_tokens`, `end_tokens`, |
-    | | `token_bytes` |
-    | `TextGenerator`, streams and stop strings | `vocabulary_size`, `encode`, `token_bytes`, `end_of_text_id` |
-    | `TextGenerator.session` | `decode` |
-    | `TextGenerator.export` | the call and `detokenize` in the graph, and that it is a `tf.Module` |
-    | `samplers.match_regex` and other grammars | `vocabulary_size`, `token_bytes`, `end_of_text_id` |
-    | `checkpoints.save` | `save(folder)` |
+    - `data.pack`, `data.language_model_dataset`: a call on n strings, RaggedTensor of integers (n, tokens);
+      `end_of_text_id`, which may be None
+    - `data.text_pair_dataset`, and the damaged texts: the call, `end_of_text_id`, `begin_tokens`, `end_tokens`,
+      `token_bytes`
+    - `TextGenerator`, streams and stop strings: `vocabulary_size`, `encode`, `token_bytes`, `end_of_text_id`
+    - `TextGenerator.session`: `decode`
+    - `TextGenerator.export`: the call and `detokenize` in the graph, and that it is a `tf.Module`
+    - `samplers.match_regex` and other grammars: `vocabulary_size`, `token_bytes`, `end_of_text_id`
+    - `checkpoints.save`: `save(folder)`
 
     The other functions of `data` and the pipelines need [CLS] and [SEP], and places in the text: `WordPieceTokenizer`,
     or the `BytePairTokenizer` of a RoBERTa.

@@ -23,8 +23,8 @@ def principal_components(vectors: Tensor, num_components: int = 2) -> np.ndarray
         the same on each machine.
 
     Example:
-        >>> principal_components(np.array([[0.0, 0.0], [3.0, 4.0]]), 1)
-        [[-2.5], [2.5]]
+        >>> abs(principal_components(np.array([[0.0, 0.0], [3.0, 4.0]]), 1))
+        [[2.5], [2.5]]
     """
     vectors = _matrix_of(vectors)
     num_components = as_integer("num_components", num_components, 1)

@@ -1,0 +1,162 @@
+"""The site of the documentation has every page, package and example; where it is built, a browser can read it."""
+
+import functools
+import html
+import http.server
+import importlib.util
+import re
+import shutil
+import sys
+import threading
+import tomllib
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+import keras_tfm
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SITE = DOCS / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def example_runs():
+    """docs/example_runs.py, which is no part of a package."""
+    sys.path.insert(0, str(DOCS))
+    import example_runs
+
+    yield example_runs
+    sys.path.remove(str(DOCS))
+
+
+def test_every_page_is_in_the_contents():
+    contents = re.findall(r"```\{toctree\}\n(.*?)```", (DOCS / "index.md").read_text("utf-8"), flags=re.DOTALL)
+    named = {line for block in contents for line in block.splitlines() if line and not line.startswith(":")}
+    assert named == {path.stem for path in DOCS.glob("*.md")} - {"index"}, "docs/index.md must list every page"
+
+
+def test_every_package_is_in_the_api():
+    named = re.findall(r"^   keras_tfm\.(\w+)$", (DOCS / "api.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert sorted(named) == sorted(keras_tfm.__all__), "docs/api.md must list the packages of keras_tfm"
+
+
+def test_every_example_that_can_be_run_has_a_page(example_runs):
+    labs, programs = example_runs.labs(), example_runs.programs()
+    runnable = {path for path in (ROOT / "examples").rglob("*.py") if "__main__" in path.read_text("utf-8")}
+    assert runnable <= {*labs, *programs}
+    for path in labs:
+        cells = example_runs.cells_of(path)
+        assert cells[0].is_text
+        assert cells[0].content.startswith("# ")
+        code = "".join(cell.content for cell in cells if not cell.is_text)
+        text = path.read_text("utf-8")
+        assert len(re.sub(r"\s", "", code)) == len(re.sub(r"(?m)^# %%( \[markdown\]\n(#.*\n?)*)?|\s", "", text))
+
+
+def test_kept_runs_have_all_that_their_pages_show(example_runs):
+    for folder in example_runs.RUNS.glob("*/"):
+        run = example_runs.kept_run(folder.name)
+        pictures = [picture for output in run["outputs"] for picture in output["pictures"]]
+        assert sorted(pictures) == sorted(path.name for path in folder.glob("*.png"))
+        assert {"code", "date", "seconds", "processor", "versions"} <= run.keys()
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+
+
+def test_a_run_is_of_its_code_and_not_of_its_words(example_runs, tmp_path):
+    lab = tmp_path / "lab.py"
+    hashes = []
+    for words, code in (("one", "x = 1"), ("two", "x = 1"), ("two", "x = 2")):
+        lab.write_text(f"# %% [markdown]\n# # A lab of {words}\n\n# %%\n{code}\n")
+        hashes.append(example_runs.code_hash(lab))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_citation_has_the_version_and_the_licence_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert f"\nversion: {keras_tfm.__version__}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of the built site, on this machine."""
+    if not (SITE / "index.html").is_file():
+        pytest.skip("the site is not built: make docs")
+    handler = functools.partial(QuietHandler, directory=SITE)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if (chromium := shutil.which("chromium")) is None or importlib.util.find_spec("playwright") is None:
+        pytest.skip("there is no Chromium, or no playwright to click with")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+def test_links_and_pictures_of_the_built_site_are_there(site):
+    pages = {path: path.read_text("utf-8") for path in SITE.rglob("*.html")}
+    anchors = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in pages.items()}
+    for path, text in pages.items():
+        for link in re.findall(r'\b(?:href|src)="([^"]+)"', text):
+            address, _, anchor = html.unescape(link).partition("#")
+            if re.match(r"(https?|mailto|data|javascript):", address):
+                continue
+            target = (path.parent / urllib.parse.unquote(address.partition("?")[0])).resolve() if address else path
+            assert target.exists(), f"{path.relative_to(SITE)} links to {link}"
+            if anchor and target in anchors:
+                assert urllib.parse.unquote(anchor) in anchors[target], f"{path.relative_to(SITE)} links to {link}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_open_without_errors_network_or_sideways_scrolling(site, browser, width):
+    page, wrong = browser.new_page(viewport={"width": width, "height": 844}), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: None if request.url.startswith(site) else wrong.append(request.url))
+    found = [path.stem for path in DOCS.glob("*.md")] + [
+        "api/keras_tfm.layers",
+        "api/keras_tfm.layers.TransformerBlock",
+    ]
+    found += ["examples/labs/index", "examples/labs/lab_1_attention", "examples/programs/train_gpt"]
+    for name in found:
+        page.goto(f"{site}/{name}.html")
+        assert page.locator("h1").first.is_visible()
+        sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert sideways <= 0, f"{name} is {sideways} pixels wider than {width}"
+        broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        assert not broken
+    assert not wrong
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [("TransformerBlock", "TransformerBlock"), ("drafted", "Write: decoding"), ("killed", "one process")],
+)
+def test_search_finds(site, browser, words, title):
+    page = browser.new_page()
+    page.goto(site)
+    page.locator("input[name=q]").first.fill(words)
+    page.keyboard.press("Enter")
+    page.locator("ul.search li a", has_text=title).first.wait_for(timeout=20_000)
+    page.close()
