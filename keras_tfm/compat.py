@@ -427,9 +427,12 @@ def int8_product(x, weights, scale):
     def several(*dtypes):
         return value(list=types(type=[dtype.as_datatype_enum for dtype in dtypes]))
 
-    largest, no_bias = tf.constant(127.0), tf.zeros_like(scale)
+    # Of a range, the operation reads the greater magnitude, whose 127th part is what 1 stands for. That of the rows is
+    # chosen so that those of the weights are `scale` as it lies.
+    scale = tf.convert_to_tensor(scale)
+    least, largest, no_bias = tf.constant(-(127.0**2)), tf.constant(127.0**2), tf.zeros(scale.shape)
     matrices = [tf.bitcast(x, tf.qint8), tf.bitcast(weights, tf.qint8)]
-    inputs = [*matrices, no_bias, -largest, largest, -127.0 * scale, 127.0 * scale]
+    inputs = [*matrices, no_bias, least, largest, scale, scale]
     operation = tf.compat.v1.get_default_graph().create_op(
         "_QuantizedMatMul",
         inputs,

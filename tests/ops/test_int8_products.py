@@ -78,3 +78,23 @@ def test_a_row_that_is_no_number_gives_none_and_leaves_the_others_alone(numbers)
     y = keras.ops.convert_to_numpy(int8_products.int8_product(rows, weights, scale) * step)
     assert np.isnan(y[0]).all()
     assert np.isfinite(y[1]).all()
+
+
+@needs_tensorflow
+def test_a_row_that_is_no_number_gives_none_in_a_graph_too(numbers):
+    import tensorflow as tf
+
+    _, weights, scale, _ = numbers
+    x = np.random.default_rng(0).normal(size=(4, 3000)).astype("float32")
+    x[0, 1], x[1, -1], x[2] = np.nan, np.inf, 0
+
+    @tf.function(autograph=False)
+    def product(x):
+        rows, step = int8_products.round_rows(x)
+        return int8_products.int8_product(rows, weights, scale) * step
+
+    y = product(tf.constant(x)).numpy()
+    assert not np.isfinite(y[:2]).any()
+    assert (y[2] == 0).all()
+    expected = x[3] @ (weights * scale)
+    assert y[3] == pytest.approx(expected, abs=float(0.05 * np.abs(expected).max()))
