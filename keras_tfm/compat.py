@@ -372,6 +372,15 @@ def tensorflow_is_at_work() -> bool:
     return getattr(context.context(), "_context_handle", None) is not None
 
 
+def is_jit_compiled(function) -> bool:
+    """Whether a function is a `tf.function` with `jit_compile=True`.
+
+    Why: XLA cannot exchange gradients between processes on CPUs, and says so at length when it is asked to.
+    Uses `Function._jit_compile`. If it breaks: say False; TensorFlow then raises its own error in the first step.
+    """
+    return bool(getattr(function, "_jit_compile", False))
+
+
 def in_xla_context() -> bool:
     """Whether what is traced now is compiled by XLA as part of a function with `jit_compile=True`.
 

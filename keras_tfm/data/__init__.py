@@ -10,6 +10,7 @@ from keras_tfm.data.masked_lm import masked_lm_dataset
 from keras_tfm.data.packed_texts import PackedTexts, pack_texts
 from keras_tfm.data.preferences import judged_dataset, preference_dataset, prompt_dataset
 from keras_tfm.data.sentence_pairs import sentence_pair_dataset
+from keras_tfm.data.stream import stream
 from keras_tfm.data.text_labels import text_label_dataset
 from keras_tfm.data.text_pairs import text_pair_dataset
 from keras_tfm.data.word_labels import labels_of_first_tokens, word_label_dataset
@@ -34,6 +35,7 @@ __all__ = [
     "prompt_dataset",
     "sentence_pair_dataset",
     "span_corruption_dataset",
+    "stream",
     "text_label_dataset",
     "text_pair_dataset",
     "with_document_ids",

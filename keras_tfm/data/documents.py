@@ -21,7 +21,7 @@ def tokenize_documents(texts_or_files: Any, tokenizer: Callable[[list], tf.Ragge
     pieces, num_documents = [np.zeros(0, np.int32)], 0
     for documents in blocks(read_documents(texts_or_files)):
         num_documents += len(documents)
-        pieces.append(_token_ids(documents, tokenizer))
+        pieces.append(token_ids_of(documents, tokenizer))
     token_ids = np.concatenate(pieces)
     if not token_ids.size:
         raise ValueError(f"There must be text in `texts_or_files`. Received: {_shown(texts_or_files)}.")
@@ -81,8 +81,16 @@ def blocks(documents: Iterator[str | bytes]) -> Iterator[list[str | bytes]]:
         yield block
 
 
-def _token_ids(documents: list[str | bytes], tokenizer: Callable[[list], tf.RaggedTensor]) -> np.ndarray:
-    """int32 (T,): the documents' tokens, each document's followed by the end of text, which some tokenizers add."""
+def token_ids_of(
+    documents: list[str | bytes], tokenizer: Callable[[list], tf.RaggedTensor], ends: bool = True
+) -> np.ndarray:
+    """int32 (T,): the documents' tokens, each document's followed by the end of text, which some tokenizers add.
+
+    Args:
+        documents: texts.
+        tokenizer: see `pack`.
+        ends: bool, False if the last document goes on elsewhere, and gets no end here.
+    """
     rows = tokenizer(documents)
     if not (isinstance(rows, tf.RaggedTensor) and rows.shape.rank == 2 and rows.dtype.is_integer):
         raise TypeError(
@@ -94,6 +102,8 @@ def _token_ids(documents: list[str | bytes], tokenizer: Callable[[list], tf.Ragg
     adds_end = getattr(tokenizer, "end_of_text", None) in getattr(tokenizer, "end_tokens", ())
     if end_of_text_id is not None and not adds_end:
         rows = tf.concat([rows, tf.fill([len(documents), 1], tf.cast(end_of_text_id, rows.dtype))], axis=1)
+        if not ends:
+            return rows.values.numpy()[:-1].astype(np.int32, copy=False)
     return rows.values.numpy().astype(np.int32, copy=False)
 
 

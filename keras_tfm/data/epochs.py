@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -57,17 +57,47 @@ def epochs_of_batches(
 
     dataset = tf.data.Dataset.range(1).flat_map(from_here).map(batch_of)  # the position is read for the first batch
     cardinality = tf.data.INFINITE_CARDINALITY if repeat else num_batches
-    dataset = _prefetched(compat.with_cardinality(dataset, cardinality))
+    dataset = prefetched(compat.with_cardinality(dataset, cardinality))
     dataset = dataset.map(count)  # after prefetch: what was fetched may never be taken
-    _POSITIONS[dataset] = position
+    set_position(dataset, position)
     return dataset
 
 
-def position_of(dataset: tf.data.Dataset) -> "Position | None":
-    """The position of a dataset of `epochs_of_batches`, or of one that was made of it by `map`, `prefetch` and options.
+class DataPosition(Protocol):
+    """Where reading a dataset begins: all that a run needs to know to go on."""
+
+    @property
+    def start(self) -> int:
+        """The batch that the dataset begins with at first."""
+
+    @property
+    def num_batches(self) -> int | None:
+        """In an epoch; None for data without epochs."""
+
+    @property
+    def shard(self) -> tuple[int, int] | None:
+        """(index, count) if the dataset gives the share of one of several processes; None if it gives all."""
+
+    def sizes(self) -> set[int] | None:
+        """How many rows batches have; None if that cannot be told without reading them."""
+
+    def note(self, batch: int) -> str | None:
+        """What is to be kept beside the number of a batch so that `seek` finds it; None for nothing."""
+
+    def seek(self, batch: int, note: str | None = None) -> None:
+        """Whoever reads the dataset from now on begins with this batch."""
+
+
+def set_position(dataset: tf.data.Dataset, position: DataPosition) -> None:
+    """From now on, `position_of` gives this position for the dataset."""
+    _POSITIONS[dataset] = position
+
+
+def position_of(dataset: tf.data.Dataset) -> DataPosition | None:
+    """The position of a dataset of this package, or of one that was made of it by `map`, `prefetch` and options.
 
     Returns:
-        Position, or None for a dataset that is made of anything else.
+        Its position, or None for a dataset that is made of anything else.
     """
     source: tf.data.Dataset | None = dataset
     while source is not None and source not in _POSITIONS:
@@ -81,15 +111,15 @@ def shuffled(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     return compat.stateless_shuffle(tf.range(count, dtype=tf.int64), key)
 
 
-def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """A few batches ahead, without autotuning.
+def prefetched(dataset: tf.data.Dataset, count: int = 4) -> tf.data.Dataset:
+    """A few elements ahead, without autotuning.
 
     Its thread is not woken when an iterator goes (TensorFlow 2.21): each `fit`, `evaluate` and epoch's validation may
     end with a wait of up to a minute. There is nothing to tune here either.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.prefetch(4).with_options(options)
+    return dataset.prefetch(count).with_options(options)
 
 
 class Position:
@@ -102,6 +132,8 @@ class Position:
         num_batches: int, in an epoch.
         choose: of `epochs_of_batches`.
     """
+
+    shard = None
 
     def __init__(self, initial_epoch: int, num_batches: int, choose: Callable[[tf.Tensor], tf.data.Dataset]):
         self._choose = choose
@@ -122,9 +154,12 @@ class Position:
             return None
         return {int(size) for size in chosen.map(tf.size).unique()}
 
-    def seek(self, place: int) -> None:
+    def note(self, batch: int) -> None:
+        """The number says all."""
+
+    def seek(self, batch: int, note: str | None = None) -> None:
         """Whoever reads the dataset from now on begins with this batch."""
-        self._table.insert(tf.constant(0, tf.int64), tf.constant(place, tf.int64))
+        self._table.insert(tf.constant(0, tf.int64), tf.constant(batch, tf.int64))
 
     def end(self, epoch: tf.Tensor, when: tf.Tensor) -> None:
         """Whoever reads the dataset after this begins with the epoch that follows."""
@@ -136,4 +171,4 @@ class Position:
         tf.cond(when, insert, lambda: tf.constant(False))
 
 
-_POSITIONS: "weakref.WeakKeyDictionary[tf.data.Dataset, Position]" = weakref.WeakKeyDictionary()
+_POSITIONS: "weakref.WeakKeyDictionary[tf.data.Dataset, DataPosition]" = weakref.WeakKeyDictionary()

@@ -18,10 +18,10 @@ import tensorflow as tf
 
 from keras_tfm import compat
 from keras_tfm.arguments import as_integer, number_of, require
-from keras_tfm.data.epochs import Position, position_of
+from keras_tfm.data.epochs import DataPosition, position_of
 from keras_tfm.files import local_path, written_whole
 from keras_tfm.optional import require_tensorflow
-from keras_tfm.training.workers import worker_of
+from keras_tfm.training.workers import said_by_all, worker_of
 
 _FORMAT = 1
 
@@ -50,7 +50,8 @@ class Checkpointer(keras.callbacks.Callback):
         folder: where the checkpoints are, "checkpoint-00000500.npz" after 500 steps. `fit` goes on from the newest;
             for a new run, name a new folder.
         data: the tf.data.Dataset that `fit` is given, from `keras_tfm.data` (`epochs_of_batches` for data of your own);
-            `map` and `prefetch` may be put on it. With `steps_per_epoch`, it must be one with `repeat=True`.
+            `map` and `prefetch` may be put on it. With `steps_per_epoch`, it must be a `stream` or one with
+            `repeat=True`.
         every_steps: int, save after so many steps.
         every_seconds: float, save when so many seconds have passed.
         keep: int, the newest so many checkpoints stay.
@@ -109,13 +110,17 @@ class Checkpointer(keras.callbacks.Callback):
         self._check_steps()
         self._position.seek(self._position.start)
         self._first_batch = next(iter(self.data))
-        self._run = {"model": _described(_state(self.model)), "data": _digest(self._first_batch)}
+        self._run = {
+            "model": _described(_state(self.model)),
+            "data": " ".join(self._of_all_shares(_digest(self._first_batch))),
+        }
+        self._note: str | None = None
         newest = self.newest
         if newest is None:
             self._place = _Place(epoch=-1, step=0, total=0)  # `on_epoch_begin` says which epoch
         else:
             self._restore(newest)
-        self._position.seek(self._position.start + self._place.total)
+        self._position.seek(self._position.start + self._place.total, self._note)
         self._last_save = self._place.total, time.monotonic()
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._listen()
@@ -166,11 +171,13 @@ class Checkpointer(keras.callbacks.Callback):
     def _save(self) -> None:
         metrics = (self._training_metrics or _values(_metrics(self.model))) if self._place.step else []
         self._last_save = self._place.total, time.monotonic()
+        note = self._position.note(self._position.start + self._place.total)
+        notes = [] if note is None else self._of_all_shares(note)
         if not self._them.is_chief:
             return
         arrays = {f"state_{n}": value for n, value in enumerate(_values(_state(self.model)))}
         arrays.update({f"metric_{n}": value for n, value in enumerate(metrics)})
-        described = {"format": _FORMAT, **self._place._asdict(), **self._run}
+        described = {"format": _FORMAT, **self._place._asdict(), **self._run, "notes": notes}
         arrays["run"] = np.frombuffer(json.dumps(described).encode(), "uint8")
         self._finish_writing()
         self._writing = self._writer.submit(self._write, arrays, self._place.total)
@@ -194,9 +201,16 @@ class Checkpointer(keras.callbacks.Callback):
             self._check_run(path, run)
             for n, variable in enumerate(_state(self.model)):
                 _assign(variable, file[f"state_{n}"])
+            if notes := run.get("notes"):  # where the data are, of each share
+                self._note = notes[self._them.index if len(notes) > 1 else 0]
             self._saved_metrics = [file[name] for name in file.files if name.startswith("metric_")]
         self._place = _Place(run["epoch"], run["step"], run["total"])
         compat.set_initial_epoch(self.model, self._place.epoch)
+
+    def _of_all_shares(self, text: str) -> list[str]:
+        """The text, or those of all workers where each has a share of the data."""
+        is_shared = self._them.count > 1 and self._position.shard is not None
+        return said_by_all(self.model, text) if is_shared else [text]
 
     def _check_run(self, path: pathlib.Path, run: dict[str, Any]) -> None:
         if run["format"] != _FORMAT:
@@ -284,12 +298,13 @@ class _Place(NamedTuple):
     total: int
 
 
-def _checked_position(data: Any) -> Position:
+def _checked_position(data: Any) -> DataPosition:
     position = position_of(data) if isinstance(data, tf.data.Dataset) else None
     if position is None or int(data.cardinality()) not in (position.num_batches, tf.data.INFINITE_CARDINALITY):
         raise ValueError(
-            "`data` must be a dataset of `keras_tfm.data` with at most `map`, `prefetch` and options put on it, so "
-            f"that its place can be set. Received: {data!r:.120}. Make data of your own with `data.epochs_of_batches`."
+            "`data` must be a dataset of `keras_tfm.data`, a stream without `num_epochs` among them, with at most "
+            "`map`, `prefetch` and options put on it, so that its place can be set. "
+            f"Received: {data!r:.120}. Make data of your own with `data.epochs_of_batches`."
         )
     return position
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_tfm import compat
 from keras_tfm.data.epochs import position_of
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.types import Tensor
@@ -57,7 +58,8 @@ def workers() -> Iterator[Workers]:
         Workers.
 
     Raises:
-        ValueError: if TF_CONFIG cannot work; in `fit`, before training, if workers do not divide the batches.
+        ValueError: if TF_CONFIG cannot work; in `fit`, before training, if workers do not divide the batches, or for
+            `jit_compile=True` without GPUs.
 
     Example:
         >>> with keras_tfm.training.workers() as them:
@@ -80,6 +82,15 @@ def worker_of(model: keras.Model) -> Workers:
     return strategy.workers if isinstance(strategy, _Strategy) else Workers(0, 1)
 
 
+def said_by_all(model: keras.Model, text: str) -> list[str]:
+    """What each worker says at this moment, in their order; all of them must ask. No text may have a line break."""
+    strategy = model.distribute_strategy
+    if not isinstance(strategy, _Strategy):
+        return [text]
+    letters = tf.constant(list(f"{text}\n".encode()), tf.int32)
+    return bytes(strategy.gather(letters, axis=0).numpy().tolist()).decode().splitlines()
+
+
 class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
     """TensorFlow's strategy, which cuts batches by rows and reduces what Keras gives it."""
 
@@ -91,6 +102,15 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         """The rows of this worker; TensorFlow would give whole batches to each."""
         dataset = _own_rows(dataset, self.workers)
         return self.distribute_datasets_from_function(lambda _: dataset, options)
+
+    def run(self, fn: Any, *arguments: Any, **named: Any) -> Any:
+        """A step on each worker."""
+        if compat.is_jit_compiled(fn) and not tf.config.list_logical_devices("GPU"):
+            raise ValueError(
+                "`jit_compile` must be False for several workers without GPUs: XLA cannot exchange gradients there. "
+                "Received: jit_compile=True. Pass `jit_compile=False` to `compile`."
+            )
+        return super().run(fn, *arguments, **named)
 
     def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
         """What Keras 3.15 asks for in `fit` and means otherwise.
@@ -105,8 +125,16 @@ class _Strategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 
 def _own_rows(dataset: tf.data.Dataset, them: Workers) -> tf.data.Dataset:
-    """The rows of one worker in each batch: a dataset of all rows is read by each."""
+    """The rows of one worker in each batch: a dataset of all rows is read by each, one in shards gives them itself."""
     position = position_of(dataset)
+    if position is not None and position.shard is not None:
+        if position.shard != (them.index, them.count) or dataset.cardinality() != tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                "A stream in shards must be endless, and have those of the workers: `shard_index=them.index, "
+                f"num_shards=them.count`. Received: shard {position.shard} for worker {them.index} of {them.count}, "
+                f"{'endless' if dataset.cardinality() == tf.data.INFINITE_CARDINALITY else 'with an end'}."
+            )
+        return dataset
     for size in (position.sizes() if position is not None else None) or ():
         _check_divides(size, them.count)
 

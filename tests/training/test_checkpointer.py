@@ -9,8 +9,9 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_tfm.data import PackedTokens
+from keras_tfm.data import PackedTokens, stream
 from keras_tfm.training import Checkpointer
 
 NUM_STEPS = 5  # in an epoch
@@ -49,14 +50,14 @@ class Kill(keras.callbacks.Callback):
             raise Killed
 
 
-def run(folder, repeat=False, kill_after=None, every_steps=1, validate=True, **options):
+def run(folder, repeat=False, kill_after=None, every_steps=1, validate=True, data=None, **options):
     """The weights and the losses of each epoch that this process saw to its end."""
     model, windows = small_model(**options), packed()
-    data = windows.dataset(8, repeat=repeat)
+    data = data() if data else windows.dataset(8, repeat=repeat)
     callbacks = [Checkpointer(folder, data, every_steps=every_steps)]
     history = model.fit(
         data.map(lambda x, y: (x, y)),  # what is put on the data does not matter
-        steps_per_epoch=NUM_STEPS if repeat else None,
+        steps_per_epoch=NUM_STEPS if data.cardinality() < 0 else None,
         epochs=3,
         validation_data=windows.dataset(8, shuffle=False) if validate else None,
         shuffle=False,
@@ -94,6 +95,28 @@ def test_endless_data_go_on_where_they_were_as_well(whole, tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, repeat=True, kill_after=8)
     assert_equal(run(tmp_path, repeat=True)[0], whole[0])
+
+
+def test_a_stream_goes_on_where_it_was_as_well(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {number}\n" for number in range(90)))
+
+    def endless():
+        return stream(
+            text,
+            lambda texts: tf.strings.unicode_decode(texts, "UTF-8") % 32,
+            sequence_length=4,
+            batch_size=8,
+            shuffle_rows=20,
+        )
+
+    expected, _ = run(tmp_path / "whole", data=endless, validate=False)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", data=endless, validate=False, kill_after=8)
+    assert_equal(run(tmp_path / "killed", data=endless, validate=False)[0], expected)
+    text.write_text(text.read_text() + "another end\n")
+    with pytest.raises(ValueError, match="must be read on as it was read, with the same files"):
+        run(tmp_path / "killed", data=endless, validate=False)
 
 
 @pytest.mark.slow

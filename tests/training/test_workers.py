@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras.src.backend.tensorflow import trainer
 
 from keras_tfm.training import Workers, workers
-from keras_tfm.training.workers import _from_config
+from keras_tfm.training.workers import _from_config, _Strategy
 from tests.training import workers_script
 
 SCRIPT = Path(workers_script.__file__)
@@ -88,6 +88,35 @@ def test_two_workers_equal_one_process_with_the_whole_batch(compared, accumulate
 
 
 @pytest.mark.slow
+def test_two_workers_in_mixed_precision_equal_one_process(compared):
+    expected = workers_script.results(models=[workers_script.in_bfloat16])
+    for index in range(2):
+        found = arrays(compared[0] / f"bfloat16_{index}.npz")
+        for key, values in expected.items():
+            # Sums over rows of numbers with 8 bits, in other parts.
+            np.testing.assert_allclose(
+                found[key], values, rtol=0, atol=2**-8 * max(1, np.abs(values).max()), err_msg=key
+            )
+
+
+@pytest.mark.slow
+def test_three_workers_equal_one_process_and_go_on_where_each_was_in_its_share_of_a_stream(tmp_path):
+    processes = start(tmp_path, "three", count=3)
+    codes = [process.wait(300) for process in processes]
+    assert codes == [0, 0, 0], (tmp_path / "three_0.txt").read_text()[-3000:]
+    expected = workers_script.results(models=[workers_script.gpt])
+    for index in range(3):
+        found = arrays(tmp_path / f"three_{index}.npz")
+        for key, values in expected.items():
+            np.testing.assert_allclose(
+                found[key], values, rtol=0, atol=1e-6 * max(1, np.abs(values).max()), err_msg=key
+            )
+        whole, again = arrays(tmp_path / f"stream_{index}.npz"), arrays(tmp_path / f"stream_again_{index}.npz")
+        for key in whole:
+            np.testing.assert_array_equal(again[key], whole[key])
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_other_and_a_restart_ends_as_the_whole_run(compared):
     folder, codes, seconds = compared
     printed = (folder / "compare_0.txt").read_text()
@@ -139,6 +168,12 @@ def test_a_tf_config_that_cannot_work_is_refused(config, message, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ValueError, match=f"TF_CONFIG must be of the form .*{message}"), workers():
         pass
+
+
+def test_jit_compile_is_refused_where_xla_cannot_exchange():
+    step = tf.function(lambda: None, jit_compile=True)
+    with pytest.raises(ValueError, match="`jit_compile` must be False for several workers without GPUs"):
+        _Strategy.run(object.__new__(_Strategy), step)
 
 
 # ---- Keras' faults, which `reduce` of the strategy works around

@@ -6,10 +6,11 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_tfm as ktfm
 
-BATCH_SIZE, NUM_STEPS = 8, 20
+BATCH_SIZE, NUM_STEPS = 12, 20  # two and three workers divide it
 VOCABULARY, LENGTH = 32, 6
 
 
@@ -18,7 +19,7 @@ def rows():
     return random.integers(1, VOCABULARY, [BATCH_SIZE * NUM_STEPS // 2, LENGTH]).astype("int32")
 
 
-def gpt(dropout=0.0):
+def gpt(dropout=0.0, dtype=None):
     model = ktfm.models.build_gpt(
         vocabulary_size=VOCABULARY,
         hidden_dim=8,
@@ -26,6 +27,7 @@ def gpt(dropout=0.0):
         num_heads=2,
         max_sequence_length=LENGTH,
         dropout=dropout,
+        dtype=dtype,
     )
     tokens = np.concatenate([rows().ravel(), [0]]).astype("int32")
     return model, ktfm.data.PackedTokens(tokens, 1, LENGTH).dataset(BATCH_SIZE), "sparse"
@@ -51,7 +53,7 @@ def own():
     return keras.Model(inputs, keras.layers.Dense(1)(hidden)), (rows(), rows()[:, :, None] / VOCABULARY), "mse"
 
 
-def trained(make, accumulate_steps):
+def trained(make, accumulate_steps=1):
     """The model after 20 steps, and the losses of its two epochs."""
     keras.utils.set_random_seed(0)
     model, data, loss = make()
@@ -69,14 +71,39 @@ def trained(make, accumulate_steps):
     return model, history.history
 
 
-def results(accumulate_steps=1):
+def in_bfloat16():
+    """The GPT in mixed precision."""
+    return gpt(dtype="mixed_bfloat16")
+
+
+def results(accumulate_steps=1, models=(gpt, bert, own)):
     """Weights and losses of all models, as arrays by name."""
     found = {}
-    for make in (gpt, bert, own):
+    for make in models:
         model, history = trained(make, accumulate_steps)
         found |= {f"{make.__name__}_{n}": weight.numpy() for n, weight in enumerate(model.weights)}
         found |= {f"{make.__name__}_{name}": np.array(values) for name, values in history.items()}
     return found
+
+
+def streamed(folder, epochs, index, count):
+    """The weights after some epochs on a stream of which each worker reads its share."""
+    keras.utils.set_random_seed(0)
+    model, _, _ = gpt(dropout=0.2)
+    model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    lines = [{"text": "".join(chr(1 + number % 31) for number in row)} for row in rows().tolist() * 20]
+    data = ktfm.data.stream(
+        lines,
+        lambda texts: tf.strings.unicode_decode(texts, "UTF-8"),
+        LENGTH,
+        BATCH_SIZE,
+        shuffle_rows=30,
+        shard_index=index,
+        num_shards=count,
+    )
+    checkpointer = ktfm.training.Checkpointer(folder, data, every_steps=3)
+    model.fit(data, steps_per_epoch=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[checkpointer])
+    return {f"state_{n}": variable.numpy() for n, variable in enumerate(model.variables)}
 
 
 class Die(keras.callbacks.Callback):
@@ -106,6 +133,7 @@ if __name__ == "__main__":
     with ktfm.training.workers() as them:
         if task == "compare":
             np.savez(f"{folder}/whole_{them.index}.npz", **results())
+            np.savez(f"{folder}/bfloat16_{them.index}.npz", **results(models=[in_bfloat16]))
             np.savez(f"{folder}/parts_{them.index}.npz", **results(accumulate_steps=2))
             np.savez(f"{folder}/uninterrupted_{them.index}.npz", **checkpointed(f"{folder}/uninterrupted"))
             try:
@@ -113,5 +141,11 @@ if __name__ == "__main__":
             except Exception as error:
                 print(f"ENDED {type(error).__name__} {error}", flush=True)
                 raise
+        if task == "three":
+            np.savez(f"{folder}/three_{them.index}.npz", **results(models=[gpt]))
+            share = them.index, them.count
+            np.savez(f"{folder}/stream_{them.index}.npz", **streamed(f"{folder}/stream", 2, *share))
+            streamed(f"{folder}/stopped", 1, *share)
+            np.savez(f"{folder}/stream_again_{them.index}.npz", **streamed(f"{folder}/stopped", 2, *share))
         if task == "resume":
             np.savez(f"{folder}/resumed_{them.index}.npz", **checkpointed(f"{folder}/killed"))
