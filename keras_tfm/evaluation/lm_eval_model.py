@@ -67,11 +67,12 @@ class LmEvalModel(base.TemplateLM):
         super().__init__()
         self._template = chat_template
         self._checkpoint: Any = None
-        if not isinstance(pretrained, TextGenerator):
+        if isinstance(pretrained, TextGenerator):
+            self.writer = pretrained
+        else:
             self._checkpoint = checkpoints.open(pretrained)
-            pretrained = self._checkpoint.text_generator(dtype=dtype)
-        self.model = causal_model_of(pretrained)
-        self.writer = pretrained
+            self.writer = self._checkpoint.text_generator(dtype=dtype)
+        self.model = causal_model_of(self.writer)
         self.sequence_length = length_to_read(self.model, sequence_length, default=2048)  # as that of "hf"
         self.max_new_tokens = as_integer("max_new_tokens", max_new_tokens, 1)
         batch_size = int(batch_size) if isinstance(batch_size, str) and batch_size.isdecimal() else batch_size
