@@ -13,6 +13,7 @@ import tensorflow as tf
 import keras_tfm as ktfm
 from keras_tfm.export.saved_model import DEFAULT_TOTAL_TOKENS, batches_of, total_tokens_of
 from keras_tfm.export.writing import write_saved_model
+from keras_tfm.models import LanguageModel
 from keras_tfm.samplers import BanTokens, GreedySampler, MinP, RandomSampler, RepetitionPenalty, Temperature, TopP
 from tests.export.stock_server import STOCK_SERVER, ask_stock_server
 
@@ -224,6 +225,8 @@ def test_a_state_asks_for_no_more_work_than_it_has_room_for(served):
 
 class Named:
     """What `total_tokens_of` asks of a model."""
+
+    noted_sequence_length = LanguageModel.noted_sequence_length
 
     def __init__(self, positions=None, notes=None):
         self.max_sequence_length = positions
