@@ -14,7 +14,7 @@ from keras_tfm.models import build_bert
 from tests.harness import float32
 from tests.models import tiny, tiny_seq2seq
 
-pytestmark = pytest.mark.slow if keras.backend.backend() == "tensorflow" else ()  # which wrote the numbers
+pytestmark = [pytest.mark.slow] if keras.backend.backend() == "tensorflow" else []  # it wrote the numbers
 FILE = Path(__file__).with_name("numbers.json")
 BERT = {"vocabulary_size": 17, "max_sequence_length": 12, "num_layers": 2, "num_heads": 2, "hidden_dim": 12}
 # Trained without dropout, whose draws are the backend's own.
