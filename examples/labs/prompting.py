@@ -13,6 +13,7 @@ import csv
 import pathlib
 import re
 
+import keras
 import numpy as np
 from lab import folder_of
 from smollm2 import load_smollm2
@@ -79,11 +80,9 @@ def tweets_of(split, number):
 def preferences(prefix, ends):
     """The logit of each label after each of the texts that begin with the prefix, float (texts, labels)."""
     prefix_ids, rows = tokenizer.encode(prefix), [tokenizer.encode(end) for end in ends]
-    longest = max(map(len, rows))
-    mask = np.array([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
-    token_ids = np.zeros(mask.shape, "int32")
-    token_ids[mask] = np.concatenate(rows)
-    state = model.init_state(batch_size=1, max_sequence_length=len(prefix_ids) + longest)
+    padded = keras.utils.pad_sequences(rows, padding="post", value=-1)
+    mask, token_ids = padded >= 0, np.maximum(padded, 0)
+    state = model.init_state(batch_size=1, max_sequence_length=len(prefix_ids) + padded.shape[1])
     if prefix_ids:
         _, state = model.read(np.array([prefix_ids], "int32"), state)
     logits, _ = model.prefill(token_ids, state.take(np.zeros(len(rows), "int32")), mask)

@@ -77,10 +77,8 @@ def _scores(model, hidden, places, wanted):
     for start in range(0, len(places), _PROJECTED):
         piece = slice(start, start + _PROJECTED)
         states = ops.take(hidden, places[piece], axis=0)
-        logits = np.asarray(ops.cast(model.project(states[None]), "float32"))[0]  # (n, V)
-        rows, ids = np.arange(len(logits)), wanted[piece]
-        most = logits.max(axis=1)
-        log_sums = most + np.log(np.exp(logits - most[:, None]).sum(axis=1))
-        log_probs.append(logits[rows, ids] - log_sums)
-        is_greedy.append(logits.argmax(axis=1) == ids)
+        logits = ops.cast(model.project(states[None])[0], "float32")  # (n, V)
+        ids = wanted[piece]
+        log_probs.append(np.asarray(ops.log_softmax(logits))[np.arange(len(ids)), ids])
+        is_greedy.append(np.asarray(ops.argmax(logits, axis=-1)) == ids)
     return np.concatenate(log_probs), np.concatenate(is_greedy)
