@@ -63,6 +63,7 @@ def measured(model, tokenizer, data, output) -> dict[str, float | int]:
     start = time.perf_counter()
     found = [answer.label for answer in classify(texts, batch_size=64)]
     seconds = time.perf_counter() - start
+    model.compile()  # forgets the optimizer, whose state would be in the file
     model.save(output, overwrite=True)
     return {
         "accuracy": float(np.mean(np.array(found) == right)),
@@ -125,11 +126,10 @@ def main(
     ktfm.compression.zero_weights(small, 0.3)
     measure("and 30 % zeros", small)
 
-    keys = ("accuracy", "parameters", "in_blocks", "megabytes", "milliseconds")
-    print(f"\n{'':20}" + "".join(f"{key:>14}" for key in keys))
+    formats = {"accuracy": ".3f", "parameters": ",", "in_blocks": ",", "megabytes": ".1f", "milliseconds": ".1f"}
+    print(f"\n{'':20}" + "".join(f"{key:>14}" for key in formats))
     for name, row in rows.items():
-        cells = (f"{row[key]:14.3f}" if key == "accuracy" else f"{row[key]:14,.1f}" for key in keys)
-        print(f"{name:20}" + "".join(cells))
+        print(f"{name:20}" + "".join(f"{row[key]:14{style}}" for key, style in formats.items()))
     plot(rows, output / "distill.png")
     (output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     served = output / "serving" / "1"
