@@ -55,6 +55,12 @@ def test_every_example_that_can_be_run_has_a_page(example_runs):
         assert len(re.sub(r"\s", "", code)) == len(re.sub(r"(?m)^# %%( \[markdown\]\n(#.*\n?)*)?|\s", "", text))
 
 
+def test_every_lab_has_a_kept_run_that_git_has_too(example_runs):
+    assert {path.stem for path in example_runs.labs()} <= {folder.name for folder in example_runs.RUNS.glob("*/")}
+    ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert not {"runs", "runs/", "docs/runs", "docs/runs/"} & set(ignored)
+
+
 def test_kept_runs_have_all_that_their_pages_show(example_runs):
     for folder in example_runs.RUNS.glob("*/"):
         run = example_runs.kept_run(folder.name)
