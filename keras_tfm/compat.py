@@ -408,7 +408,7 @@ def with_slice(x, begin, end, piece):
     return tf.raw_ops.TensorStridedSliceUpdate(input=x, begin=begin, end=end, strides=[1] * len(begin), value=piece)
 
 
-def int8_product(x, weights, scale):
+def int8_product(x, weights, scale, transposed: bool = False):
     """The product of rows and a matrix, both in 8 bits, by one operation of oneDNN: floats, four bytes each.
 
     Why: processors with VNNI or AMX multiply 8 bits several times as fast as floats, and nothing public of TensorFlow
@@ -421,7 +421,8 @@ def int8_product(x, weights, scale):
     Args:
         x: int8 (rows, inputs).
         weights: int8 (inputs, outputs), a variable's value, which must not change after the first call.
-        scale: float32 (outputs,), positive: what 1 of each column of the weights stands for.
+        scale: float32 (outputs,), positive: what 1 of each output of the weights stands for.
+        transposed: whether `weights` are (outputs, inputs).
 
     Returns:
         float32 (rows, outputs): x @ (weights * scale). Only while a graph is traced, outside of XLA.
@@ -452,13 +453,13 @@ def int8_product(x, weights, scale):
             **{"Tbias": one(tf.float32), "U": one(tf.float32), "Tout": one(tf.float32)},
             **{"Tdevice_inputs": several(*[tensor.dtype for tensor in inputs]), "Thost_inputs": several()},
             **{"Tdevice_outputs": several(tf.float32), "Thost_outputs": several()},
-            **{"transpose_a": value(b=False), "transpose_b": value(b=False)},
+            **{"transpose_a": value(b=False), "transpose_b": value(b=transposed)},
             **{"is_weight_const": value(b=True), "is_bias_const": value(b=True)},
             "fused_ops": value(list=types(s=[b"BiasAdd", b"Dequantize"])),
             **{"input_quant_mode": value(s=b"SCALED"), "output_quant_mode": value(s=b"SCALED")},
         },
     )
-    return tf.ensure_shape(operation.outputs[0], [x.shape[0], weights.shape[1]])
+    return tf.ensure_shape(operation.outputs[0], [x.shape[0], weights.shape[0 if transposed else 1]])
 
 
 @functools.cache

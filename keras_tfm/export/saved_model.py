@@ -19,6 +19,7 @@ from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import check_ids_of, int32_seed
 from keras_tfm.generation.text_generator import TextGenerator
 from keras_tfm.layers.adapter import rows_with_adapters
+from keras_tfm.ops.int8_products import portable_products
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers import GreedySampler, RandomSampler, Sampler, Temperature, TopK, TopP
 from keras_tfm.samplers.constraints import ForceLastToken
@@ -51,6 +52,7 @@ def export_text_generator(
     max_total_tokens: int | None = None,
     max_prompts: int | None = None,
     jit_compile: bool = False,
+    portable: bool = True,
     warmup: str | Sequence[str | Sequence[str]] = (),
     adapters: str | Iterable[str] = (),
 ) -> None:
@@ -99,6 +101,9 @@ def export_text_generator(
         max_prompts: int, the most prompts of any request, each of which takes memory for keys and values. Default: as
             many as fit into the largest request that the server allows.
         jit_compile: bool, whether XLA compiles the generation.
+        portable: bool. After `quantize_for_generation("w8a8")` a SavedModel with `portable=False` holds an operation of
+            oneDNN, which TensorFlow on x86 processors has, and several prompts at once take a fraction of the time;
+            where it is missing, loading fails and names `int8_product_for_TensorFlow_with_oneDNN_on_x86`.
         warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
             it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
             and compiled by XLA the first of each power of two of prompts and of the longest prompt's tokens (at least
@@ -117,6 +122,12 @@ def export_text_generator(
         >>> writer.export("serving/1", max_new_tokens=40, warmup=["ROMEO:", ["ROMEO:", "JULIET:"]])
     """
     require_tensorflow("`export`")
+    require(
+        portable or not jit_compile,
+        "`portable` must be True where XLA compiles",
+        jit_compile=jit_compile,
+        portable=portable,
+    )
     check_is_free(path)  # before any work
     batches = batches_of(warmup)
     sampler, controls = _open_sampler(writer.sampler, _checked_controls(temperature, top_k, top_p))
@@ -145,9 +156,11 @@ def export_text_generator(
         **controls,
     }
     names = (adapters,) if isinstance(adapters, str) else tuple(adapters)
-    module = ServedTextGenerator(writer, options, defaults, jit_compile, limit, max_prompts, names)
+    with portable_products() if portable else contextlib.nullcontext():
+        module = ServedTextGenerator(writer, options, defaults, jit_compile, limit, max_prompts, names)
+        signatures = module.signatures()
     requests = [predict_request("serving_default", prompts=batch) for batch in batches]
-    write_saved_model(module, module.signatures(), path, requests)
+    write_saved_model(module, signatures, path, requests)
 
 
 def total_tokens_of(model: Any, max_total_tokens: int | None = None) -> int:

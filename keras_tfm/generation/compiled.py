@@ -77,6 +77,7 @@ class CompiledGeneration:
         state = tree.map_structure(_open, self.begin.structured_outputs)
         self.extend = _trace(extend, state, _INTEGERS, _INTEGER, *specs, jit_compile=jit_compile)
         self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, *specs, jit_compile=False)
+        self.is_by_xla = jit_compile
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
         self.lock = threading.Lock()  # held while that is done
 

@@ -40,6 +40,7 @@ class JittedGeneration:
         self.begin, self.extend, self.answer = (
             _jitted(function, list(variables.values())) for function in (begin_cut, extend, answer)
         )
+        self.is_by_xla = True
         self.shapes: set = set()  # of the arguments that `begin` and `extend` are compiled for
         self.lock = threading.Lock()  # held while that is done
 

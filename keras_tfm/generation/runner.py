@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import backend, ops, tree
 
+from keras_tfm import compat
 from keras_tfm.arguments import require
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, bucket, pad_prompts, room_for, stop_rules
@@ -29,6 +30,8 @@ from keras_tfm.types import Tensor
 
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
+# Rows from which on products in 8 bits by oneDNN are worth what TensorFlow's operations cost beside XLA's loop.
+FEWEST_ROWS = 2
 
 logger = logging.getLogger("keras_tfm")
 
@@ -132,7 +135,8 @@ class GenerationRunner:
         shape = loop.Shape(
             options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
         )
-        compiled = self.compiled(sampler, shape, options, prefix is not None)
+        rows_in_loop = int(prompts.nrows()) * sampler.rows_per_prompt(options.num_return_sequences)
+        compiled = self.compiled(sampler, shape, options, prefix is not None, rows_in_loop)
         numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
         settings = settings_of(options, seed)
         inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
@@ -151,14 +155,15 @@ class GenerationRunner:
                 yield Progress(generation, state.decoding)
 
     def compiled(
-        self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool
+        self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool, num_rows: int
     ) -> CompiledGeneration | JittedGeneration:
-        """The compiled loop for this structure of sampler and options, retraced if the model has changed."""
+        """The loop for this structure of sampler and options and so many rows, retraced if the model has changed."""
+        is_by_xla = self._model.weight_dtype != "w8a8" or num_rows < FEWEST_ROWS or not compat.has_int8_product()
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
         with self._lock:
             versions = (self.version(), *(model.generation_runner.version() for model in models_in(sampler)))
-            key = (versions, structure, shape, is_guided, has_prefix, options.stop_strings is not None)
+            key = (versions, structure, shape, is_guided, has_prefix, options.stop_strings is not None, is_by_xla)
             if key not in self._compiled:
                 start = time.perf_counter()
                 self._compiled[key] = self._compile(sampler, *key[2:])
@@ -169,17 +174,21 @@ class GenerationRunner:
                 self._compiled.popitem(last=False)
             return self._compiled[key]
 
-    def _compile(self, sampler, shape, *has) -> CompiledGeneration | JittedGeneration:
+    def _compile(
+        self, sampler, shape, is_guided, has_prefix, has_stop_strings, is_by_xla
+    ) -> CompiledGeneration | JittedGeneration:
         """The loop as what compiles on this backend takes it."""
         if backend.backend() == "tensorflow":
-            return CompiledGeneration(self._model, sampler, shape, *has)
+            return CompiledGeneration(
+                self._model, sampler, shape, is_guided, has_prefix, has_stop_strings, jit_compile=is_by_xla
+            )
         return JittedGeneration(self._model, sampler, shape)  # what else there is, it reads off its arguments
 
     def _begin(self, compiled, inputs, room, settings, numbers):
         """The state after the prefill; XLA compiles for sizes of a new bucket, which is logged."""
         arguments = (inputs, room, settings, numbers)
         shapes = tuple(x.shape for x in tree.flatten(arguments))
-        if shapes in compiled.shapes:
+        if shapes in compiled.shapes or not compiled.is_by_xla:
             return compiled.begin(*arguments)
         with compiled.lock:
             if shapes in compiled.shapes:  # another thread has just compiled them

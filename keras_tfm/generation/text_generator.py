@@ -236,8 +236,8 @@ class TextGenerator:
             path: a folder that does not exist yet; servers expect `.../1`.
             **defaults: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` for callers that give prompts alone;
                 `num_return_sequences`, `stop_strings`, `max_total_tokens`, the limit of a prompt and its new tokens,
-                and `max_prompts` for all; `jit_compile` for servers that let XLA compile, and `warmup`, prompts that a
-                server reads before it takes requests.
+                and `max_prompts` for all; `jit_compile` for servers that let XLA compile, `portable=False` for products
+                in 8 bits on x86 servers, and `warmup`, prompts that a server reads before it takes requests.
         """
         from keras_tfm.export.saved_model import export_text_generator  # it imports this package
 

@@ -9,6 +9,7 @@ import keras
 from keras_tfm.layers.composite import Composite, as_layer, build_part, serialize
 from keras_tfm.layers.observation import show_block, show_input, show_output
 from keras_tfm.layers.stateless import scope_with, values_of
+from keras_tfm.layers.weights import keeps_weights
 from keras_tfm.ops.tensors import graph_function, is_tracing
 from keras_tfm.structure import Structure
 from keras_tfm.types import Config, LayerLike, Shape, Tensor
@@ -181,9 +182,9 @@ def traced_once(layers: list[keras.layers.Layer], call: Callable) -> list[Callab
     """`call` for each of the layers, as functions of tensors.
 
     While TensorFlow traces, layers of the same `Structure` share one graph, which takes their weights as arguments:
-    a GPT-2 of 12 blocks is traced in a quarter of the time. A layer that differs in anything but its weights, or that
-    contains a custom layer, is traced by itself. Not for training: XLA compiles gradients of such a graph in many times
-    the time and memory.
+    a GPT-2 of 12 blocks is traced in a quarter of the time. A layer that differs in anything but its weights, that
+    contains a custom layer, or whose weights operations keep, is traced by itself. Not for training: XLA compiles
+    gradients of such a graph in many times the time and memory.
 
     Args:
         layers: built layers, called for inference.
@@ -197,6 +198,9 @@ def traced_once(layers: list[keras.layers.Layer], call: Callable) -> list[Callab
     graphs: dict[Structure, Callable] = {}
     functions: list[Callable] = []
     for layer in layers:
+        if keeps_weights(layer):
+            functions.append(partial(call, layer))
+            continue
         structure = Structure(layer)
         if structure not in graphs:
             graphs[structure] = graph_function(partial(_call_with, layer, structure.variables, call))

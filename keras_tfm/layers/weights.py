@@ -15,7 +15,7 @@ from keras_tfm import compat
 from keras_tfm.arguments import refuse_ragged
 from keras_tfm.layers.adapter import Adaptable, Adapter
 from keras_tfm.layers.composite import build_part, revive, serialize
-from keras_tfm.ops.int8_products import is_by_onednn
+from keras_tfm.ops.int8_products import int8_product, is_by_onednn, round_rows
 from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
 
@@ -95,6 +95,30 @@ class Int8Rows(NamedTuple):
         return ops.while_loop(lambda row, y: row < num_rows, step, start)[1]
 
 
+class Int8RowsAndInputs(Int8Rows):
+    """`Int8Rows` whose inputs are rounded to 8 bits too, each row by its own scale, as they come ("W8A8").
+
+    Processors with VNNI or AMX multiply 8 bits several times as fast as floats, and oneDNN does it with them where
+    `is_by_onednn`. Elsewhere floats give the same numbers, up to the order of sums, and are no faster.
+    """
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the weights that hold them."""
+        return "w8a8_values", "w8a8_scale"
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
+        num_outputs, num_inputs = self.values.shape
+        rows, step = round_rows(ops.cast(ops.reshape(x, (-1, num_inputs)), "float32"))
+        sizes = batch_size(x), size(x, 1)
+        if is_by_onednn():
+            y = int8_product(rows, self.values, self.scale, transposed=True) * step
+            return ops.cast(ops.reshape(y, (*sizes, num_outputs)), x.dtype)
+        rounded = ops.reshape(ops.cast(rows, "float32") * step, (*sizes, num_inputs))
+        return super().product(ops.cast(rounded, x.dtype))
+
+
 class Int4Groups(NamedTuple):
     """A matrix (outputs, inputs) in 4 bits, -8 to 7, with one float16 scale for each 32 of a row: 4.5 bits a number.
 
@@ -156,7 +180,7 @@ class Int4Groups(NamedTuple):
         return matrix[:, :num_inputs]
 
 
-Rounded = Int8Rows | Int4Groups
+Rounded = Int8Rows | Int4Groups  # and `Int8RowsAndInputs`, an `Int8Rows`
 
 
 def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
@@ -197,7 +221,7 @@ def refuse_rounded(layer: keras.layers.Layer, by: str | None) -> None:
     """Raises if `by`, a name, has quantized the layer already: its integers would be taken for weights."""
     if by is not None:
         raise ValueError(
-            "A layer must be quantized once only, by Keras' `quantize`, by `to_int8` or by `to_int4`. "
+            "A layer must be quantized once only, by Keras' `quantize`, `to_int8`, `to_w8a8` or `to_int4`. "
             f"Received: {layer.name!r}, quantized already: {by}. Begin with the model that is not."
         )
 
@@ -219,15 +243,43 @@ def replace_weight(layer: keras.layers.Layer, name: str, rounded: Rounded) -> Ro
 class RoundedWeight(keras.layers.Layer):
     """What layers share that can hold their weight rounded: they round it once, and save what it is then."""
 
-    rounded: Any = None  # `Int8Rows` or `Int4Groups` from `to_int8` or `to_int4` on
+    rounded: Any = None  # of a kind of `Rounded` from `to_int8`, `to_w8a8` or `to_int4` on
+    is_kept = False  # whether an operation in a graph may keep what it has read of the weight
+    untraced_attributes: tuple[str, ...] = ("is_kept",)
     weight_name: str
+
+    def to_int8(self) -> None:
+        """Rounds the weight to 8 bits; it cannot be trained after that."""
+        self._round(Int8Rows)
+
+    def to_w8a8(self) -> None:
+        """Rounds the weight to 8 bits, and from then on what it is multiplied with; it cannot be trained after that."""
+        self._round(Int8RowsAndInputs)
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether an operation in a graph that is traced now keeps the weight, whatever its variable holds later."""
+        return isinstance(self.rounded, Int8RowsAndInputs) and is_by_onednn()
+
+    def check_is_not_kept(self) -> None:
+        """Raises if an operation in a graph has kept the weight, and would go on with it."""
+        if self.is_kept:
+            raise ValueError(
+                "The weights of a model whose products are in 8 bits must be loaded before it is first called in a "
+                f"graph, which keeps them. Received: weights for {self.name!r}, which has been called. Load into a new "
+                "model: `type(model).from_config(model.get_config())`."
+            )
+
+    def _rounded_product(self, x: Tensor) -> Tensor:
+        self.is_kept = self.is_kept or self.can_be_kept
+        return rounded_product(x, self.rounded)
 
     def _rows(self) -> Tensor:
         """float (outputs, inputs), the weight before it is rounded."""
         raise NotImplementedError(f"{type(self).__name__} must define `_rows`.")
 
     def _round(self, kind: type[Rounded]) -> None:
-        if isinstance(self.rounded, kind):
+        if type(self.rounded) is kind:
             return
         refuse_rounded(self, self.quantization_mode or self.rounded_by())
         self.rounded = replace_weight(self, self.weight_name, kind.of(self._rows()))
@@ -251,7 +303,13 @@ class RoundedWeight(keras.layers.Layer):
         for i, variable in enumerate(variables):
             store[str(i)] = variable
 
+    def set_weights(self, weights: Any) -> None:
+        """Keras' `set_weights`, unless a graph has kept the weights as they are."""
+        self.check_is_not_kept()
+        super().set_weights(weights)
+
     def load_own_variables(self, store: Any) -> None:
+        self.check_is_not_kept()
         if not (variables := self._rounded_variables()):
             return super().load_own_variables(store)
         for i, variable in enumerate(variables):
@@ -266,8 +324,8 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
     decoding step on a CPU, XLA runs a product of one row in one thread, fused with the bias. Split along the input into
     parts that are summed, the same product is a batched one and reads the weights 1.7 times faster at batch 1 and 1.15
     times at batch 8 (768 x 3072, float32). Kernel, bias, LoRA and quantization are those of `Dense`; besides,
-    `to_int8` and `to_int4` keep the kernel in 8 or 4 bits (weights only: activations stay floats), and `to_inference`
-    holds it as a processor multiplies fast.
+    `to_int8` and `to_int4` keep the kernel in 8 or 4 bits (weights only: activations stay floats), `to_w8a8` and
+    `to_inference` hold it as a processor multiplies fast.
 
     Args:
         units, use_bias, kernel_initializer, ...: as in `keras.layers.Dense`.
@@ -286,8 +344,7 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
 
     weight_name = "kernel"
     inference_kernel: Any = None  # `Int8Kernel` or `Bfloat16Kernel` from `to_inference` on
-    untraced_attributes = ("unmerged", "is_kept")
-    is_kept = False  # whether an operation in a graph may keep what it has read of the kernel
+    untraced_attributes = (*RoundedWeight.untraced_attributes, "unmerged")
     unmerged: Any = None  # (kernel, bias or None), arrays, as they were before adapters were merged into them
 
     def __init__(self, units: Any, *args: Any, adapters: Sequence[Config] = (), **kwargs: Any):
@@ -319,10 +376,6 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
 
     def _rows(self) -> Tensor:
         return ops.transpose(self.kernel)
-
-    def to_int8(self) -> None:
-        """Rounds the kernel to 8 bits; it cannot be trained after that."""
-        self._round(Int8Rows)
 
     def to_int4(self) -> None:
         """Rounds the kernel to 4 bits in groups of 32 inputs; it cannot be trained after that."""
@@ -363,10 +416,10 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
     def _product(self, inputs, bias):
         """(B, T, inputs) -> (B, T, units)."""
         if self.rounded is not None:
-            y = rounded_product(inputs, self.rounded)
+            y = self._rounded_product(inputs)
             return y if bias is None else y + bias
         if self.inference_kernel is not None:
-            self.is_kept = self.is_kept or is_by_onednn()
+            self.is_kept = self.is_kept or self.can_be_kept
             y = self.inference_kernel.product(ops.reshape(inputs, (-1, inputs.shape[2])), bias)
             return ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
         kernel = ops.cast(self.kernel, self.compute_dtype)
@@ -385,23 +438,10 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
             y = adapter.where_used(adapter.changed(y, x, kernel, training=training), y)
         return y
 
-    def load_own_variables(self, store: Any) -> None:
-        self.check_is_not_kept()
-        super().load_own_variables(store)
-
-    def set_weights(self, weights: Any) -> None:
-        """Keras' `set_weights`, unless a graph has kept the weights as they are."""
-        self.check_is_not_kept()
-        super().set_weights(weights)
-
-    def check_is_not_kept(self) -> None:
-        """Raises if an operation in a graph has kept the kernel for inference, and would go on with it."""
-        if self.is_kept:
-            raise ValueError(
-                "The weights of a model that is quantized for inference must be loaded before it is first called in a "
-                f"graph, which keeps them. Received: weights for {self.name!r}, which has been called. Load into a new "
-                "model: `type(model).from_config(model.get_config())`."
-            )
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether an operation in a graph that is traced now keeps the weight, whatever its variable holds later."""
+        return super().can_be_kept or (self.inference_kernel is not None and is_by_onednn())
 
     def rounded_by(self) -> str | None:
         return super().rounded_by() if self.inference_kernel is None else "`quantize_for_inference`"
@@ -412,6 +452,11 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
 
     def get_config(self) -> Config:
         return {**super().get_config(), "adapters": [serialize(adapter) for adapter in self.adapters]}
+
+
+def keeps_weights(layer: keras.layers.Layer) -> bool:
+    """Whether operations in a graph that is traced now keep weights of the layer: then it needs a graph of its own."""
+    return any(part.can_be_kept for part in compat.all_layers(layer) if isinstance(part, RoundedWeight))
 
 
 def projections_within(layer: keras.layers.Layer) -> list[Projection]:
@@ -450,10 +495,6 @@ class TokenTable(RoundedWeight, Adaptable, keras.layers.Embedding):
     def _rows(self) -> Tensor:
         return self.embeddings
 
-    def to_int8(self) -> None:
-        """Rounds the table to 8 bits; it cannot be trained after that."""
-        self._round(Int8Rows)
-
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to its own classes unless told otherwise; "int8" only."""
         refuse_rounded(self, self.rounded_by())
@@ -475,7 +516,7 @@ class TokenTable(RoundedWeight, Adaptable, keras.layers.Embedding):
     def logits(self, x: Tensor) -> Tensor:
         """float (B, T, output_dim) -> (B, T, input_dim)."""
         if self.rounded is not None:
-            return rounded_product(x, self.rounded)
+            return self._rounded_product(x)
         # An einsum reads the table as it lies; `ReversibleEmbedding` transposes it first, which at batch 8 makes a
         # compiled decoding step of GPT-2 small 2 times slower on a CPU.
         y = ops.einsum("btd,vd->btv", x, ops.cast(self.embeddings, self.compute_dtype))

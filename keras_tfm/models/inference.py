@@ -11,7 +11,7 @@ from keras import ops, tree
 from keras_tfm import compat
 from keras_tfm.layers.composite import forget_compiled, parts_of
 from keras_tfm.layers.inference_kernels import Bfloat16Kernel, Int8Kernel, ObservedKernel, kernel_from_config
-from keras_tfm.layers.weights import Projection, projections_within, refuse_rounded
+from keras_tfm.layers.weights import Projection, RoundedWeight, projections_within, refuse_rounded
 from keras_tfm.types import Config
 
 LARGEST_ERROR = 0.025  # of the outputs, to their deviation: 96 % of MiniLM's nearest neighbours stay the same
@@ -68,9 +68,10 @@ def _int8_kernels(model, projections, rows, largest_error) -> dict[Projection, I
 
 
 def check_are_not_kept(model: keras.Model) -> None:
-    """Raises if an operation in a graph has kept a kernel, and would go on with it whatever the variables hold."""
-    for projection in projections_within(model):
-        projection.check_is_not_kept()
+    """Raises if an operation in a graph has kept a weight, and would go on with it whatever the variables hold."""
+    for layer in compat.all_layers(model):
+        if isinstance(layer, RoundedWeight):
+            layer.check_is_not_kept()
 
 
 def settings_of(model: keras.Model) -> dict[str, Config]:

@@ -225,6 +225,11 @@ class TokenModel(keras.Model):
         inference.check_are_not_kept(self)
         super().set_weights(weights)
 
+    def load_weights(self, filepath: PathLike, *arguments: Any, **options: Any) -> None:
+        """Keras' `load_weights`; it raises if a graph has kept the weights, before any is loaded."""
+        inference.check_are_not_kept(self)
+        super().load_weights(filepath, *arguments, **options)
+
     def compile_from_config(self, config: Config) -> None:
         # Keras compiles a reloaded model anew only if `compile` is its own.
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -31,20 +31,22 @@ def is_by_onednn() -> bool:
     return compat.has_int8_product()
 
 
-def int8_product(x: Tensor, weights: Tensor, scale: Tensor) -> Tensor:
+def int8_product(x: Tensor, weights: Tensor, scale: Tensor, transposed: bool = False) -> Tensor:
     """x @ (weights * scale), in floats.
 
     Args:
         x: int8 (rows, inputs), -127 to 127.
         weights: int8 (inputs, outputs), likewise. In a graph, oneDNN keeps them as they are at the first call.
         scale: float32 (outputs,), positive.
+        transposed: whether `weights` are (outputs, inputs).
 
     Returns:
         float32 (rows, outputs). Without oneDNN the sums are those of floats: exact up to 1,040 inputs.
     """
     x, weights, scale = map(ops.convert_to_tensor, (x, weights, scale))
     if is_by_onednn():
-        return compat.int8_product(x, weights, scale)
+        return compat.int8_product(x, weights, scale, transposed)
+    weights = ops.transpose(weights) if transposed else weights
     return ops.matmul(ops.cast(x, "float32"), ops.cast(weights, "float32")) * scale
 
 

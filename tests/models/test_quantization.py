@@ -1,5 +1,9 @@
-"""8 and 4 bits: nearly the same perplexity, for weights and caches; a part of the memory; saved, loaded, exported."""
+"""8 and 4 bits: nearly the same perplexity, for weights and caches; a part of the memory; saved, loaded, exported.
 
+With inputs in 8 bits too, one engine for few rows and another for more, and the same texts.
+"""
+
+import contextlib
 import gc
 import pathlib
 import weakref
@@ -10,8 +14,12 @@ import pytest
 import tensorflow as tf
 
 import keras_tfm as ktfm
+from keras_tfm import compat
+from keras_tfm.generation import runner
 from keras_tfm.layers import weights
-from keras_tfm.layers.weights import Int4Groups, Int8Rows, rounded_product
+from keras_tfm.layers.weights import Int4Groups, Int8Rows, Int8RowsAndInputs, rounded_product
+from keras_tfm.ops.int8_products import portable_products
+from keras_tfm.samplers import BeamSampler, GreedySampler
 from tests.generation.lively import lively_model, slow_greedy
 
 TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
@@ -147,7 +155,7 @@ def test_a_row_that_is_no_number_leaves_the_others_alone(worst):
         np.testing.assert_allclose(np.asarray(product(tf.constant(x)))[1:], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", "w8a8", "int4"])
 def test_it_saves_and_reloads(dtype, tmp_path):
     quantized = quantized_model(dtype)
     quantized.save(tmp_path / "model.keras")
@@ -172,6 +180,80 @@ def test_it_writes_as_a_full_pass_says_and_is_served(dtype, large, tiny_tokenize
     assert text == writer("ROMEO:", max_new_tokens=8)
 
 
+@pytest.mark.parametrize("engine", ["eager", "xla", "portable", "onednn"])
+def test_inputs_are_rounded_row_by_row_whoever_multiplies(engine):
+    rng = np.random.default_rng(0)
+    matrix = Int8RowsAndInputs.of(rng.normal(size=(5, 40)).astype("float32"))
+    x = rng.normal(size=(3, 2, 40)).astype("float32") * np.array([1, 100, 1e-3], "float32")[:, None, None]
+    step = np.abs(x).max(-1, keepdims=True) / 127
+    expected = (np.round(x / step) * step) @ (matrix.values * matrix.scale[:, None]).T
+    signature = [tf.TensorSpec([None, None, 40], tf.float32)]
+    product = matrix.product
+    if engine != "eager":
+        function = tf.function(product, input_signature=signature, jit_compile=engine == "xla", autograph=False)
+        with portable_products() if engine == "portable" else contextlib.nullcontext():
+            product = function.get_concrete_function()
+        operations = {operation.type for operation in product.graph.get_operations()}
+        assert ("_QuantizedMatMul" in operations) == (engine == "onednn" and compat.has_int8_product())
+    # Sums of 40 numbers in another order, by row.
+    np.testing.assert_allclose(product(tf.constant(x)) / step, expected / step, rtol=0, atol=1e-3)
+
+
+@pytest.mark.skipif(not compat.has_int8_product(), reason="TensorFlow has no products of 8 bits here")
+@pytest.mark.parametrize("sampler", [GreedySampler(), pytest.param(BeamSampler(num_beams=3), marks=pytest.mark.slow)])
+def test_many_rows_are_written_by_onednn_as_full_passes_say(sampler):
+    model = lively_model(num_layers=2)  # whose blocks differ: each keeps its own weights
+    model.quantize_for_generation("w8a8")
+    prompts = [[1, 2, 3], [4, 5], [6], [7, 8, 9, 10]]
+    written = model.generate(prompts, max_new_tokens=6, sampler=sampler)
+    (loop,) = model.generation_runner._compiled.values()
+    assert not loop.is_by_xla
+    if isinstance(sampler, GreedySampler):
+        assert written.token_ids.tolist() == [slow_greedy(model, prompt, 6) for prompt in prompts]
+        streamed = list(model.generate_steps(prompts, max_new_tokens=6))
+        assert streamed[-1].token_ids.tolist() == written.token_ids.tolist()
+    with portable_products():  # floats, which round their inputs as well
+        model.generation_runner._compiled.clear()
+        again = model.generate(prompts, max_new_tokens=6, sampler=sampler)
+    assert again.token_ids.tolist() == written.token_ids.tolist()
+
+
+@pytest.mark.usefixtures("without_xla")
+def test_few_rows_are_left_to_xla_and_so_are_models_whose_inputs_are_floats():
+    for dtype, num_rows in (("w8a8", runner.FEWEST_ROWS - 1), ("int8", runner.FEWEST_ROWS)):
+        model = quantized_model(dtype)
+        model.generate([[1, 2, 3]] * num_rows, max_new_tokens=2)
+        (loop,) = model.generation_runner._compiled.values()
+        assert loop.is_by_xla
+
+
+@pytest.mark.skipif(not compat.has_int8_product(), reason="TensorFlow has no products of 8 bits here")
+def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
+    model = quantized_model("w8a8")
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.load_weights(tmp_path / "model.weights.h5")  # not called in a graph yet
+    model.generate([[1, 2, 3]] * runner.FEWEST_ROWS, max_new_tokens=2)
+    with pytest.raises(ValueError, match="must be loaded before it is first called"):
+        model.load_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="must be loaded before it is first called"):
+        model.set_weights(model.get_weights())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("portable", [True, False])
+def test_inputs_in_8_bits_are_served_as_written(portable, tiny_tokenizer, tmp_path):
+    model = quantized_model("w8a8", vocabulary_size=tiny_tokenizer.vocabulary_size)
+    writer = ktfm.generation.TextGenerator(model, tiny_tokenizer)
+    writer.export(tmp_path / "1", max_new_tokens=8, portable=portable)
+    held = (tmp_path / "1" / "saved_model.pb").read_bytes()
+    assert (b"_QuantizedMatMul" in held) == (compat.has_int8_product() and not portable)
+    prompts = ["ROMEO:", "It is", "But", ""]
+    texts = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"](tf.constant(prompts))["text"]
+    assert [text.decode() for text in texts.numpy()] == writer(prompts, max_new_tokens=8)
+    with pytest.raises(ValueError, match="`portable` must be True where XLA compiles"):
+        writer.export(tmp_path / "2", jit_compile=True, portable=False)
+
+
 def test_what_was_compiled_before_is_forgotten():
     model = lively_model(num_layers=1)
     before = model.generation_runner.version()
@@ -191,7 +273,7 @@ def test_another_dtype_raises():
         model.quantize_for_generation()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", "w8a8", "int4"])
 def test_floats_are_gone_once_they_are_rounded(dtype):
     model = lively_model(num_layers=1)
     floats = [weakref.ref(model.token_embedding.embedding.embeddings)]
