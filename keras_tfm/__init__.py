@@ -8,6 +8,7 @@ from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads i
     adapters,
     alignment,
     checkpoints,
+    compat,
     compression,
     data,
     evaluation,
@@ -27,6 +28,7 @@ from keras_tfm import (  # noqa: E402 - TensorFlow is imported here, and reads i
 __version__ = "0.1.0"
 
 compile_cache.start()
+compat.free_traced_gradients()
 
 __all__ = [
     "adapters",

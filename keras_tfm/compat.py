@@ -7,6 +7,7 @@ touch them (a test sees to it). TensorFlow is imported inside of the functions: 
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -370,6 +371,39 @@ def tensorflow_is_at_work() -> bool:
     from tensorflow.python.eager import context
 
     return getattr(context.context(), "_context_handle", None) is not None
+
+
+def free_traced_gradients() -> None:
+    """From now on, TensorFlow forgets a custom gradient with the graph that it was traced in.
+
+    Why: it registers each for good, and with it the graph, what that has captured, and so a model's weights: a model
+    that was once traced with SiLU, lean attention or rematerialization stayed in memory, optimizer included. Nothing
+    public takes a gradient back, and TensorFlow's own functions register theirs as ours do.
+    Puts a dict of its own into `ops.gradient_registry`. If it breaks: read in `custom_gradient.py` where
+    `_graph_mode_decorator` leaves `internal_grad_fn`; until then only memory is lost.
+    """
+    from tensorflow.python.framework.ops import gradient_registry as registry
+
+    if type(getattr(registry, "_registry", None)) is dict:  # once in a process, and where TensorFlow still has one
+        registry._registry = _TracedGradients(registry._registry)
+
+
+class _TracedGradients(dict):
+    """What TensorFlow registers, name -> dict with the gradient as "type": graphs own the custom ones."""
+
+    def __setitem__(self, name: str, entry: dict) -> None:
+        import tensorflow as tf
+
+        graph = tf.compat.v1.get_default_graph()  # where the operation is made right after
+        if name.startswith("CustomGradient-") and hasattr(graph, "captures"):  # a function's, not the global one
+            graph._traced_gradients = {**getattr(graph, "_traced_gradients", {}), name: entry["type"]}
+            owner = weakref.ref(graph, lambda _: self.pop(name, None))
+            entry = {**entry, "type": lambda operation, *upstream: _owned(owner, name)(operation, *upstream)}
+        super().__setitem__(name, entry)
+
+
+def _owned(owner: weakref.ref, name: str) -> Callable:
+    return owner()._traced_gradients[name]  # type: ignore[union-attr]
 
 
 def is_jit_compiled(function) -> bool:

@@ -5,10 +5,12 @@ A failure here says which of them a new release has changed, and where in `keras
 
 import ast
 import contextlib
+import gc
 import inspect
 import platform
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import keras
@@ -458,3 +460,27 @@ def test_saved_models_are_written_without_the_gradients_of_custom_functions(tmp_
         tf.saved_model.save(module, str(tmp_path / "1"), options=compat.save_options_without_gradients())
         assert not traced
         assert tf.saved_model.load(str(tmp_path / "1")).doubled(tf.constant([3.0])).numpy() == [6]
+
+
+@needs_tensorflow
+def test_a_custom_gradient_goes_with_the_graph_that_it_was_traced_in():
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def doubled(x):
+        return 2 * x, lambda upstream: 20 * upstream
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, tf.nn.silu(doubled(y))), (0, x))[1]
+        return tape.gradient(y, x)
+
+    with says("`tf.custom_gradient` leaves something else in `gradient_registry`", "free_traced_gradients"):
+        x, function = tf.constant(0.5), tf.function(gradient)
+        traced = function.get_concrete_function(x)
+        np.testing.assert_allclose(traced(x), gradient(x), rtol=1e-6)
+        graph = weakref.ref(traced.graph)
+        del traced, function
+        gc.collect()
+        assert graph() is None
