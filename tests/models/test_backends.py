@@ -61,6 +61,15 @@ def test_fit_has_the_losses_of_tensorflow(name, numbers):
     np.testing.assert_allclose(losses_of(name, loss), numbers["losses"][name], rtol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="`generate` refuses torch")
+def test_what_texts_are_compiled_for_is_not_changed_by_fit():
+    model = tiny.make("llama")
+    model.compile("sgd", "chunked", jit_compile=keras.backend.backend() == "jax")
+    version = model.generation_runner.version()
+    model.fit(*tiny.batch(2), batch_size=2, verbose=0)
+    assert model.generation_runner.version() == version
+
+
 if __name__ == "__main__":
     logits = {name: logits_of(name).astype("float64").round(6).tolist() for name in NAMES}
     plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
