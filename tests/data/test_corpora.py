@@ -31,7 +31,10 @@ def test_shakespeare_comes_in_the_form_of_tiny_shakespeare(tmp_path):
     assert 0.04 < len(validation["text"]) / len(train["text"]) < 0.07
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "sentiment_tweets")) for name in TABLES])
+@pytest.mark.parametrize(
+    "name",
+    ["sentiment_tweets", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wordnet_topics", "en_es"))],
+)
 def test_tables_are_those_of_the_files(name, tmp_path):
     loaded, info = tfds.load(f"keras_tfm_{name}", data_dir=tmp_path, with_info=True)
     for split in ("train", "test"):
