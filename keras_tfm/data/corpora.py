@@ -38,7 +38,7 @@ class KerasTfmShakespeare(TextCorpus):
         super().__init__(_file("shakespeare.txt", path), validation_fraction, **kwargs)
 
 
-class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Table(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Rows of a file of columns, whose column "split" says which split they belong to.
 
     Subclasses name the file, the columns and what `as_supervised=True` gives. A file with other content is another
