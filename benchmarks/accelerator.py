@@ -261,7 +261,8 @@ def main() -> int:
     if args.peak_tflops:
         peak = {"peak": args.peak_tflops * 1e12, "peak_is": "as given"}
     report["settings"] = {**settings, **peak, "backend": backend, "device": device_name()}
-    harness.publish("accelerator", report, table(report), args.json, args.update_readme)
+    name = f"accelerator_{backend}"
+    harness.publish(name, report, table(report), args.json.with_name(f"{name}.json"), args.update_readme)
     return harness.exit_status(report)
 
 

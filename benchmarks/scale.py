@@ -217,8 +217,7 @@ def workers_table(case: dict[str, Any], results: dict[str, dict[str, Any]]) -> s
         f"process with both cores, {one / two:.2f} times.",
         f"Of a step of two workers {1 - apart / two:.0%} goes into exchanging {sizes.FLOAT * count / 1e6:,.0f} MB of "
         f"gradients, and waiting for each other: two processes that exchange nothing take {apart / two:.2f} of the "
-        f"time. Beside each other these take {apart / half:.2f} times as long as one alone: memory is shared.",
-        f"With a batch each it is {1 - one_core * apart / half / twice:.0%}: the same gradients for twice the tokens.",
+        f"time. Beside each other these take {apart / half:.2f} times as long as one alone: they share the machine.",
     ]
     return (
         f"Small GPT of {count / 1e6:.1f} million parameters, float32, AdamW, batches of {case['batch']} x "
@@ -274,8 +273,7 @@ def main() -> int:
         return 0
     if harness.CORES < 2:
         parser.error("two cores are needed")
-    report = {"benchmark": "scale", "environment": harness.environment(), "settings": {"rounds": args.rounds}}
-    report["cases"], texts = [], []
+    status, environment = 0, harness.environment()
     forms: dict[str, tuple] = {
         "workers": (16, 128, WORKERS, workers_table),
         "memory": (4, 1024, MEMORY, memory_table),
@@ -287,10 +285,12 @@ def main() -> int:
         results: dict[str, dict[str, Any]] = {}
         for names in [list(contenders)] if task == "workers" else [[name] for name in contenders]:
             results |= harness.race("benchmarks.scale", case, names, args.rounds)
-        report["cases"].append({**case, "contenders": results})
-        texts.append(table(case, results))
-    harness.publish("scale", report, "\n\n".join(texts), args.json, args.update_readme)
-    return harness.exit_status(report)
+        name = f"scale_{task}"
+        report = {"benchmark": name, "environment": environment, "cases": [{**case, "contenders": results}]}
+        json_path = args.json.with_name(f"{args.json.stem}_{task}.json")
+        harness.publish(name, report, table(case, results), json_path, args.update_readme)
+        status |= harness.exit_status(report)
+    return status
 
 
 if __name__ == "__main__":
