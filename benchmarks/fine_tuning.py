@@ -5,8 +5,6 @@ README.md beside this file tells the method.
 """
 
 import argparse
-import contextlib
-import ctypes
 import importlib.util
 import sys
 from pathlib import Path
@@ -43,7 +41,7 @@ class FullFineTuning:
         rng = np.random.default_rng(0)
         self.ids = rng.integers(0, self.model.vocabulary_size, (case["batch_size"], case["length"] + 1), "int32")
         self.losses: list[float] = []
-        _forget_peak()
+        harness.forget_peak()
 
     def run(self) -> int:
         self.losses.append(float(self.model.train_on_batch(self.ids[:, :-1], self.ids[:, 1:])))
@@ -67,13 +65,6 @@ class LoraInt4(Lora):
 
 
 CONTENDERS = {"all weights": FullFineTuning, "LoRA": Lora, "LoRA, int8": LoraInt8, "LoRA, int4": LoraInt4}
-
-
-def _forget_peak() -> None:
-    """The peak counts from now on: what loading and rounding took for a moment is given back first."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def table(results: dict[str, dict[str, Any]], case: dict[str, Any]) -> str:

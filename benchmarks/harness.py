@@ -7,6 +7,7 @@ description of the machine, tables, JSON and the README's sections are here too.
 
 import argparse
 import contextlib
+import ctypes
 import importlib.metadata
 import json
 import multiprocessing
@@ -53,7 +54,10 @@ class LeftOut(Exception):
 
 
 class Contender(Protocol):
-    """What a worker holds: built by the script's factory, then asked for runs that are all alike."""
+    """What a worker holds: built by the script's factory, then asked for runs that are all alike.
+
+    What it puts into a dict `found`, if it has one, is in the results.
+    """
 
     def run(self) -> int:
         """Does one run and returns how many tokens it processed; raises if it did anything else than asked."""
@@ -88,7 +92,7 @@ def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
                 seconds, tokens = _timed(contender)
                 answer = {"seconds": seconds, "tokens": tokens}
             else:
-                answer = {"peak_memory_mb": memory_mb("VmHWM")}
+                answer = {"peak_memory_mb": memory_mb("VmHWM"), **getattr(contender, "found", {})}
         except ImportError as error:
             answer = {"skipped": str(error)}
         except LeftOut as error:
@@ -115,13 +119,20 @@ def memory_mb(field: str) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def forget_peak() -> None:
+    """The peak memory counts from now on: what building took for a moment is given back first."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 # In the script
 
 
 class Worker:
     """A contender's process: `ask` sends one command and waits for its answer."""
 
-    def __init__(self, module: str, name: str):
+    def __init__(self, module: str, name: str, environment: dict[str, str] | None = None):
         self.name = name
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
@@ -131,7 +142,7 @@ class Worker:
             stderr=self._log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **WORKER_ENVIRONMENT},
+            env={**os.environ, **(WORKER_ENVIRONMENT if environment is None else environment)},
         )
 
     def ask(self, command: str, **details: Any) -> dict[str, Any]:
@@ -161,7 +172,13 @@ class Worker:
         self._log.close()
 
 
-def race(module: str, case: dict[str, Any], contenders: Iterable[str], rounds: int) -> dict[str, dict[str, Any]]:
+def race(
+    module: str,
+    case: dict[str, Any],
+    contenders: Iterable[str],
+    rounds: int,
+    environment: dict[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Runs one case with every contender in turn and returns what each reached.
 
     Args:
@@ -169,6 +186,7 @@ def race(module: str, case: dict[str, Any], contenders: Iterable[str], rounds: i
         case: what the contender's factory needs, in JSON types.
         contenders: names; the first of each round changes from round to round.
         rounds: timed runs of each contender.
+        environment: added to that of the workers. Default: `WORKER_ENVIRONMENT`.
 
     Returns:
         By name: `tokens_per_second` (from the median run), `seconds` of every run, their `spread` (slowest / fastest),
@@ -180,7 +198,7 @@ def race(module: str, case: dict[str, Any], contenders: Iterable[str], rounds: i
     workers: dict[str, Worker] = {}
     try:
         for name in contenders:
-            worker = workers[name] = Worker(module, name)
+            worker = workers[name] = Worker(module, name, environment)
             results[name] = worker.ask("prepare", case=case) | {"runs": []}
             problem = next((results[name][key] for key in NO_RUNS if key in results[name]), None)
             say(f"  {name}: " + (problem or f"first call {results[name]['first_call_seconds']:.1f} s"))

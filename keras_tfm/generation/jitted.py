@@ -18,6 +18,7 @@ class JittedGeneration:
 
     Each is compiled once for each bucket of sizes, and anew for variables that lie on other devices. Weights are
     arguments: what is compiled holds none, and those of a model that lies in parts on several devices stay there.
+    `extend` takes over the KV caches of the state that it is given, which are gone afterwards: there is one copy.
 
     Args:
         model: with the methods of `generation.loop`.
@@ -37,28 +38,58 @@ class JittedGeneration:
         def begin_cut(prompts, *arguments):
             return begin(_cut(prompts, model.max_sequence_length), *arguments)
 
-        self.begin, self.extend, self.answer = (
-            _jitted(function, list(variables.values())) for function in (begin_cut, extend, answer)
-        )
+        def extend_whole(state, caches, *arguments):
+            return extend(state._replace(decoding=_whole(state.decoding, caches)), *arguments)
+
+        used = list(variables.values())
+        self.begin, self.answer = _jitted(begin_cut, used), _jitted(answer, used)
+        extend_given = _jitted(extend_whole, used, gives_up=1)
+
+        def extend_split(state, *arguments):
+            rest, caches = _split(state.decoding)
+            return extend_given(state._replace(decoding=rest), caches, *arguments)
+
+        self.extend = extend_split
         self.is_by_xla = True
         self.shapes: set = set()  # of the arguments that `begin` and `extend` are compiled for
         self.lock = threading.Lock()  # held while that is done
 
 
-def _jitted(function: Callable, variables: list[keras.Variable]) -> Callable:
+def _jitted(function: Callable, variables: list[keras.Variable], gives_up: int | None = None) -> Callable:
+    """The function compiled; the argument of the number `gives_up` is no more after a call."""
     import jax  # there, since it is Keras' backend
 
-    def with_values(values, arguments):
+    def with_values(values, *arguments):
         with keras.StatelessScope(zip(variables, values, strict=True)):
             return function(*arguments)
 
-    compiled = jax.jit(with_values)
+    compiled = jax.jit(with_values, donate_argnums=() if gives_up is None else gives_up + 1)
 
     def run(*arguments):
         values = [variable.value for variable in variables]
-        return compiled(values, tree.map_structure(_own_tensor, arguments))
+        return compiled(values, *tree.map_structure(_own_tensor, arguments))
 
     return run
+
+
+def _split(decoding: Any) -> tuple[Any, Any]:
+    """(rest, caches) of a `DecodingState`, each with None in place of the other: keys and values are the caches.
+
+    What is smaller may be a prefix' own, which a compiled function hands through: how long a window is, for example.
+    """
+    import jax
+
+    return (
+        jax.tree.map(lambda x: None if x.ndim > 2 else x, decoding),
+        jax.tree.map(lambda x: x if x.ndim > 2 else None, decoding),
+    )
+
+
+def _whole(rest: Any, caches: Any) -> Any:
+    """The state that was split."""
+    import jax
+
+    return jax.tree.map(lambda x, cache: cache if x is None else x, rest, caches, is_leaf=lambda x: x is None)
 
 
 def _cut(prompts: loop.Prompts, length: int | None) -> loop.Prompts:
@@ -70,4 +101,4 @@ def _cut(prompts: loop.Prompts, length: int | None) -> loop.Prompts:
 
 def _own_tensor(x):
     """Prompts and settings are padded by TensorFlow."""
-    return x if ops.is_tensor(x) else ops.convert_to_tensor(np.asarray(x))
+    return x if x is None or ops.is_tensor(x) else ops.convert_to_tensor(np.asarray(x))

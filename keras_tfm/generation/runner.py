@@ -61,7 +61,7 @@ class Prefix(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """A `Generation` under way, and the model's `DecodingState` behind it."""
+    """A `Generation` under way, and the model's `DecodingState` behind it, until the next is asked for."""
 
     generation: Generation
     state: Any

@@ -17,7 +17,7 @@ class ChunkedLossModel(TokenModel):
     Subclasses write `_hidden(...)`, which makes hidden states of the inputs, and `head_weights`.
     """
 
-    untraced_attributes: tuple[str, ...] = ("_reader",)
+    untraced_attributes: tuple[str, ...] = ("_reader", "_stops_at_hidden")  # the latter is set within a step alone
     _stops_at_hidden = False
 
     def head_weights(self, trained: bool = False) -> HeadWeights:

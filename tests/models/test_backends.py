@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_tfm.generation.options import GenerationOptions
 from keras_tfm.models import build_bert
 from tests.harness import float32
 from tests.models import tiny, tiny_seq2seq
@@ -59,6 +60,28 @@ def test_fit_has_the_losses_of_tensorflow(name, numbers):
     # The loss in chunks is the plain one, and its gradient is written by hand.
     loss = "chunked" if name == "llama" else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     np.testing.assert_allclose(losses_of(name, loss), numbers["losses"][name], rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="`generate` refuses torch")
+def test_what_texts_are_compiled_for_is_not_changed_by_fit():
+    model = tiny.make("llama")
+    model.compile("sgd", "chunked", jit_compile=keras.backend.backend() == "jax")
+    version = model.generation_runner.version()
+    model.fit(*tiny.batch(2), batch_size=2, verbose=0)
+    assert model.generation_runner.version() == version
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA under TensorFlow takes over no arguments")
+def test_caches_are_handed_on_while_a_text_is_written_and_not_copied():
+    model = tiny.make("llama")
+    options = GenerationOptions(max_new_tokens=4)
+    texts = model.generation_runner.run([[1, 2, 3]], options, tokens_per_piece=1)
+    first = next(texts)
+    keys = first.state.memories[0].self_attention.key
+    assert not keys.is_deleted()
+    second = next(texts)
+    assert keys.is_deleted()
+    np.testing.assert_array_equal(second.generation.token_ids[:, :1], first.generation.token_ids[:, :1])
 
 
 if __name__ == "__main__":
