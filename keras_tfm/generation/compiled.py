@@ -78,6 +78,7 @@ class CompiledGeneration:
         self.extend = _trace(extend, state, _INTEGERS, _INTEGER, *specs, jit_compile=jit_compile)
         self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, *specs, jit_compile=False)
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
+        self.pass_costs: dict = {}  # of these, what `measure_pass_cost` gave
         self.lock = threading.Lock()  # held while that is done
 
 

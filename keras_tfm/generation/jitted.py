@@ -41,6 +41,7 @@ class JittedGeneration:
             _jitted(function, list(variables.values())) for function in (begin_cut, extend, answer)
         )
         self.shapes: set = set()  # of the arguments that `begin` and `extend` are compiled for
+        self.pass_costs: dict = {}  # of these, what `measure_pass_cost` gave
         self.lock = threading.Lock()  # held while that is done
 
 
