@@ -15,6 +15,7 @@ from keras_tfm.files import check_is_free
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import CompiledGeneration, pad_prompts, room_for, stop_rules
 from keras_tfm.generation.options import MOST_NEW_TOKENS, GenerationOptions
+from keras_tfm.generation.pass_cost import measure_pass_cost, numbers_of
 from keras_tfm.generation.prompts import texts_of
 from keras_tfm.generation.runner import check_ids_of, int32_seed
 from keras_tfm.generation.text_generator import TextGenerator
@@ -32,7 +33,7 @@ _CONTROLS = {"temperature": (Temperature, "temperature"), "top_k": (TopK, "k"), 
 _CONTROL_DTYPES = {"temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32}
 SIGNATURES = ("serving_default", "generate", "prefill", "decode_step", "tokenize", "logits")
 # Of the tensors state_...: another number whenever a field comes, goes or changes its meaning.
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 # The limit of a prompt and its new tokens where neither the model's positions nor its checkpoint tell one.
 DEFAULT_TOTAL_TOKENS = 4096
 MOST_WARMUP_REQUESTS = 1000  # TensorFlow Serving refuses more
@@ -77,6 +78,9 @@ def export_text_generator(
     Bytes of a text that are no UTF-8 are read as U+FFFD. A request is refused before anything is allocated for it
     (InvalidArgumentError) if a prompt with its new tokens, or a row of `logits`, is longer than `max_total_tokens`, or
     if there are more prompts, texts or rows than `max_prompts`.
+
+    A `SpeculativeSampler` without a `pass_cost` is timed here, for one prompt on this machine; give it one for servers
+    that differ, or for batches, in which passes cost more.
 
     The writer's sampler is exported with all its processors; its temperature, top-k and top-p, where they stand among
     them or else at the end, take the caller's values. The same seed gives the text that the writer gives in Python.
@@ -223,20 +227,32 @@ class ServedTextGenerator(tf.Module):
         models = [writer.model, *models_in(options.sampler)]
         self.weights = [variable.value for model in models for variable in model.variables]
         self._writer = writer
-        self._options = options
         self._defaults = defaults
         self._limit = total_tokens_of(writer.model, max_total_tokens)
         self._most_prompts = tf.int32.max if max_prompts is None else min(max_prompts, tf.int32.max)
         self._shape = loop.Shape(options.num_return_sequences)
         self._adapters = adapters
+        sampler = options.sampler.timed(lambda: 1.0)  # before anything was traced that could be timed
         self._compiled = CompiledGeneration(
             RowAdapters(writer.model, adapters) if adapters else writer.model,
-            options.sampler,
+            sampler,
             self._shape,
             has_stop_strings=options.stop_strings is not None,
             has_adapters=bool(adapters),
             jit_compile=jit_compile,
         )
+        timed = options.sampler.timed(lambda: self._pass_cost(options, sampler))
+        self._options = options if timed is options.sampler else dataclasses.replace(options, sampler=timed)
+
+    def _pass_cost(self, options, sampler) -> float:
+        """What a pass over guesses costs in plain steps, for one row on this machine."""
+        padded = loop.Prompts(**pad_prompts(tf.ragged.constant([[options.start_token_id]], tf.int32), 0))
+        if self._adapters:
+            padded = padded._replace(adapters=tf.constant([-1]))
+        room = room_for(1, tf.shape(padded.token_ids)[1])
+        settings = loop.Settings(stop_rules(options), tf.size(room), tf.constant(0))
+        state = self._compiled.begin(padded, room, settings, numbers_of(sampler))
+        return measure_pass_cost(self._compiled.extend, state, room, settings, sampler)
 
     def signatures(self, names: Sequence[str] = SIGNATURES) -> dict:
         """name -> traced function, for some names of `SIGNATURES`; "decode_step" comes with "prefill", whose answer it

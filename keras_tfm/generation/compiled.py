@@ -79,6 +79,7 @@ class CompiledGeneration:
         self.answer = _trace(answer, state._replace(decoding=()), _INTEGERS, *specs, jit_compile=False)
         self.is_by_xla = jit_compile
         self.shapes: set = set()  # of the arguments that XLA has compiled `begin` and `extend` for
+        self.pass_costs: dict = {}  # of these, what `measure_pass_cost` gave
         self.lock = threading.Lock()  # held while that is done
 
 

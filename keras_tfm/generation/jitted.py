@@ -52,6 +52,7 @@ class JittedGeneration:
         self.extend = extend_split
         self.is_by_xla = True
         self.shapes: set = set()  # of the arguments that `begin` and `extend` are compiled for
+        self.pass_costs: dict = {}  # of these, what `measure_pass_cost` gave
         self.lock = threading.Lock()  # held while that is done
 
 

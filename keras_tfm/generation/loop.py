@@ -6,7 +6,8 @@ logits`. An encoder-decoder reads prompts into the state, and goes on from a sta
 
 One step: the sampler proposes tokens (mostly the newest one of each row), the model reads them, the sampler appends
 tokens and says how the KV caches change (rows reordered, rejected tokens rewound). All samplers share it, with one row
-or several for each prompt, and one token or several in each step.
+or several for each prompt, and one token or several in each step; a sampler may have several ways to make steps, and
+plan which is next.
 """
 
 from collections.abc import Callable
@@ -130,18 +131,31 @@ def extend(
     def is_unfinished(state):
         return ops.any(ops.logical_and(state.finish == 0, state.num_tokens < until))
 
-    def body(state):
-        token_ids, state = sampler.propose(split_heads(state, like=begun), context)
-        mask = ops.logical_and((state.finish == 0)[:, None], ops.ones_like(token_ids, "bool"))
-        if not isinstance(settings.guidance_scale, tuple):
-            token_ids, mask = ops.tile(token_ids, (2, 1)), ops.tile(mask, (2, 1))
-        num_before = state.decoding.num_tokens
-        hidden, decoding = model.read(token_ids, state.decoding, mask)
-        state = state._replace(decoding=decoding)
-        return (merge_heads(_advance(model, sampler, state, hidden, context, settings, num_before)),)
+    def steps(state, is_next, propose):
+        """Steps of one way, as long as it is the next."""
 
-    # A tuple around the state: Keras flattens one level of what it is given.
-    return split_heads(ops.while_loop(is_unfinished, body, (merge_heads(state),))[0], like=begun)
+        def body(state):
+            token_ids, state = propose(split_heads(state, like=begun), context)
+            mask = ops.logical_and((state.finish == 0)[:, None], ops.ones_like(token_ids, "bool"))
+            if not isinstance(settings.guidance_scale, tuple):
+                token_ids, mask = ops.tile(token_ids, (2, 1)), ops.tile(mask, (2, 1))
+            num_before = state.decoding.num_tokens
+            hidden, decoding = model.read(token_ids, state.decoding, mask)
+            state = state._replace(decoding=decoding)
+            return (merge_heads(_advance(model, sampler, state, hidden, context, settings, num_before)),)
+
+        # A tuple around the state: Keras flattens one level of what it is given.
+        return ops.while_loop(lambda state: ops.logical_and(is_unfinished(state), is_next(state)), body, (state,))[0]
+
+    def stretch(state):
+        state = sampler.plan(state, context)
+        for way in ways:
+            state = steps(state, *way)
+        return (state,)
+
+    ways, state = sampler.ways(context), merge_heads(state)
+    state = steps(state, *ways[0]) if len(ways) == 1 else ops.while_loop(is_unfinished, stretch, (state,))[0]
+    return split_heads(state, like=begun)
 
 
 def answer(

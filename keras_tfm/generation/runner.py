@@ -20,6 +20,7 @@ from keras_tfm.generation.compiled import SMALLEST_BUCKET, CompiledGeneration, b
 from keras_tfm.generation.jitted import JittedGeneration
 from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
+from keras_tfm.generation.pass_cost import measure_pass_cost, numbers_of
 from keras_tfm.generation.prompts import check_fits, prompts_of
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
@@ -135,12 +136,14 @@ class GenerationRunner:
         shape = loop.Shape(
             options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
         )
+        begun_with = sampler.timed(lambda: 1.0)  # before anything was compiled that could be timed
         rows_in_loop = int(prompts.nrows()) * sampler.rows_per_prompt(options.num_return_sequences)
-        compiled = self.compiled(sampler, shape, options, prefix is not None, rows_in_loop)
-        numbers = [tf.constant(number) for number in split_numbers(sampler)[1]]
+        compiled = self.compiled(begun_with, shape, options, prefix is not None, rows_in_loop)
         settings = settings_of(options, seed)
         inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
-        state = self._begin(compiled, inputs, room, settings, numbers)
+        arguments = (inputs, room, settings, numbers_of(begun_with))
+        state = self._begin(compiled, *arguments)
+        numbers = numbers_of(sampler.timed(lambda: self._pass_cost(compiled, state, arguments, begun_with)))
         has_ended = False
         while pace.until < options.max_new_tokens and not has_ended:
             state = compiled.extend(state, room, tf.constant(pace.next()), settings, numbers)
@@ -187,7 +190,7 @@ class GenerationRunner:
     def _begin(self, compiled, inputs, room, settings, numbers):
         """The state after the prefill; XLA compiles for sizes of a new bucket, which is logged."""
         arguments = (inputs, room, settings, numbers)
-        shapes = tuple(x.shape for x in tree.flatten(arguments))
+        shapes = _shapes(arguments)
         if shapes in compiled.shapes or not compiled.is_by_xla:
             return compiled.begin(*arguments)
         with compiled.lock:
@@ -203,6 +206,17 @@ class GenerationRunner:
             logger.info("Compiled the loop for %s in %.1f s.", sizes, time.perf_counter() - start)
             compiled.shapes.add(shapes)
             return state
+
+    def _pass_cost(self, compiled, state, arguments, sampler) -> float:
+        """What a pass over guesses costs in plain steps, measured at the first generation of these sizes."""
+        shapes = _shapes(arguments)
+        with compiled.lock:
+            if shapes not in compiled.pass_costs:
+                _, room, settings, _ = arguments
+                cost = measure_pass_cost(compiled.extend, state, room, settings, sampler)
+                logger.info("A pass over guesses takes as long as %.2f steps of one token.", cost)
+                compiled.pass_costs[shapes] = cost
+            return compiled.pass_costs[shapes]
 
     def _inspected(self, prompts, generation, options) -> Generation:
         """The generation with what the model computes of its texts."""
@@ -250,6 +264,10 @@ class GenerationRunner:
             )
         check_fits(self._model, negative, options.max_new_tokens)
         return negative if num_negative == num_prompts else tf.gather(negative, tf.zeros([num_prompts], tf.int32))
+
+
+def _shapes(arguments) -> tuple:
+    return tuple(x.shape for x in tree.flatten(arguments))
 
 
 def check_ids_of(options: GenerationOptions, vocabulary_size: int) -> None:

@@ -279,7 +279,7 @@ class RoundedWeight(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must define `_rows`.")
 
     def _round(self, kind: type[Rounded]) -> None:
-        if type(self.rounded) is kind:
+        if self.rounded.__class__ is kind:  # TensorFlow has wrapped the tuple: its type is another
             return
         refuse_rounded(self, self.quantization_mode or self.rounded_by())
         self.rounded = replace_weight(self, self.weight_name, kind.of(self._rows()))

@@ -13,6 +13,7 @@ from keras_tfm.samplers.constraints import (
     SequenceBias,
 )
 from keras_tfm.samplers.contrastive import ContrastiveSampler
+from keras_tfm.samplers.drafters import DraftModel, PromptLookup
 from keras_tfm.samplers.grammar import Grammar, match_json_schema, match_one_of, match_regex
 from keras_tfm.samplers.numbers import as_arrays, bucketed, static
 from keras_tfm.samplers.penalties import (
@@ -24,7 +25,7 @@ from keras_tfm.samplers.penalties import (
 )
 from keras_tfm.samplers.registry import SAMPLERS, get_sampler
 from keras_tfm.samplers.sampler import GreedySampler, Processor, RandomSampler, Sampler, StatefulProcessor
-from keras_tfm.samplers.speculative import DraftModel, PromptLookup, SpeculativeSampler
+from keras_tfm.samplers.speculative import SpeculativeSampler
 from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, LogProbs, StepRandom, write_token
 from keras_tfm.samplers.stop_strings import StopStrings
 from keras_tfm.samplers.truncation import EpsilonCutoff, EtaCutoff, MinP, Temperature, TopK, TopP, Typical

@@ -140,6 +140,3 @@ class FromKerasHub(Sampler):
 
     def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return self.hub_sampler.get_next_token(self.hub_sampler.compute_probabilities(logits))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        raise NotImplementedError("A keras_hub sampler does not tell its probabilities, which speculation needs.")

@@ -6,7 +6,8 @@ called with `logits` (float32, (B, V)), `tokens` (int32 (B, L): prompt and new t
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from keras import ops, tree
 
@@ -55,6 +56,17 @@ class StatefulProcessor(Processor):
     def is_complete(self, state: Any) -> Tensor:
         """bool (B,): rows that are complete, since no token may follow. Default: none."""
         return ops.zeros(ops.shape(tree.flatten(state)[0])[:1], "bool")
+
+
+class Way(NamedTuple):
+    """One kind of decoding step.
+
+    is_next: a function of the `GenerationState` that says, bool (), whether the next step is of this kind. propose: a
+    function of state and `Context` -> (tokens that the model reads, int32 (R, T), state).
+    """
+
+    is_next: Callable
+    propose: Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,16 +136,17 @@ class Sampler:
         """
         raise NotImplementedError(f"{type(self).__name__} must define `choose(logits, random)`.")
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """float32 (B, V): how likely `choose` takes each token. Speculative decoding asks for it."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define `probabilities(logits)` to be used speculatively."
-        )
-
     # The hooks of the generation loop. Samplers that choose one token from one row of logits need none of them; those
     # that keep several hypotheses (beams) or propose several tokens (speculation) override them.
 
     streams = True  # whether tokens are final as soon as they are appended
+
+    def timed(self, pass_cost: Callable[[], float]) -> "Sampler":
+        """The sampler for where it runs; `pass_cost` measures what a step of its other way costs in steps of one token.
+
+        Default: itself.
+        """
+        return self
 
     def rows_per_prompt(self, num_return_sequences: int) -> int:
         """How many rows (sequences, beams, candidates) are generated for each prompt."""
@@ -151,6 +164,17 @@ class Sampler:
             hidden: float (R, P, D), the model's states of the prompt. padding_mask: bool (R, P).
             context: of the generation.
         """
+        return state
+
+    def ways(self, context: Context) -> tuple[Way, ...]:
+        """The kinds of steps, of which `plan` chooses where there are several, so that the loop has code for each.
+
+        Each is a loop of its own inside of the loop: there caches are written in place.
+        """
+        return (Way(lambda state: ops.ones((), "bool"), self.propose),)
+
+    def plan(self, state: GenerationState, context: Context) -> GenerationState:
+        """Decides of which way the next steps are; its caches are merged (`merge_heads`) and not to be touched."""
         return state
 
     def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
@@ -199,9 +223,6 @@ class GreedySampler(Sampler):
     def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return ops.argmax(logits, axis=-1)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
-
 
 @dataclasses.dataclass(frozen=True)
 class RandomSampler(Sampler):
@@ -216,6 +237,3 @@ class RandomSampler(Sampler):
 
     def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
         return ops.argmax(logits + random.gumbel(logits.shape[-1]), axis=-1)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return ops.softmax(logits, axis=-1)

@@ -1,163 +1,87 @@
-"""Speculative decoding: cheap draft tokens, which the model verifies several at a time."""
+"""Speculative decoding: cheap guesses, which the model checks several at a time wherever that pays."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras import ops, tree
 
-from keras_tfm.arguments import as_integer, require
-from keras_tfm.ops.decoding_state import DecodingState
+from keras_tfm.arguments import as_integer, number_of, require
 from keras_tfm.ops.tensors import size
+from keras_tfm.samplers.drafters import DraftModel, PromptLookup, slots_needed
 from keras_tfm.samplers.numbers import static
-from keras_tfm.samplers.sampler import GreedySampler, Sampler, allowed_choice
-from keras_tfm.samplers.state import BANNED, Change, Context, GenerationState, is_banned, newest_tokens, write_token
+from keras_tfm.samplers.sampler import GreedySampler, Sampler, Way, allowed_choice
+from keras_tfm.samplers.state import Change, Context, GenerationState, StepRandom, newest_tokens, write_token
 from keras_tfm.types import Tensor
 
-# Streams of independent draws: draft tokens, whether a draft is accepted, what replaces a rejected one.
-_DRAFT, _ACCEPT, _REPLACE = 1, 2, 3
-
-
-class Drafts(NamedTuple):
-    """k draft tokens for each row.
-
-    token_ids: int32 (R, k). probabilities: float32 (R, k, V), the distributions that they were drawn from, or () for
-    drafts that were not drawn (probability 1).
-    """
-
-    token_ids: Any
-    probabilities: Any = ()
+# What a pass over guesses costs, in plain steps, where nobody has measured it.
+TYPICAL_PASS_COST = 2.0
+# The share of the newest guess in the mean of what guesses gain.
+_NEWEST = 0.25
+# Tokens written without a draft model before it is tried again, twice as many after each trial in vain.
+_FIRST_PAUSE = 32
 
 
 class SpeculativeMemory(NamedTuple):
-    """drafts: `Drafts` to be verified. drafter: the drafter's own state."""
+    """What guesses have gained, and what is done next.
+
+    drafts: int32 (R, k), the newest guesses, -1 = none. num_before: int32 (R,), new tokens when they were made.
+    kinds: int32 (R,), of which kind they are. gains: float32 (R, kinds), right guesses of each, a mean that forgets.
+    is_pass: bool (), whether the next step checks guesses. num_plain: int32 (), steps without before the next decision.
+    pause: int32 (), how many there will be when a drafter that costs something does not pay. drafter: its own memory.
+    """
 
     drafts: Any
+    num_before: Any
+    kinds: Any
+    gains: Any
+    is_pass: Any
+    num_plain: Any
+    pause: Any
     drafter: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptLookup:
-    """Drafts what followed an earlier occurrence of the last tokens: for texts that repeat their prompt.
-
-    Args:
-        max_ngram: int >= 1, the most last tokens that are looked for; the longest match counts, of equal ones the
-            first, after which most text is known.
-
-    Reference: Saxena 2023, "Prompt Lookup Decoding", https://github.com/apoorvumang/prompt-lookup-decoding
-    """
-
-    max_ngram: int = static(3)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "max_ngram", as_integer("max_ngram", self.max_ngram, 1))
-
-    def begin(self, state: GenerationState, context: Context, num_drafts: int) -> tuple:
-        """The drafter's state: none."""
-        return ()
-
-    def draft(
-        self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
-    ) -> tuple[Drafts, Any]:
-        """(`Drafts`, memory)."""
-        tokens = state.tokens
-        columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
-        ends = (context.num_prompt + state.num_tokens)[:, None]  # where the next token goes
-        # How many tokens before each column equal those before the end, up to max_ngram: (R, L).
-        matches, equal = ops.zeros_like(tokens), ops.ones_like(tokens, dtype="bool")
-        for back in range(1, self.max_ngram + 1):
-            before = ops.take(tokens, ops.maximum(columns[0] - back, 0), axis=1)
-            newest = ops.take_along_axis(tokens, ops.maximum(ends - back, 0), axis=1)
-            is_equal = ops.logical_and(before == newest, ops.logical_and(columns >= back, before >= 0))
-            equal = ops.logical_and(equal, is_equal)
-            matches = matches + ops.cast(equal, "int32")
-        matches = ops.where(ops.logical_and(columns < ends, tokens >= 0), matches, 0)
-        best = ops.max(matches, axis=1, keepdims=True)
-        # Without a match the newest token is drafted again: a rejected draft costs nothing.
-        is_best = ops.logical_and(matches == best, best > 0)
-        place = ops.min(ops.where(is_best, columns, ends - 1), axis=1, keepdims=True)
-        places = ops.minimum(place + ops.arange(num_drafts, dtype="int32")[None], ops.shape(tokens)[1] - 1)
-        guesses = ops.take_along_axis(tokens, places, axis=1)
-        return Drafts(ops.maximum(guesses, 0)), memory
-
-    def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
-        """The memory after `kept` of the newest tokens were accepted."""
-        return memory
-
-
-@dataclasses.dataclass(frozen=True)
-class DraftModel:
-    """Drafts with a smaller model of the same vocabulary, by the sampler's own rule.
-
-    Args:
-        model: `CausalLM`, or for a `Seq2SeqLM` another one, which reads the same sources. Two of these are equal if
-            they hold the same model.
-    """
-
-    model: Any
-
-    def begin(self, state: GenerationState, context: Context, num_drafts: int) -> DecodingState:
-        """The drafter's state: the draft model's `DecodingState` after the prefill."""
-        num_rows, length = ops.shape(state.tokens)
-        num_prompts = size(context.prompts, 0)
-        slots = slots_needed(num_rows, length - context.num_prompt, num_drafts)
-        token_ids, mask, memory = self.model.begin(ops.maximum(context.prompts, 0), context.prompts >= 0, slots)
-        _, memory = self.model.read(token_ids, memory, mask)
-        return memory.reorder(ops.repeat(ops.arange(num_prompts, dtype="int32"), num_rows // num_prompts))
-
-    def draft(
-        self, memory: Any, state: GenerationState, sampler: "SpeculativeSampler", context: Context, num_drafts: int
-    ) -> tuple[Drafts, Any]:
-        """(`Drafts`, memory). The last draft is read as well, so that the cache has all that may be accepted."""
-        guesses, probabilities = [], []
-        token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
-        for _ in range(num_drafts):
-            logits, memory = self._read(token, memory)
-            shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
-            token = allowed_choice(sampler.rule.choose(shaped, context.random(state, stream=_DRAFT)), shaped)
-            guesses.append(token)
-            probabilities.append(_allowed_probabilities(sampler.rule, shaped))
-            state = write_token(state, sampler.processors, token, logits, context)
-        _, memory = self._read(token, memory)
-        return Drafts(ops.stack(guesses, axis=1), ops.stack(probabilities, axis=1)), memory
-
-    def settle(self, memory: Any, num_read: int | Tensor, kept: Tensor) -> Any:
-        """The memory after `kept` (R,) of the `num_read` newest tokens were accepted: rewound behind them."""
-        return memory.keep(memory.num_tokens - num_read + kept)
-
-    def _read(self, token, memory):
-        hidden, memory = self.model.read(token[:, None], memory)
-        return ops.cast(self.model.project(hidden)[:, 0], "float32"), memory
-
-
-@dataclasses.dataclass(frozen=True)
 class SpeculativeSampler(Sampler):
-    """The text that `rule` alone would give, faster where drafts are good: the model verifies several in one pass.
+    """The text that `rule` alone writes, faster where guesses are good: the model checks several in one pass.
 
-    Exactly: a draft x that was drawn with probability q(x) is accepted with min(1, p(x) / q(x)); the first that is
-    rejected is replaced by a draw from max(p - q, 0). So every token follows p, and the greedy rule gives the greedy
-    text.
+    Each token is the rule's own choice, by the same draw; a guess only decides how many of them one pass gives. So the
+    text is the one of the rule with the same seed, whoever guesses and however often.
+
+    A pass over several tokens costs more than a step with one. So the sampler keeps the mean of how many guesses were
+    right, for each row and, by `PromptLookup`, for each length of the match; where that is less than a pass costs, it
+    writes without. `PromptLookup` goes on guessing meanwhile, which is free, and sees from the text when it would
+    pay again. A `DraftModel` is tried again after 32 tokens, and after each trial in vain twice as many.
 
     Args:
-        processors, seed: as in `Sampler`; they shape p, and q of a draft model.
+        processors, seed: as in `Sampler`.
         drafter: `PromptLookup` or `DraftModel`.
-        rule: `GreedySampler` or `RandomSampler`, or your own with `probabilities`; without processors.
-        num_drafts: int >= 1, drafts in each step.
+        rule: `GreedySampler`, `RandomSampler` or your own; without processors.
+        num_drafts: int >= 1, guesses in each pass.
+        pass_cost: float >= 0, the time of a pass, guessing included, in steps of one token; 0: always guess. Default:
+            measured where it is compiled, by `generate` for each bucket of sizes, by `export` for one row.
 
     Example:
         >>> SpeculativeSampler(drafter=PromptLookup())
         >>> SpeculativeSampler([Temperature(0.8)], drafter=DraftModel(small_model), rule=RandomSampler())
 
-    Reference: Leviathan et al. 2022, "Fast Inference from Transformers via Speculative Decoding", section 2,
-    https://arxiv.org/abs/2211.17192
+    Reference: Leviathan et al. 2022, "Fast Inference from Transformers via Speculative Decoding",
+    https://arxiv.org/abs/2211.17192; that both models draw with the same noise, so that no text hangs on the drafter:
+    Daliri et al. 2024, "Coupling without Communication and Drafter-Invariant Speculative Decoding",
+    https://arxiv.org/abs/2408.07978
     """
 
     drafter: PromptLookup | DraftModel = dataclasses.field(default_factory=PromptLookup)
     rule: Sampler = dataclasses.field(default_factory=GreedySampler)
     num_drafts: int = static(4)
+    pass_cost: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "num_drafts", as_integer("num_drafts", self.num_drafts, 1))
+        if self.pass_cost is not None:
+            object.__setattr__(self, "pass_cost", number_of("pass_cost", self.pass_cost))
+            require(self.pass_cost >= 0, "`pass_cost` must be at least 0", pass_cost=self.pass_cost)
         require(
             isinstance(self.rule, Sampler) and type(self.rule).advance is Sampler.advance and not self.rule.processors,
             "`rule` must choose token by token and have no processors; give those to the `SpeculativeSampler`",
@@ -181,79 +105,106 @@ class SpeculativeSampler(Sampler):
                     "sampler, or drafts of another model."
                 )
 
+    def timed(self, pass_cost: Callable[[], float]) -> "SpeculativeSampler":
+        return self if self.pass_cost is not None else dataclasses.replace(self, pass_cost=pass_cost())
+
+    def choose(self, logits: Tensor, random: StepRandom) -> Tensor:
+        return self.rule.choose(logits, random)
+
     def room(self, num_rows: Tensor, max_new_tokens: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
         return max_new_tokens, slots_needed(num_rows, max_new_tokens, self.num_drafts)
 
     def begin(self, state: GenerationState, hidden: Tensor, padding_mask: Tensor, context: Context) -> GenerationState:
-        return state._replace(memory=SpeculativeMemory((), self.drafter.begin(state, context, self.num_drafts)))
+        num_rows = size(state.num_tokens, 0)
+        none = ops.zeros_like(state.num_tokens)
+        gains = [0.0] * (self.drafter.num_kinds - 1) + [self.drafter.trust * self.num_drafts]
+        memory = SpeculativeMemory(
+            drafts=ops.full((num_rows, self.num_drafts), -1, dtype="int32"),
+            num_before=none,
+            kinds=none,
+            gains=ops.repeat(ops.convert_to_tensor([gains], dtype="float32"), num_rows, axis=0),
+            is_pass=ops.zeros((), "bool"),
+            num_plain=ops.zeros((), "int32"),
+            pause=ops.full((), _FIRST_PAUSE, dtype="int32"),
+            drafter=self.drafter.begin(state, context, self.num_drafts),
+        )
+        return state._replace(memory=memory)
 
-    def propose(self, state: GenerationState, context: Context) -> tuple[Tensor, GenerationState]:
-        drafts, drafter = self.drafter.draft(state.memory.drafter, state, self, context, self.num_drafts)
-        token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], drafts.token_ids], axis=1)
-        return token_ids, state._replace(memory=SpeculativeMemory(drafts, drafter))
+    def ways(self, context: Context) -> tuple[Way, ...]:
+        return (
+            Way(lambda state: state.memory.num_plain > 0, self.propose),
+            Way(lambda state: state.memory.is_pass, self._guess),
+        )
+
+    def plan(self, state: GenerationState, context: Context) -> GenerationState:
+        """Learns what the newest guesses gained, once the text tells, and decides whether the next are checked."""
+        memory = state.memory
+        gains = self._learned(memory, state, context)
+        drafts, kinds = self.drafter.look(state, context, self.num_drafts)
+        expected = ops.take_along_axis(gains, kinds[:, None], axis=1)[:, 0]
+        is_active = ops.cast(state.finish == 0, "float32")
+        expected = ops.sum(expected * is_active) / ops.maximum(ops.sum(is_active), 1.0)
+        cost = TYPICAL_PASS_COST if self.pass_cost is None else self.pass_cost
+        is_pass, num_plain, pause = 1.0 + expected > cost, self.num_drafts, memory.pause
+        if not self.drafter.is_free:
+            # After a pause nobody knows whether it would pay by now, if it ever can.
+            is_trial = ops.logical_and(ops.max(memory.drafts) < 0, self.num_drafts + 1.0 > cost)
+            num_plain = pause
+            pause = ops.where(is_pass, _FIRST_PAUSE, ops.where(is_trial, pause, ops.minimum(2 * pause, 2**20)))
+            is_pass = ops.logical_or(is_pass, is_trial)
+        num_plain = ops.where(is_pass, 0, num_plain)
+        planned = memory._replace(
+            drafts=drafts,
+            num_before=state.num_tokens,
+            kinds=kinds,
+            gains=gains,
+            is_pass=is_pass,
+            num_plain=num_plain,
+            pause=pause,
+            drafter=(),
+        )
+        is_due = memory.num_plain <= 0  # not where a stream has stopped on the way
+        planned = tree.map_structure(
+            lambda new, old: ops.where(is_due, ops.cast(new, old.dtype), old), planned, memory._replace(drafter=())
+        )
+        return state._replace(memory=planned._replace(drafter=memory.drafter))
 
     def advance(
         self, state: GenerationState, logits: Tensor, hidden: Tensor, context: Context
     ) -> tuple[GenerationState, Change]:
-        drafts, drafter = state.memory
-        is_checked = not isinstance(drafts, tuple) or len(drafts) > 0
-        num_drafts = self.num_drafts if is_checked else 0  # none at first, after the prompt
-        state = state._replace(memory=())
+        memory, state = state.memory, state._replace(memory=())
+        if logits.shape[1] == 1:
+            state, change = super().advance(state, logits, hidden, context)
+            return state._replace(memory=memory._replace(num_plain=ops.maximum(memory.num_plain - 1, 0))), change
         is_active = state.finish == 0
         kept = ops.cast(is_active, "int32")
-        for i in range(num_drafts + 1):
+        for i in range(self.num_drafts + 1):
             shaped = self.process(logits[:, i], state.tokens, state.num_tokens[:, None], state.processor_states)
-            target = _allowed_probabilities(self.rule, shaped)  # (R, V)
-            if i < num_drafts:
-                guess = drafts.token_ids[:, i]
-                token, is_accepted = self._check(guess, target, _proposal(drafts, i, target), state, context)
-            else:
-                token, is_accepted = self._draw(target, state, context), ops.zeros_like(is_active)
+            token = allowed_choice(self.choose(shaped, context.random(state)), shaped)
             state = write_token(state, self.processors, token, logits[:, i], context, shaped, writes=is_active)
-            is_active = ops.logical_and(ops.logical_and(is_active, is_accepted), state.finish == 0)
-            kept = kept + ops.cast(is_active, "int32")
-        if not is_checked:
-            return state._replace(memory=SpeculativeMemory((), drafter)), Change()
-        drafter = self.drafter.settle(drafter, num_drafts + 1, kept)
-        return state._replace(memory=SpeculativeMemory((), drafter)), Change(kept=kept)
+            if i < self.num_drafts:
+                is_right = ops.logical_and(token == memory.drafts[:, i], state.finish == 0)
+                is_active = ops.logical_and(is_active, is_right)
+                kept = kept + ops.cast(is_active, "int32")
+        drafter = self.drafter.settle(memory.drafter, self.num_drafts + 1, kept)
+        memory = memory._replace(is_pass=ops.zeros_like(memory.is_pass), drafter=drafter)
+        return state._replace(memory=memory), Change(kept=kept)
 
-    def _check(self, guess, target, proposal, state, context):
-        """(the token int32 (R,), whether it is the draft, bool (R,)); target and proposal: p and q, (R, V)."""
-        p, q = (ops.take_along_axis(x, guess[:, None], axis=1)[:, 0] for x in (target, proposal))
-        is_accepted = context.random(state, stream=_ACCEPT).uniform() * q < p
-        rest = ops.maximum(target - proposal, 0.0)
-        # Nothing is left where both agree; rounding alone can then reject a draft.
-        rest = ops.where(ops.sum(rest, axis=-1, keepdims=True) > 0, rest, target)
-        return ops.where(is_accepted, guess, self._draw(rest, state, context)), is_accepted
+    def _guess(self, state, context):
+        """The tokens that the model reads in a pass, (R, k + 1), and the state: the newest ones and guesses."""
+        memory = state.memory
+        drafts, drafter = self.drafter.draft(memory.drafter, memory.drafts, state, self, context)
+        token_ids = ops.concatenate([newest_tokens(state, context.num_prompt)[:, None], ops.maximum(drafts, 0)], axis=1)
+        return token_ids, state._replace(memory=memory._replace(drafts=drafts, drafter=drafter))
 
-    def _draw(self, weights, state, context):
-        """int32 (R,): a draw with probabilities proportional to the weights (R, V)."""
-        logs = ops.where(weights > 0, ops.log(ops.where(weights > 0, weights, 1.0)), BANNED)
-        noise = context.random(state, stream=_REPLACE).gumbel(weights.shape[-1])
-        return ops.cast(ops.argmax(logs + noise, axis=-1), "int32")
-
-
-def slots_needed(num_rows: Tensor, max_new_tokens: int | Tensor, num_drafts: int) -> int | Tensor:
-    """Slots of a KV cache that is rewound to the row that accepted most: rows that accepted less leave gaps.
-
-    Each row keeps at most `max_new_tokens` tokens and one step's surplus; a step uses at most num_drafts + 1 slots.
-    """
-    if isinstance(num_rows, int) and isinstance(max_new_tokens, int):
-        used = min(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
-    else:
-        used = ops.minimum(num_rows * (max_new_tokens + num_drafts), (num_drafts + 1) * max_new_tokens)
-    return used + num_drafts + 1
-
-
-def _allowed_probabilities(rule, shaped):
-    """float32 (R, V): the rule's probabilities of allowed tokens; if a custom rule leaves none, the likeliest token."""
-    probabilities = ops.where(is_banned(shaped), 0.0, rule.probabilities(shaped))
-    best = ops.one_hot(ops.argmax(shaped, axis=-1), shaped.shape[-1], dtype="float32")
-    return ops.where(ops.sum(probabilities, axis=-1, keepdims=True) > 0, probabilities, best)
-
-
-def _proposal(drafts, i, target):
-    """float32 (R, V): the distribution that draft i was drawn from."""
-    if isinstance(drafts.probabilities, tuple):
-        return ops.one_hot(drafts.token_ids[:, i], target.shape[-1], dtype="float32")
-    return drafts.probabilities[:, i]
+    def _learned(self, memory, state, context):
+        """The mean gains, with that of the newest guesses: how many of them the text begins with since then."""
+        ahead = ops.arange(self.num_drafts, dtype="int32")[None]
+        places = (context.num_prompt + memory.num_before)[:, None] + ahead
+        columns = size(state.tokens, 1)
+        written = ops.take_along_axis(state.tokens, ops.clip(places, 0, columns - 1), axis=1)
+        is_right = ops.logical_and(written == memory.drafts, ops.logical_and(memory.drafts >= 0, places < columns))
+        gained = ops.sum(ops.cumprod(ops.cast(is_right, "float32"), axis=1), axis=1, keepdims=True)  # (R, 1)
+        is_kind = ops.arange(self.drafter.num_kinds, dtype="int32")[None] == memory.kinds[:, None]
+        is_known = ops.logical_and(is_kind, memory.drafts[:, :1] >= 0)
+        return ops.where(is_known, memory.gains + _NEWEST * (gained - memory.gains), memory.gains)

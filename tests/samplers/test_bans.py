@@ -30,9 +30,6 @@ class SecondBest(samplers.Sampler):
     def choose(self, logits, random):
         return ops.top_k(logits, 2)[1][:, 1]
 
-    def probabilities(self, logits):
-        return ops.one_hot(self.choose(logits, None), logits.shape[-1], dtype="float32")
-
 
 LATER = (
     samplers.BanSequences(((1, 2),)),
