@@ -38,9 +38,10 @@ def weights_of(model):
         return weights
 
     blocks = [block_of(block) for block in model.stack.blocks]
+    position = model.token_embedding.position
     tables = {
         "tokens": of(model, "tokens/embeddings"),
-        "positions": of(model, "position_embedding/embeddings"),
+        "positions": of(position, "/embeddings") if position is not None else [],
         "norm": of(model.stack.final_norm, "/gamma", "/scale"),
         "norm_bias": of(model.stack.final_norm, "/beta"),
     }
