@@ -30,7 +30,7 @@ SUMS = tests/ops $(addprefix tests/layers/test_,$(addsuffix .py,attention blocks
 	$(addprefix tests/models/test_,$(addsuffix .py,causal_lm quantization))
 # What JAX is to compute as TensorFlow does, beside ops and layers: a sampler of each kind, since each takes seconds.
 TEXTS = tests/generation/test_every_sampler.py::test_every_backend_writes_what_tensorflow_writes
-MODELS_ON_JAX = tests/models/test_backends.py tests/training/test_layout_map.py "$(TEXTS)[random]" "$(TEXTS)[beam]"
+MODELS_ON_JAX = tests/models/test_backends.py tests/training/test_layout_map.py "$(TEXTS)[random]" "$(TEXTS)[beam]" "$(TEXTS)[draft_model]"
 # TensorFlow tells of every CUDA library that it does not find; errors stay.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet

@@ -118,6 +118,29 @@ class KerasTfmInt8(KerasTfm):
         self.model.quantize_for_generation()
 
 
+class KerasTfmLookup(KerasTfm):
+    """Guesses by prompt lookup where they pay; greedy, whatever the number of beams."""
+
+    def build(self) -> None:
+        super().build()
+        self.sampler = lookup_sampler()
+
+
+class KerasTfmInt8Lookup(KerasTfmInt8):
+    """As `KerasTfmLookup`, in 8 bits."""
+
+    def build(self) -> None:
+        super().build()
+        self.sampler = lookup_sampler()
+
+
+def lookup_sampler() -> Any:
+    """Greedy, with guesses by prompt lookup."""
+    from keras_tfm.samplers import PromptLookup, SpeculativeSampler
+
+    return SpeculativeSampler(drafter=PromptLookup())
+
+
 class KerasHub(Generation):
     jit_compile: bool | str = "auto"  # the default; Keras reads it as no on a CPU
 
@@ -221,12 +244,15 @@ CONTENDERS: dict[str, type[Generation]] = {
     "keras_tfm": KerasTfm,
     "keras_tfm_stream": KerasTfmStream,
     "keras_tfm_int8": KerasTfmInt8,
+    "keras_tfm_lookup": KerasTfmLookup,
+    "keras_tfm_int8_lookup": KerasTfmInt8Lookup,
     "keras_hub": KerasHub,
     "keras_hub_jit": KerasHubJit,
     "torch": Torch,
     "ctranslate2_fp32": CTranslate2,
     "ctranslate2_int8": CTranslate2Int8,
 }
+BY_DEFAULT = [name for name in CONTENDERS if not name.endswith("_lookup")]
 PEERS = ("keras_hub", "keras_hub_jit", "torch")
 
 
@@ -240,6 +266,8 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
             harness.ratio(results, "keras_tfm", PEERS),
             harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"]),
             harness.ratio(results, "keras_tfm_int8", ["ctranslate2_int8"]),
+            harness.ratio(results, "keras_tfm_lookup", ["keras_tfm"]),
+            harness.ratio(results, "keras_tfm_int8_lookup", ["keras_tfm_int8"]),
         ]
         speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names] + ratios)
         first_calls.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
@@ -248,6 +276,7 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         f"int8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
     )
     ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
+    ratios += ["lookup / plain", "int8: lookup / plain"]
     return "\n\n".join(
         [
             title,
@@ -263,7 +292,7 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="+", choices=harness.SHAPES, default=["small", "gpt2"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--beams", nargs="+", type=int, default=[1], help="beam counts; 1 is greedy")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(BY_DEFAULT))
     parser.add_argument("--prompt-length", type=int, default=32, help="512 with --new-tokens 1 measures the prefill")
     parser.add_argument("--new-tokens", type=int, default=128)
     harness.add_arguments(parser, "generate")

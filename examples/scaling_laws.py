@@ -32,8 +32,8 @@ optimize = required("scipy.optimize", "examples", "Fits")
 DATA = pathlib.Path(__file__).parent / "data" / "shakespeare.txt"
 SIZES = ("16x2", "32x2", "48x3", "64x4", "96x4")  # width x blocks
 HELD_OUT = "128x5"
-TOKENS = (50_000, 100_000, 200_000, 400_000)
-VOCABULARY_SIZE, LENGTH, BATCH_SIZE = 512, 64, 8  # so small that the fewest tokens are 97 steps
+TOKENS = (100_000, 160_000, 250_000, 400_000)
+VOCABULARY_SIZE, LENGTH, BATCH_SIZE = 512, 64, 8  # so small that the fewest tokens are 195 steps
 NUM_BOOTSTRAPS = 200
 
 
@@ -273,12 +273,16 @@ def main(
         alpha, beta = law.numbers[-2:]
         residuals = [law.loss(law.numbers, run.parameters, run.tokens) / run.loss - 1 for run in runs]
         misfit = 100 * np.sqrt(np.mean(np.square(residuals)))
+        is_within = min(run.parameters for run in runs) < best < larger.parameters
+        trust = (
+            "" if is_within else ", which is beyond all models trained here: the law says no more than the direction"
+        )
         print(
             f"\n{law.name}: exponent of N {alpha:.3f} ({exponents[0, 0]:.3f} to {exponents[1, 0]:.3f}), of D "
             f"{beta:.3f} ({exponents[0, 1]:.3f} to {exponents[1, 1]:.3f}), 90 % of the bootstrap; the {len(runs)} "
             f"losses are met to {misfit:.2f} %.\n"
             f"  With {budget:.2g} operations the best model has {best:,.0f} weights ({fewest:,.0f} to {most:,.0f}) and "
-            f"reads {budget / 6 / best:,.0f} tokens.\n"
+            f"reads {budget / 6 / best:,.0f} tokens{trust}.\n"
             f"  {held_out}, {larger.parameters:,} weights, {larger.tokens:,} tokens: loss {loss:.3f} foretold "
             f"({low:.3f} to {high:.3f}), {larger.loss:.3f} found: off by {100 * (loss / larger.loss - 1):+.1f} %."
         )

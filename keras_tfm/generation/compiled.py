@@ -120,15 +120,15 @@ def stop_rules(options: Any) -> StopRules:
     return StopRules(tf.constant(token_ids), tf.constant(sequences), strings)
 
 
-def room_for(max_new_tokens: int | Tensor, prompt_length: int | Tensor) -> Tensor:
+def room_for(max_new_tokens: int | Tensor, least: int | Tensor) -> Tensor:
     """A tensor whose length is the bucket of `max_new_tokens`: XLA reads sizes from shapes only.
 
     Args:
         max_new_tokens: int, or int32 ().
-        prompt_length: int, or int32 (), the bucket of prompts. The room is no smaller, up to `LARGEST_LEAST_ROOM`: few
+        least: int, or int32 (), such as the bucket of prompts. The room is no smaller, up to `LARGEST_LEAST_ROOM`: few
             rooms mean few compilations, and less would save less than half of the cache.
     """
-    return tf.zeros([bucket(max_new_tokens, tf.minimum(prompt_length, LARGEST_LEAST_ROOM))], tf.int32)
+    return tf.zeros([bucket(max_new_tokens, tf.minimum(least, LARGEST_LEAST_ROOM))], tf.int32)
 
 
 def bucket(size: int | Tensor, smallest: int | Tensor) -> Tensor:

@@ -45,12 +45,12 @@ def measurements(monkeypatch):
 @pytest.mark.usefixtures("without_xla")
 def test_each_bucket_is_measured_once_whatever_the_numbers(measurements):
     model = lively_model(num_layers=1)
-    for max_new_tokens, temperature in ((4, 1.0), (9, 0.5), (16, 0.5), (17, 0.5)):
+    for max_new_tokens, temperature in ((4, 1.0), (9, 0.5), (64, 0.5), (65, 0.5)):
         sampler = SpeculativeSampler((Temperature(temperature),))
         answer = model.generate([5, 7, 5], max_new_tokens=max_new_tokens, sampler=sampler)
         expected = model.generate([5, 7, 5], max_new_tokens=max_new_tokens, sampler=GreedySampler())
         assert answer.token_ids.tolist() == expected.token_ids.tolist()
-    assert len(measurements) == 2  # up to 16 new tokens, and up to 32
+    assert len(measurements) == 2  # up to 64 new tokens, and up to 128
     model.generate([5, 7, 5], max_new_tokens=40, sampler=SpeculativeSampler(pass_cost=2.0))
     assert len(measurements) == 2
 

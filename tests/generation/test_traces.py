@@ -26,7 +26,7 @@ def test_few_sizes_are_compiled(caplog):
         for length in (1, 16, 17, 32, 33, 64, 65, 128, 129, 200):  # the borders of all buckets
             for of_length in options:
                 list(runner.steps([[0] * length], of_length, tokens_per_piece=None))
-    assert sum("Compiling" in record.getMessage() for record in caplog.records) <= 8
+    assert sum("Compiling" in record.getMessage() for record in caplog.records) == 5
 
 
 @pytest.mark.slow
