@@ -118,6 +118,14 @@ class KerasTfmInt8(KerasTfm):
         self.model.quantize_for_generation()
 
 
+class KerasTfmW8a8(KerasTfm):
+    """Activations in 8 bits, too, as CTranslate2's int8 has them."""
+
+    def build(self) -> None:
+        super().build()
+        self.model.quantize_for_generation("w8a8")
+
+
 class KerasTfmLookup(KerasTfm):
     """Guesses by prompt lookup where they pay; greedy, whatever the number of beams."""
 
@@ -244,6 +252,7 @@ CONTENDERS: dict[str, type[Generation]] = {
     "keras_tfm": KerasTfm,
     "keras_tfm_stream": KerasTfmStream,
     "keras_tfm_int8": KerasTfmInt8,
+    "keras_tfm_w8a8": KerasTfmW8a8,
     "keras_tfm_lookup": KerasTfmLookup,
     "keras_tfm_int8_lookup": KerasTfmInt8Lookup,
     "keras_hub": KerasHub,
@@ -266,6 +275,7 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
             harness.ratio(results, "keras_tfm", PEERS),
             harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"]),
             harness.ratio(results, "keras_tfm_int8", ["ctranslate2_int8"]),
+            harness.ratio(results, "keras_tfm_w8a8", ["ctranslate2_int8"]),
             harness.ratio(results, "keras_tfm_lookup", ["keras_tfm"]),
             harness.ratio(results, "keras_tfm_int8_lookup", ["keras_tfm_int8"]),
         ]
@@ -276,7 +286,7 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         f"int8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
     )
     ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
-    ratios += ["lookup / plain", "int8: lookup / plain"]
+    ratios += ["w8a8 / CTranslate2 int8", "lookup / plain", "int8: lookup / plain"]
     return "\n\n".join(
         [
             title,
