@@ -106,8 +106,8 @@ def export_text_generator(
             many as fit into the largest request that the server allows.
         jit_compile: bool, whether XLA compiles the generation.
         portable: bool. After `quantize_for_generation("w8a8")` a SavedModel with `portable=False` holds an operation of
-            oneDNN, which TensorFlow on x86 processors has, and several prompts at once take a fraction of the time;
-            where it is missing, loading fails and names `int8_product_for_TensorFlow_with_oneDNN_on_x86`.
+            oneDNN, which TensorFlow has on x86 processors, faster for several prompts at once; elsewhere it fails to
+            load, or in the first request, with an error that names `int8_product_for_TensorFlow_with_oneDNN_on_x86`.
         warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
             it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
             and compiled by XLA the first of each power of two of prompts and of the longest prompt's tokens (at least

@@ -40,7 +40,7 @@ from keras_tfm.types import Tensor
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
 # Rows from which on products in 8 bits by oneDNN are worth what TensorFlow's operations cost beside XLA's loop.
-FEWEST_ROWS = 2
+FEWEST_ROWS = 4
 _FEW_ROWS = 2
 
 logger = logging.getLogger("keras_tfm")

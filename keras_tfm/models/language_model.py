@@ -332,8 +332,8 @@ class LanguageModel(ChunkedLossModel):
 
         With "w8a8" (weights and activations in 8 bits), what is multiplied with the weights is rounded as well, each
         token's by its own scale, and from `FEWEST_ROWS` rows on TensorFlow with oneDNN writes instead of XLA: on x86
-        processors with VNNI or AMX several rows at once take a fraction of the time. Which of the two writes changes
-        no more than the order of sums does. Rounding activations costs some quality: measure it with your texts.
+        processors with VNNI or AMX that is faster for several rows. Which of the two writes changes no more than the
+        order of sums does. Rounding activations costs some quality: measure it with your texts.
 
         Args:
             dtype: "int8", "w8a8" or "int4".
