@@ -170,7 +170,10 @@ class GenerationRunner:
         self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool, num_rows: int
     ) -> CompiledGeneration | JittedGeneration:
         """The loop for this structure of sampler and options and so many rows, retraced if the model has changed."""
-        is_by_xla = self._model.weight_dtype != "w8a8" or num_rows < FEWEST_ROWS or not compat.has_int8_product()
+        is_w8a8 = (
+            getattr(self._model, "weight_dtype", None) == "w8a8"
+        )  # which is no part of what the loop asks of a model
+        is_by_xla = not is_w8a8 or num_rows < FEWEST_ROWS or not compat.has_int8_product()
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
         with self._lock:

@@ -32,9 +32,9 @@ def compilations(monkeypatch):
     made = []
 
     class Noted(runner.CompiledGeneration):
-        def __init__(self, model, sampler, *arguments):
+        def __init__(self, model, sampler, *arguments, **options):
             made.append(sampler)
-            super().__init__(model, sampler, *arguments)
+            super().__init__(model, sampler, *arguments, **options)
 
     monkeypatch.setattr(runner, "CompiledGeneration", Noted)
     return made

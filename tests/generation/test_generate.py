@@ -129,7 +129,7 @@ def test_closing_the_steps_ends_the_work():
     runner = GenerationRunner(ScriptedModel(np.zeros((1, 5))))
     options = GenerationOptions(max_new_tokens=1000)
     steps = runner.steps([[1]], options, tokens_per_piece=1)
-    compiled = runner.compiled(GreedySampler(), Shape(), options, has_prefix=False)
+    compiled = runner.compiled(GreedySampler(), Shape(), options, has_prefix=False, num_rows=1)
     extend = compiled.extend
     compiled.extend = lambda state, room, until, *rest: calls.append(int(until)) or extend(state, room, until, *rest)
     next(steps)
