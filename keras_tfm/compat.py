@@ -605,35 +605,6 @@ def mutable_table(default: int):
     return tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=default)
 
 
-def static_table(keys: Any, values: Any, default: int):
-    """A table on the CPU that never changes, and whose memory is free when the last graph that reads it is.
-
-    Why: TensorFlow keeps a table for good, in a vocabulary's case megabytes, whatever becomes of who made it.
-    Uses `tf.raw_ops.DestroyResourceOp`. If it breaks: leave the finalizer out; then only memory is lost.
-
-    Args:
-        keys: strings or int64 (N,), N > 0. values: int32 (N,).
-        default: int, the value of all other keys.
-
-    Returns:
-        tf.lookup.StaticHashTable.
-    """
-    import tensorflow as tf
-
-    with tf.init_scope(), tf.device("CPU:0"):
-        table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default)
-        handle = tf.identity(table.resource_handle)  # the original is what graphs hold
-    weakref.finalize(table.resource_handle, _destroy, handle).atexit = False
-    return table
-
-
-def _destroy(handle) -> None:
-    import tensorflow as tf
-
-    with tf.init_scope():  # wherever Python happens to collect
-        tf.raw_ops.DestroyResourceOp(resource=handle)
-
-
 def save_options_without_gradients():
     """Options for `tf.saved_model.save`: served models take no gradients.
 

@@ -484,25 +484,3 @@ def test_a_custom_gradient_goes_with_the_graph_that_it_was_traced_in():
         del traced, function
         gc.collect()
         assert graph() is None
-
-
-@needs_tensorflow
-def test_a_table_goes_with_the_last_graph_that_reads_it():
-    import tensorflow as tf
-
-    table = compat.static_table(["a", "b"], np.array([1, 2], np.int32), -1)
-    handle = tf.identity(table.resource_handle)
-    data = tf.data.Dataset.from_tensors(["b", "c"]).map(table.lookup)
-
-    def size():
-        return int(tf.raw_ops.LookupTableSizeV2(table_handle=handle))
-
-    with says("`tf.raw_ops.DestroyResourceOp` frees no table, or one that is still read", "static_table"):
-        del table
-        gc.collect()
-        assert size() == 2
-        assert next(data.as_numpy_iterator()).tolist() == [2, -1]
-        del data
-        gc.collect()
-        with pytest.raises(tf.errors.NotFoundError):
-            size()

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm import compat
-
 NUM_CODE_POINTS = 0x110000
 CODE_POINT_BITS = 21
 _PAGE = 256  # code points whose entries lie together
@@ -185,9 +183,14 @@ class KeyFinder(tf.Module):
         is_first = parents == 0
         self._first = CodePointTable(codes[is_first], nodes[is_first], -1)
         self._is_later = CodePointTable(codes[~is_first], np.ones_like(nodes[~is_first]), 0)
-        edges, below = (np.concatenate([[-1], x[~is_first]]) for x in (trie.edges, nodes))
-        self._deeper = compat.static_table(edges, below.astype(np.int32), -1)
         with tf.init_scope(), tf.device("CPU:0"):
+            self._deeper = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(
+                    np.concatenate([[-1], trie.edges[~is_first]]),
+                    np.concatenate([[-1], nodes[~is_first]]).astype(np.int32),
+                ),
+                -1,
+            )
             self._values = tf.constant(trie.values, tf.int32)
 
     def may_be_there(self, codes: tf.Tensor) -> tf.Tensor:

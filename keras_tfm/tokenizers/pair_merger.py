@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm import compat
-
 _NEVER = np.iinfo(np.int32).max  # the rank of a merge that does not exist
 
 
@@ -64,8 +62,13 @@ class PairMerger(tf.Module):
         rows[1, 1:] = crossings
         own = np.searchsorted(keys, left * vocabulary_size + right) + 1
         rows[0, own], rows[2, own] = ranks, product
-        self._rows = compat.static_table(np.concatenate([[-1], keys]), np.arange(len(keys) + 1, dtype=np.int32), 0)
         with tf.init_scope(), tf.device("CPU:0"):
+            self._rows = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(
+                    np.concatenate([[-1], keys]), np.arange(len(keys) + 1, dtype=np.int32)
+                ),
+                default_value=0,
+            )
             self._ranks, self._crossings, self._products = map(tf.constant, rows)
 
     def __call__(self, symbols: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm import compat
 from keras_tfm.tokenizers.code_points import Characters, CodePointTable, before, repeated
 
 _L, _V, _T, _S = 0x1100, 0x1161, 0x11A7, 0xAC00  # the first jamo of each kind, and the first Hangul syllable
@@ -54,7 +53,9 @@ class UnicodeNormalization(tf.Module):
             self._parts = tf.constant([*itertools.chain(*parts)], tf.int32)
             self._lengths = tf.constant(lengths, tf.int32)
             self._starts = tf.constant(np.cumsum([0, *lengths[:-1]]), tf.int32)
-        self._pairs = compat.static_table(pairs, np.array([*tables.pairs.values()], np.int32), -1)
+            self._pairs = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(pairs, np.array([*tables.pairs.values()], np.int32)), -1
+            )
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         is_safe = tf.reduce_all(tf.strings.regex_full_match(texts, self._safe))

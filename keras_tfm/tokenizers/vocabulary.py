@@ -3,10 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-
-from keras_tfm import compat
 
 # Bytes that print well in Latin-1 stand for themselves; the others get the characters from U+0100 on, in order.
 _PRINTABLE = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
@@ -93,7 +90,9 @@ def tokens_of(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
 def id_table(ids: Mapping[Any, int], default: int = -1) -> tf.lookup.StaticHashTable:
     """A table in the graph from strings to ids, on the CPU; `default` for all others."""
     ids = ids or {b"\xff": default}  # a table must not be empty; no text in UTF-8 holds this
-    return compat.static_table(list(ids), np.array(list(ids.values()), np.int32), default)
+    with tf.init_scope(), tf.device("CPU:0"):
+        entries = tf.lookup.KeyValueTensorInitializer(list(ids), list(ids.values()), tf.string, tf.int32)
+        return tf.lookup.StaticHashTable(entries, default)
 
 
 def parts_of(document: Any) -> tuple[dict[str, Any], dict[str, int], list[dict[str, Any]]]:

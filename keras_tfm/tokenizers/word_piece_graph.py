@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm import compat
 from keras_tfm.tokenizers.added_tokens import places_in_rows, shifted
 from keras_tfm.tokenizers.bert_rules import UNKNOWN, BertSplitter, CharacterMapper, CharacterTable
 
@@ -85,8 +84,10 @@ class PieceMatcher(tf.Module):
         children, piece_ids = _trie(vocabulary)
         keys = np.fromiter(children, np.int64, len(children))
         nodes = np.fromiter(children.values(), np.int32, len(children))
-        self._children = compat.static_table(keys, nodes, -1)
         with tf.init_scope(), tf.device("CPU:0"):
+            self._children = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(keys, nodes), default_value=-1
+            )
             self._piece_ids = tf.constant(piece_ids, tf.int32)  # of each node; -1 if no piece ends there
 
     def __call__(self, words: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
