@@ -138,8 +138,15 @@ def test_a_space_follows_texts_of_which_nothing_else_is_left(models, drops_space
         assert ours.id_to_token(ids[-1]).endswith("▁")
 
 
+# Special tokens in texts are found here, as by `tokenizers`, and not by sentencepiece. Hypothesis knows them: it tries
+# strings of the modules that are loaded.
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(
+    lambda text: not any(token in text for token in ("<s>", "</s>", "<unk>", "<pad>"))
+)
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=30, max_size=30))
+@given(texts=st.lists(_TEXTS, min_size=30, max_size=30))
 def test_any_text_has_the_ids_of_sentencepiece(pair, texts):
     ours, theirs = pair
     assert ours.encode(texts) == theirs.encode(texts)
