@@ -506,12 +506,14 @@ def has_int8_product() -> bool:
     scale = rng.uniform(0.5, 1.5, 5).astype("float32")
     try:
         with tf.init_scope(), tf.device("CPU"):  # eagerly, though a graph may be traced now
-            product = tf.function(int8_product, autograph=False)(
-                tf.constant(x), tf.constant(weights), tf.constant(scale)
-            )
+            products = tf.function(
+                lambda x, scale: (int8_product(x, weights, scale), int8_product(x, weights.T, scale, transposed=True)),
+                autograph=False,
+            )(tf.constant(x), tf.constant(scale))
     except Exception:  # whatever a release or a machine without it says
         return False
-    return np.allclose(product, x.astype("float32") @ weights.astype("float32") * scale, rtol=1e-5)
+    expected = x.astype("float32") @ weights.astype("float32") * scale
+    return all(np.allclose(product, expected, rtol=1e-5) for product in products)
 
 
 def tensor_over(array: np.ndarray):

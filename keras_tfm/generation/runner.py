@@ -41,6 +41,7 @@ from keras_tfm.types import Tensor
 MOST_LOOPS = 16
 # Rows from which on products in 8 bits by oneDNN are worth what TensorFlow's operations cost beside XLA's loop.
 FEWEST_ROWS = 4
+# Rows up to which all rooms are at least the largest of the smallest: see `_inputs`.
 _FEW_ROWS = 2
 
 logger = logging.getLogger("keras_tfm")
@@ -170,10 +171,9 @@ class GenerationRunner:
         self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool, num_rows: int
     ) -> CompiledGeneration | JittedGeneration:
         """The loop for this structure of sampler and options and so many rows, retraced if the model has changed."""
-        is_w8a8 = (
-            getattr(self._model, "weight_dtype", None) == "w8a8"
-        )  # which is no part of what the loop asks of a model
-        is_by_xla = not is_w8a8 or num_rows < FEWEST_ROWS or not compat.has_int8_product()
+        # Not part of what the loop asks of a model: one of its own kind need not say it.
+        weight_dtype = getattr(self._model, "weight_dtype", None)
+        is_by_xla = weight_dtype != "w8a8" or num_rows < FEWEST_ROWS or not compat.has_int8_product()
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
         with self._lock:
