@@ -25,6 +25,15 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
+CPU_INFO = Path("/proc/cpuinfo")
+# What decides the speed of small precisions, by the kernel's names for it.
+FEATURES = {
+    "AVX-512": "avx512f",
+    "AVX-512 VNNI": "avx512_vnni",
+    "AVX-512 bfloat16": "avx512_bf16",
+    "AMX int8": "amx_int8",
+    "AMX bfloat16": "amx_bf16",
+}
 PACKAGES = ("tensorflow", "keras", "keras-hub", "torch", "transformers", "ctranslate2", "numpy")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -265,9 +274,13 @@ def environment() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
     processor, memory = platform.processor() or platform.machine(), ""
     try:
-        processor = Path("/proc/cpuinfo").read_text().split("model name", 1)[1].split(":", 1)[1].split("\n")[0].strip()
+        lines = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
+        info = {name.strip(): value.strip() for name, _, value in lines}
+        flags = info["flags"].split()
+        features = [name for name, flag in FEATURES.items() if flag in flags] or ["no AVX-512"]
+        processor = f"{info['model name']} ({', '.join(features)})"
         memory = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
-    except (OSError, IndexError, ValueError):
+    except (OSError, KeyError, ValueError):
         pass
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
