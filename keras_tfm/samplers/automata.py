@@ -1,4 +1,7 @@
-"""Finite automata over bytes, made from expressions and bounded in size: what grammars are before they meet tokens."""
+"""Deterministic finite automata over bytes, compiled from expressions within limits of size.
+
+An expression is one of the tuples below, or an `Automaton`.
+"""
 
 import bisect
 import dataclasses
@@ -24,73 +27,67 @@ class TooLarge(ValueError):
     """An expression whose automaton would pass the limits."""
 
 
-class Text(NamedTuple):
-    """Certain bytes."""
+class Literal(NamedTuple):
+    """These bytes."""
 
     value: bytes
 
 
-class Chars(NamedTuple):
-    """One character of `ranges` of code points ((first, last), ...), as UTF-8; in JSON: as it stands in a string."""
+class Characters(NamedTuple):
+    """A character class: one of the code points in `ranges` ((first, last), ...) as UTF-8; in JSON, escaped."""
 
     ranges: tuple
     in_json: bool = False
 
 
-class Sequence(NamedTuple):
-    """One part after the other."""
+class Concatenation(NamedTuple):
+    """The parts in order."""
 
     parts: tuple
 
 
-class Choice(NamedTuple):
-    """One of the options; of none nothing."""
+class Alternation(NamedTuple):
+    """Any of the options; without options it matches no text."""
 
     options: tuple
 
 
-class Repeat(NamedTuple):
-    """The part, from `least` to `most` times; None = without end."""
+class Repetition(NamedTuple):
+    """The part, `least` to `most` times; None = unbounded."""
 
     part: Any
     least: int = 0
     most: int | None = None
 
 
-class Ways(NamedTuple):
-    """Every path from state 0 to one of `ends`; each transition (from, part, to) writes its part."""
+class Graph(NamedTuple):
+    """All paths from state 0 to an accepting state in `ends`; steps: transitions (source, part, target)."""
 
     steps: tuple
     ends: tuple
 
 
-class Both(NamedTuple):
-    """What is of one expression and of the other."""
+class Intersection(NamedTuple):
+    """Texts that both expressions match."""
 
     one: Any
     other: Any
 
 
-class Without(NamedTuple):
-    """What is of one expression and not of the other."""
+class Difference(NamedTuple):
+    """Texts that `one` matches and `other` does not."""
 
     one: Any
     other: Any
 
 
-class Exactly(NamedTuple):
-    """What an automaton reads to its end."""
-
-    automaton: Any
+NOTHING = Alternation(())
+EMPTY = Literal(b"")
 
 
-NOTHING = Choice(())
-EMPTY = Text(b"")
-
-
-def optional(part: Any) -> Repeat:
+def optional(part: Any) -> Repetition:
     """The part, or nothing."""
-    return Repeat(part, 0, 1)
+    return Repetition(part, 0, 1)
 
 
 def characters_without(*excluded: tuple[int, int]) -> tuple:
@@ -105,10 +102,10 @@ def characters_without(*excluded: tuple[int, int]) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Automaton:
-    """A deterministic automaton over bytes; state 0 is the start, and every state is on a way to an end.
+    """A deterministic finite automaton over bytes; state 0 is the start, and an accepting state is reachable from all.
 
-    classes: uint8 (256,), bytes of one class lead to the same states everywhere. table: int32 (states, classes), -1
-    where a byte may not come. ends: bool (states,), where a text may end. Without states there is no text at all.
+    classes: uint8 (256,), the equivalence class of each byte. table: int32 (states, classes), transitions, -1 where
+    a byte is refused. ends: bool (states,), the accepting ones. Without states it accepts no text at all.
     """
 
     classes: np.ndarray
@@ -120,7 +117,7 @@ class Automaton:
         return len(self.table)
 
     def reads(self, text: bytes) -> bool:
-        """Whether it is one of its texts."""
+        """Whether the automaton accepts the text."""
         state = 0 if self.num_states else -1
         for byte in text:
             state = -1 if state < 0 else self.table[state, self.classes[byte]]
@@ -149,7 +146,7 @@ class Budget:
 
 
 def automaton_of(expression: Any, budget: Budget | None = None) -> Automaton:
-    """The automaton that reads what the expression writes.
+    """The automaton that accepts exactly the texts that the expression matches.
 
     Raises:
         TooLarge: before more than the limits of this file is done.
@@ -181,18 +178,18 @@ class _Nfa:
         return len(self.transitions) - 1
 
     def add(self, part, start: int) -> int:
-        """Adds the states of a part after `start`; the state that it ends in. No transition leads back to `start`."""
+        """Adds the states of a part after `start`, to which no transition leads back; returns its end state."""
         self.budget.take(steps=1)
         return getattr(self, f"_add_{type(part).__name__.lower()}")(part, start)
 
-    def _add_text(self, part, start):
+    def _add_literal(self, part, start):
         for byte in part.value:
             following = self.new_state()
             self.transitions[start].append((byte, byte, following))
             start = following
         return start
 
-    def _add_chars(self, part, start):
+    def _add_characters(self, part, start):
         end = self.new_state()
         suffixes = {(): end}  # equal suffixes of characters share their states
         for sequence in _byte_sequences(part.ranges, part.in_json):
@@ -203,18 +200,18 @@ class _Nfa:
             self.transitions[start].append((*sequence[0], suffixes[sequence[1:]]))
         return end
 
-    def _add_sequence(self, part, start):
+    def _add_concatenation(self, part, start):
         for item in part.parts:
             start = self.add(item, start)
         return start
 
-    def _add_choice(self, part, start):
+    def _add_alternation(self, part, start):
         end = self.new_state()
         for option in part.options:
             self.epsilons[self.add(option, start)].append(end)
         return end
 
-    def _add_repeat(self, part, start):
+    def _add_repetition(self, part, start):
         for _ in range(part.least):
             start = self.add(part.part, start)
         end = self.new_state()
@@ -228,7 +225,7 @@ class _Nfa:
         self.epsilons[start].append(end)
         return end
 
-    def _add_ways(self, part, start):
+    def _add_graph(self, part, start):
         states = {0: self.new_state()}
         self.epsilons[start].append(states[0])
         for source, label, target in part.steps:
@@ -242,14 +239,11 @@ class _Nfa:
                 self.epsilons[states[name]].append(end)
         return end
 
-    def _add_both(self, part, start):
+    def _add_intersection(self, part, start):
         return self._add_automaton(_product(part.one, part.other, self.budget, is_both=True), start)
 
-    def _add_without(self, part, start):
+    def _add_difference(self, part, start):
         return self._add_automaton(_product(part.one, part.other, self.budget, is_both=False), start)
-
-    def _add_exactly(self, part, start):
-        return self._add_automaton(part.automaton, start)
 
     def _add_automaton(self, automaton, start):
         states = [self.new_state() for _ in range(automaton.num_states)]
@@ -323,23 +317,23 @@ def _deterministic(nfa: _Nfa, start: int, end: int, budget: Budget) -> Automaton
 
 
 def _product(one, other, budget: Budget, is_both: bool) -> Automaton:
-    """What both expressions write, or the first alone."""
+    """Intersection or difference, by the product construction."""
     one, other = automaton_of(one, budget), automaton_of(other, budget)
     if not one.num_states or (is_both and not other.num_states):
         return _none()
     pairs, classes = np.unique(np.stack([one.classes, other.classes]), axis=1, return_inverse=True)
-    # Where the other one has no way on, it is in a state more, for good.
-    lost = other.num_states
+    # A sink state for where the other one refuses a byte.
+    sink = other.num_states
     others = np.concatenate([other.table, np.full((1, other.table.shape[1]), -1, "int32")])
-    rows = one.table[:, pairs[0]], np.where(others < 0, lost, others)[:, pairs[1]]
-    numbers = {(0, 0 if other.num_states else lost): 0}
+    rows = one.table[:, pairs[0]], np.where(others < 0, sink, others)[:, pairs[1]]
+    numbers = {(0, 0 if other.num_states else sink): 0}
     states = list(numbers)
     table = []
     for state in states:  # grows meanwhile
         row = []
         budget.take(steps=pairs.shape[1])
         for pair in zip(rows[0][state[0]].tolist(), rows[1][state[1]].tolist(), strict=True):
-            if pair[0] < 0 or (is_both and pair[1] == lost):
+            if pair[0] < 0 or (is_both and pair[1] == sink):
                 row.append(-1)
                 continue
             if pair not in numbers:
@@ -348,12 +342,12 @@ def _product(one, other, budget: Budget, is_both: bool) -> Automaton:
                 budget.check_states(len(states))
             row.append(numbers[pair])
         table.append(row)
-    ends = [one.ends[a] and (b < lost and other.ends[b]) == is_both for a, b in states]
+    ends = [one.ends[a] and (b < sink and other.ends[b]) == is_both for a, b in states]
     return _trimmed(classes.reshape(-1), np.asarray(table, "int32"), np.asarray(ends))
 
 
 def leading_to(ends: Any, table: np.ndarray) -> np.ndarray:
-    """bool (states,): from which states of a table (states, classes), -1 = no way on, one gets to one of `ends`."""
+    """bool (states,): states of a table (states, classes) from which one of `ends` is reachable; -1 = no transition."""
     before: list[list[int]] = [[] for _ in table]
     for state, row in enumerate(table):
         for target in set(row.tolist()) - {-1}:
@@ -369,7 +363,7 @@ def leading_to(ends: Any, table: np.ndarray) -> np.ndarray:
 
 
 def _trimmed(classes, table, ends) -> Automaton:
-    """The automaton with the states alone from which a text can end, and with as few classes as possible."""
+    """The automaton without dead states, with as few byte classes as possible."""
     is_alive = leading_to(ends, table)
     if not is_alive[0]:
         return _none()
@@ -384,7 +378,7 @@ def _none() -> Automaton:
 
 @functools.lru_cache(maxsize=1024)
 def _byte_sequences(ranges: Iterable[tuple[int, int]], in_json: bool) -> tuple:
-    """The characters of the ranges as sequences of byte ranges ((first, last), ...)."""
+    """The characters of the ranges as sequences of byte ranges ((first, last), ...), UTF-8."""
     sequences = []
     if in_json:
         for code, letter in _JSON_ESCAPES.items():

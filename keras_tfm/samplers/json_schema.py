@@ -1,4 +1,4 @@
-"""JSON schemas as expressions of `automata.py`: what cannot be guaranteed is refused."""
+"""JSON schemas compiled to expressions of `automata.py`; keywords that no automaton can guarantee are refused."""
 
 import json
 import math
@@ -11,23 +11,22 @@ import numpy as np
 from keras_tfm.samplers.automata import (
     EMPTY,
     NOTHING,
+    Alternation,
     Automaton,
-    Both,
-    Chars,
-    Choice,
-    Exactly,
-    Repeat,
-    Sequence,
-    Text,
-    Ways,
-    Without,
+    Characters,
+    Concatenation,
+    Difference,
+    Graph,
+    Intersection,
+    Literal,
+    Repetition,
     characters_without,
     optional,
 )
 from keras_tfm.samplers.regular_expressions import expression_of
 
 # Where a schema says nothing about a value, arrays and objects are nested at most so deep in it.
-DEEPEST_UNSAID = 3
+DEEPEST_IMPLICIT = 3
 _DEEPEST = 64
 _MOST_SCHEMAS = 20_000
 # Decimals of so many digits are different floats, so that a bound that is not to be reached is not reached by rounding.
@@ -91,13 +90,13 @@ _FRACTION = r"(\.[0-9]+)?"
 _NUMBER = rf"-?(0|[1-9][0-9]*){_FRACTION}([eE][+-]?[0-9]{{1,2}})?"
 _DECIMAL = rf"-?(0|[1-9][0-9]*){_FRACTION}"
 
-_SPACE = optional(Text(b" "))
-_CHARACTER = Chars(characters_without((0, 0x1F)), in_json=True)
-_STRING = Sequence((Text(b'"'), Repeat(_CHARACTER), Text(b'"')))
+_SPACE = optional(Literal(b" "))
+_CHARACTER = Characters(characters_without((0, 0x1F)), in_json=True)
+_STRING = Concatenation((Literal(b'"'), Repetition(_CHARACTER), Literal(b'"')))
 
 
 def expression_of_schema(schema: dict | bool | str) -> Any:
-    """What JSON texts of the schema look like.
+    """An expression that matches the JSON texts which are valid against the schema.
 
     Args:
         schema: as a dict, a bool or as text.
@@ -126,7 +125,7 @@ class _Reader:
         self._num_schemas = 0
 
     def texts(self, schema, path: str, references: tuple):
-        """The texts of a schema at a place; `references`: what was referred to on the way to it."""
+        """The expression of a schema at a path; `references`: those followed on the way to it."""
         self._num_schemas += 1
         if self._num_schemas > _MOST_SCHEMAS or path.count("/") > 2 * _DEEPEST:
             raise _refused(
@@ -141,10 +140,10 @@ class _Reader:
                 return self._any_of(name, schema, path, references)
         if "enum" in schema or "const" in schema:
             return self._one_of_values(schema, path, references)
-        return Choice(tuple(self._of_type(kind, schema, path, references) for kind in _types(schema, path)))
+        return Alternation(tuple(self._of_type(kind, schema, path, references) for kind in _types(schema, path)))
 
     def _flat(self, schema, path, references):
-        """(the schema without `$ref` and `allOf`: True as {}, where it stands, references)."""
+        """(the schema with `$ref` and `allOf` merged into it, its path, references); True becomes {}."""
         if schema is True:
             return {}, path, references
         if schema is False:
@@ -200,7 +199,7 @@ class _Reader:
                             "required property; use `anyOf` where a value may be of several",
                             schema["oneOf"],
                         )
-        return Choice(
+        return Alternation(
             tuple(
                 self.texts(False if option is False else _merged(rest, option, where), where, option_references)
                 for option, where, option_references in options
@@ -208,7 +207,7 @@ class _Reader:
         )
 
     def _are_disjoint(self, one, other) -> bool:
-        """Whether no value can be of both, as far as types and values tell."""
+        """Whether no value is valid against both, as far as types and values tell."""
         one, other = (self._flat(schema, "#", ())[0] for schema in (one, other))
         if one is False or other is False:
             return True
@@ -233,25 +232,25 @@ class _Reader:
         if "type" in schema:
             kinds = _types(schema, path)
             values = [value for value in values if any(_is_of_type(value, kind) for kind in kinds)]
-        texts = Choice(tuple(_text_of(value, path) for value in values))
+        texts = Alternation(tuple(_text_of(value, path) for value in values))
         rest = {key: value for key, value in schema.items() if key not in ("enum", "const", "type")}
         if set(rest) <= _ANNOTATIONS:
             return texts
         kept = []
         for kind, keywords in _KEYWORDS.items():
             of_kind = [value for value in values if any(_is_of_type(value, k) for k in _kinds(kind))]
-            others: Any = Choice(tuple(_text_of(value, path) for value in of_kind))
+            others: Any = Alternation(tuple(_text_of(value, path) for value in of_kind))
             if of_kind and set(rest) & set(keywords):
-                others = Both(others, self._of_type(kind, rest, path, references))
+                others = Intersection(others, self._of_type(kind, rest, path, references))
             kept.append(others)
         kept += [_text_of(value, path) for value in values if value is None or isinstance(value, bool)]
-        return Choice(tuple(kept))
+        return Alternation(tuple(kept))
 
     def _of_type(self, kind, schema, path, references):
         if kind == "null":
-            return Text(b"null")
+            return Literal(b"null")
         if kind == "boolean":
-            return Choice((Text(b"true"), Text(b"false")))
+            return Alternation((Literal(b"true"), Literal(b"false")))
         if kind in ("integer", "number"):
             return _number(kind, schema, path)
         if kind == "string":
@@ -263,21 +262,25 @@ class _Reader:
             raise _refused(f"{path}/uniqueItems", "`uniqueItems` cannot be guaranteed by a finite automaton", True)
         least, most = _counts("minItems", "maxItems", schema, path)
         prefix = [] if "prefixItems" not in schema else _list("prefixItems", schema, path)
-        items = schema.get("items", {} if prefix else _UNSAID)
+        items = schema.get("items", {} if prefix else _UNSPECIFIED)
         first = [self.texts(item, f"{path}/prefixItems/{i}", references) for i, item in enumerate(prefix)]
-        item = _any_value(DEEPEST_UNSAID - 1) if items is _UNSAID else self.texts(items, f"{path}/items", references)
-        # Place i: that many items are written; beyond the first ones and those that must be, the last place is a loop.
+        item = (
+            _any_value(DEEPEST_IMPLICIT - 1)
+            if items is _UNSPECIFIED
+            else self.texts(items, f"{path}/items", references)
+        )
+        # State i: i items are written; after the prefix items and the minimum, the last state has a loop.
         num_places = max(len(first), least, 1) if most is None else most
         if num_places > _MOST_SCHEMAS:
             raise _refused(path, f"arrays may have {_MOST_SCHEMAS} items at most", num_places)
         steps = []
         for i in range(num_places):
             part = first[i] if i < len(first) else item
-            steps.append((i, part if i == 0 else Sequence((Text(b","), _SPACE, part)), i + 1))
+            steps.append((i, part if i == 0 else Concatenation((Literal(b","), _SPACE, part)), i + 1))
         if most is None:
-            steps.append((num_places, Sequence((Text(b","), _SPACE, item)), num_places))
+            steps.append((num_places, Concatenation((Literal(b","), _SPACE, item)), num_places))
         ends = tuple(range(max(least, 1), num_places + 1))
-        return _bracketed(b"[", Ways(tuple(steps), ends), b"]", may_be_empty=least == 0)
+        return _bracketed(b"[", Graph(tuple(steps), ends), b"]", may_be_empty=least == 0)
 
     def _object(self, schema, path, references):
         properties = schema.get("properties", {})
@@ -293,13 +296,13 @@ class _Reader:
         for name in dict.fromkeys([*properties, *required]):
             where = f"{path}/properties/{_pointer(name)}" if name in properties else f"{path}/additionalProperties"
             part = self._value(properties.get(name, unnamed), where, references)
-            key = Sequence((_text_of(name, path), Text(b":"), _SPACE, part))
+            key = Concatenation((_text_of(name, path), Literal(b":"), _SPACE, part))
             members.append((key, name in required))
         extra = None
         if additional is not False:
-            names = Choice(tuple(_text_of(name, path) for name in dict.fromkeys([*properties, *required])))
+            names = Alternation(tuple(_text_of(name, path) for name in dict.fromkeys([*properties, *required])))
             part = self._value(additional, f"{path}/additionalProperties", references)
-            extra = Sequence((Without(_STRING, names), Text(b":"), _SPACE, part))
+            extra = Concatenation((Difference(_STRING, names), Literal(b":"), _SPACE, part))
             if least > max(1, len(required)):
                 # Names may come twice, and count once.
                 raise _refused(
@@ -309,17 +312,17 @@ class _Reader:
 
     def _value(self, schema, path, references):
         if schema is True or schema == {}:
-            return _any_value(DEEPEST_UNSAID - 1)
+            return _any_value(DEEPEST_IMPLICIT - 1)
         return self.texts(schema, path, references)
 
 
-_UNSAID = object()
+_UNSPECIFIED = object()
 
 
 def _members(members, extra, least, most):
-    """Ways through the members of an object in their order, at least one; then any number of further ones.
+    """A graph of the members of an object in order, at least one; then any number of additional ones.
 
-    A place is (members decided on, how many of them are written); counts beyond what matters are one.
+    A state is (members decided on, how many of them are written); counts beyond what matters are one state.
     """
     cap = max(1, least) if most is None else most
     steps, todo, seen = [], [(0, 0)], {(0, 0)}
@@ -333,53 +336,53 @@ def _members(members, extra, least, most):
     while todo:
         index, count = place = todo.pop()
         more = count + 1 if count < cap else (count if most is None else None)
-        comma = (Text(b","), _SPACE) if count else ()
+        comma = (Literal(b","), _SPACE) if count else ()
         if index == len(members):
             if extra is not None and more is not None:
-                step(place, Sequence((*comma, extra)), (index, more))
+                step(place, Concatenation((*comma, extra)), (index, more))
             continue
         text, is_required = members[index]
         if more is not None:
-            step(place, Sequence((*comma, text)), (index + 1, more))
+            step(place, Concatenation((*comma, text)), (index + 1, more))
         if not is_required:
             step(place, EMPTY, (index + 1, count))
     ends = tuple(place for place in seen if place[0] == len(members) and place[1] >= max(1, least))
     numbers = {place: number for number, place in enumerate(sorted(seen))}
-    return Ways(tuple((numbers[a], part, numbers[b]) for a, part, b in steps), tuple(numbers[end] for end in ends))
+    return Graph(tuple((numbers[a], part, numbers[b]) for a, part, b in steps), tuple(numbers[end] for end in ends))
 
 
 def _bracketed(opening, inner, closing, may_be_empty):
-    inner = Sequence((_SPACE, inner, _SPACE))
-    return Sequence((Text(opening), Choice((EMPTY, inner)) if may_be_empty else inner, Text(closing)))
+    inner = Concatenation((_SPACE, inner, _SPACE))
+    return Concatenation((Literal(opening), Alternation((EMPTY, inner)) if may_be_empty else inner, Literal(closing)))
 
 
 def _any_value(depth):
-    """Any JSON value with arrays and objects nested at most so deep."""
-    scalars = (Text(b"null"), Text(b"true"), Text(b"false"), expression_of(_NUMBER), _STRING)
+    """Any JSON value, with arrays and objects nested `depth` deep at most."""
+    scalars = (Literal(b"null"), Literal(b"true"), Literal(b"false"), expression_of(_NUMBER), _STRING)
     if depth == 0:
-        return Choice(scalars)
+        return Alternation(scalars)
     inner = _any_value(depth - 1)
-    comma = Sequence((Text(b","), _SPACE))
-    member = Sequence((_STRING, Text(b":"), _SPACE, inner))
-    array, members = (Ways(((0, part, 1), (1, comma, 0)), (1,)) for part in (inner, member))
-    return Choice((*scalars, _bracketed(b"[", array, b"]", True), _bracketed(b"{", members, b"}", True)))
+    comma = Concatenation((Literal(b","), _SPACE))
+    member = Concatenation((_STRING, Literal(b":"), _SPACE, inner))
+    array, members = (Graph(((0, part, 1), (1, comma, 0)), (1,)) for part in (inner, member))
+    return Alternation((*scalars, _bracketed(b"[", array, b"]", True), _bracketed(b"{", members, b"}", True)))
 
 
 def _string(schema, path):
     least, most = _counts("minLength", "maxLength", schema, path)
     parts = []
     if least or most is not None:
-        parts.append(Repeat(_CHARACTER, least, most))
+        parts.append(Repetition(_CHARACTER, least, most))
     if "pattern" in schema:
         parts.append(_pattern(schema["pattern"], path))
     if "format" in schema:
         if schema["format"] not in _FORMATS:
             raise _refused(f"{path}/format", f"`format` must be one of {sorted(_FORMATS)}", schema["format"])
         parts.append(expression_of(f"^{_FORMATS[schema['format']]}$", json=True))
-    inner: Any = parts[0] if parts else Repeat(_CHARACTER)
+    inner: Any = parts[0] if parts else Repetition(_CHARACTER)
     for part in parts[1:]:
-        inner = Both(inner, part)
-    return Sequence((Text(b'"'), inner, Text(b'"')))
+        inner = Intersection(inner, part)
+    return Concatenation((Literal(b'"'), inner, Literal(b'"')))
 
 
 def _pattern(pattern, path):
@@ -429,15 +432,15 @@ def _number(kind, schema, path):
             patterns.append(rf"-?[0-9](\.?[0-9]){{0,{_CERTAIN_DIGITS - 1}}}")
     parts = [expression_of(pattern) for pattern in patterns]
     if multiple is not None:
-        parts.append(Sequence((optional(Text(b"-")), Exactly(_multiples(int(multiple), path)))))
+        parts.append(Concatenation((optional(Literal(b"-")), _multiples(int(multiple), path))))
     result = parts[0]
     for part in parts[1:]:
-        result = Both(result, part)
+        result = Intersection(result, part)
     return result
 
 
 def _multiples(number, path):
-    """Digits of the multiples of a number: a state is a remainder; before the first digit it is 0 too."""
+    """An automaton that accepts the decimal digits of multiples of a number; its states are remainders."""
     if number > 1000:
         raise _refused(f"{path}/multipleOf", "`multipleOf` may be at most 1000", number)
     classes = np.zeros(256, "uint8")
@@ -448,20 +451,20 @@ def _multiples(number, path):
 
 
 def _integers_from(least: int) -> str:
-    """A pattern of the integers of at least so much."""
+    """A pattern of the integers >= `least`."""
     if least > 0:
-        return _magnitudes_from(str(least))
-    return _either("0|[1-9][0-9]*", f"-{_magnitudes_to(str(-least))}" if least < 0 else "")
+        return _natural_from(str(least))
+    return _either("0|[1-9][0-9]*", f"-{_natural_to(str(-least))}" if least < 0 else "")
 
 
 def _integers_to(most: int) -> str:
     if most < 0:
-        return f"-{_magnitudes_from(str(-most))}"
-    return _either("-[1-9][0-9]*", _magnitudes_to(str(most)))
+        return f"-{_natural_from(str(-most))}"
+    return _either("-[1-9][0-9]*", _natural_to(str(most)))
 
 
-def _magnitudes_from(digits: str) -> str:
-    """Digits without leading zeros of numbers that are at least so great."""
+def _natural_from(digits: str) -> str:
+    """A pattern of the natural numbers >= `digits`, without leading zeros."""
     size = len(digits)
     options = [digits, f"[1-9][0-9]{{{size},}}"]
     for i, digit in enumerate(digits):
@@ -470,7 +473,7 @@ def _magnitudes_from(digits: str) -> str:
     return _either(*options)
 
 
-def _magnitudes_to(digits: str) -> str:
+def _natural_to(digits: str) -> str:
     size = len(digits)
     options = [digits, "0"]
     if size > 1:
@@ -483,23 +486,23 @@ def _magnitudes_to(digits: str) -> str:
 
 
 def _decimals_from(bound: Decimal, is_open: bool) -> str:
-    """A pattern of the decimals from the bound on; `is_open`: without it."""
+    """A pattern of the decimals >= the bound; > where `is_open`."""
     if bound < 0:
-        return _either(rf"[0-9]+{_FRACTION}", "-" + _sizes_to(-bound, is_open))
-    return _sizes_from(bound, is_open)
+        return _either(rf"[0-9]+{_FRACTION}", "-" + _unsigned_to(-bound, is_open))
+    return _unsigned_from(bound, is_open)
 
 
 def _decimals_to(bound: Decimal, is_open: bool) -> str:
     if bound < 0:
-        return "-" + _sizes_from(-bound, is_open)
-    below = "-" + _sizes_from(Decimal(0), is_open)
-    return below if bound == 0 and is_open else _either(below, _sizes_to(bound, is_open))
+        return "-" + _unsigned_from(-bound, is_open)
+    below = "-" + _unsigned_from(Decimal(0), is_open)
+    return below if bound == 0 and is_open else _either(below, _unsigned_to(bound, is_open))
 
 
-def _sizes_from(bound: Decimal, is_open: bool) -> str:
-    """Decimals without sign that are at least (open: more than) so great."""
+def _unsigned_from(bound: Decimal, is_open: bool) -> str:
+    """A pattern of the unsigned decimals >= (open: >) the bound."""
     whole, fraction = _split(bound)
-    options = [rf"{_magnitudes_from(str(int(whole) + 1))}{_FRACTION}"]
+    options = [rf"{_natural_from(str(int(whole) + 1))}{_FRACTION}"]
     for i, digit in enumerate(fraction):
         if digit < "9":
             options.append(rf"{whole}\.{fraction[:i]}[{int(digit) + 1}-9][0-9]*")
@@ -510,12 +513,12 @@ def _sizes_from(bound: Decimal, is_open: bool) -> str:
     return _either(*options)
 
 
-def _sizes_to(bound: Decimal, is_open: bool) -> str:
-    """Decimals without sign that are at most (open: less than) so great."""
+def _unsigned_to(bound: Decimal, is_open: bool) -> str:
+    """A pattern of the unsigned decimals <= (open: <) the bound."""
     whole, fraction = _split(bound)
     options = []
     if whole != "0":
-        options.append(rf"{_magnitudes_to(str(int(whole) - 1))}{_FRACTION}")
+        options.append(rf"{_natural_to(str(int(whole) - 1))}{_FRACTION}")
     if fraction:
         options.append(whole)
     for i, digit in enumerate(fraction):
@@ -542,22 +545,23 @@ def _text_of(value, path):
     """The JSON of a value, with spaces where other values may have them."""
     if isinstance(value, list):
         inner = [_text_of(item, path) for item in value]
-        inner = [part for item in inner for part in (Text(b","), _SPACE, item)][2:]
-        return _bracketed(b"[", Sequence(tuple(inner)), b"]", False) if inner else Text(b"[]")
+        inner = [part for item in inner for part in (Literal(b","), _SPACE, item)][2:]
+        return _bracketed(b"[", Concatenation(tuple(inner)), b"]", False) if inner else Literal(b"[]")
     if isinstance(value, dict):
         inner = [
-            Sequence((_text_of(key, path), Text(b":"), _SPACE, _text_of(item, path))) for key, item in value.items()
+            Concatenation((_text_of(key, path), Literal(b":"), _SPACE, _text_of(item, path)))
+            for key, item in value.items()
         ]
-        inner = [part for item in inner for part in (Text(b","), _SPACE, item)][2:]
-        return _bracketed(b"{", Sequence(tuple(inner)), b"}", False) if inner else Text(b"{}")
+        inner = [part for item in inner for part in (Literal(b","), _SPACE, item)][2:]
+        return _bracketed(b"{", Concatenation(tuple(inner)), b"}", False) if inner else Literal(b"{}")
     try:
-        return Text(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        return Literal(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
     except ValueError as error:  # half a surrogate pair, or no number
         raise _refused(path, f"values and names must be JSON in UTF-8 ({error})", value) from error
 
 
 def _merged(one: dict, other: dict, path: str) -> dict:
-    """The schema of what is of both."""
+    """A schema of the values that are valid against both."""
     result = dict(one)
     closed = [
         (a, b)
@@ -600,16 +604,16 @@ def _with_integers(types) -> set:
 
 
 def _check_keywords(schema, path) -> None:
-    strangers = [name for name in schema if name not in _KNOWN | _ANNOTATIONS]
-    if strangers:
-        where = f"{path}/{_pointer(strangers[0])}"
+    unknown = [name for name in schema if name not in _KNOWN | _ANNOTATIONS]
+    if unknown:
+        where = f"{path}/{_pointer(unknown[0])}"
         raise _refused(
-            where, f"`{strangers[0]}` cannot be guaranteed; take it out if texts need not obey it", schema[strangers[0]]
+            where, f"`{unknown[0]}` cannot be guaranteed; take it out if texts need not obey it", schema[unknown[0]]
         )
 
 
 def _types(schema, path) -> list[str]:
-    """The types that a value may have: those said, or those that the keywords are about."""
+    """The types that a value may have: those of `type`, or those that the keywords apply to."""
     types = schema.get("type")
     if types is None:
         types = [kind for kind, keywords in _KEYWORDS.items() if set(keywords) & set(schema)] or ["any"]

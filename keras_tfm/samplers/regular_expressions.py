@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_tfm.compat import parsed_regex
-from keras_tfm.samplers.automata import NOTHING, Chars, Choice, Repeat, Sequence, characters_without
+from keras_tfm.samplers.automata import NOTHING, Alternation, Characters, Concatenation, Repetition, characters_without
 
 _STARTS = ("AT_BEGINNING", "AT_BEGINNING_STRING")
 _ENDS = ("AT_END", "AT_END_STRING")
@@ -48,7 +48,7 @@ class _Reader:
 
     def __init__(self, json):
         self.json = json
-        self.anything = Repeat(Chars(characters_without(), json))
+        self.anything = Repetition(Characters(characters_without(), json))
 
     def found(self, items, flags):
         """Texts with the items somewhere in them; where anchors stand at the ends, there."""
@@ -60,12 +60,12 @@ class _Reader:
             options = arguments[1] if name == "BRANCH" else [arguments[3]]
             added, removed = (0, 0) if name == "BRANCH" else arguments[1:3]
             around = items[:starts], items[len(items) - ends :]
-            return Choice(
+            return Alternation(
                 tuple(self.found([*around[0], *option, *around[1]], (flags | added) & ~removed) for option in options)
             )
         part = self.sequence(inner, flags, first=starts > 0, last=ends > 0)
         before, after = () if starts else (self.anything,), () if ends else (self.anything,)
-        return Sequence((*before, part, *after))
+        return Concatenation((*before, part, *after))
 
     def sequence(self, items, flags, first, last):
         """The items one after the other; first, last: whether they stand at the beginning or the end of the text."""
@@ -77,23 +77,23 @@ class _Reader:
                 continue
             is_last = last and all(_is_anchor(other, _ENDS) for other in items[i + 1 :])
             parts.append(self.part(item, flags, first and not parts, is_last))
-        return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
+        return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
 
     def part(self, item, flags, first, last):
         name, arguments = item
         if name == "BRANCH":
-            return Choice(tuple(self.sequence(option, flags, first, last) for option in arguments[1]))
+            return Alternation(tuple(self.sequence(option, flags, first, last) for option in arguments[1]))
         if name == "SUBPATTERN":
             _, added, removed, inner = arguments
             return self.sequence(inner, (flags | added) & ~removed, first, last)
         if name in ("MAX_REPEAT", "MIN_REPEAT"):
             least, most, inner = arguments
-            return Repeat(self.sequence(inner, flags, first=False, last=False), least, most)
+            return Repetition(self.sequence(inner, flags, first=False, last=False), least, most)
         if name == "LITERAL" and not flags & re.IGNORECASE:
-            return Chars(((arguments, arguments),), self.json)
+            return Characters(((arguments, arguments),), self.json)
         if name in ("LITERAL", "NOT_LITERAL", "IN", "ANY"):
             frozen = tuple(arguments) if isinstance(arguments, list) else arguments
-            return Chars(_ranges(name, frozen, int(flags), self.json), self.json)
+            return Characters(_ranges(name, frozen, int(flags), self.json), self.json)
         if name == "FAILURE":  # an empty class, which nothing matches
             return NOTHING
         if name == "AT":

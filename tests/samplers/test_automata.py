@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from keras_tfm.samplers.automata import (
-    Both,
-    Chars,
-    Choice,
-    Repeat,
-    Sequence,
-    Text,
-    Without,
+    Alternation,
+    Characters,
+    Concatenation,
+    Difference,
+    Intersection,
+    Literal,
+    Repetition,
     automaton_of,
     characters_without,
 )
@@ -73,7 +73,7 @@ def test_random_patterns_and_what_is_made_of_two():
     for _ in range(60):
         patterns = [random_pattern(random) for _ in range(2)]
         one, other = map(expression_of, patterns)
-        both, without = automaton_of(Both(one, other)), automaton_of(Without(one, other))
+        both, without = automaton_of(Intersection(one, other)), automaton_of(Difference(one, other))
         for _ in range(40):
             text = "".join(random.choice(list("abé"), random.integers(0, 6)))
             is_one, is_other = (bool(re.fullmatch(pattern, text)) for pattern in patterns)
@@ -83,7 +83,7 @@ def test_random_patterns_and_what_is_made_of_two():
 
 
 def test_all_characters_and_no_other_bytes_are_utf8():
-    automaton = automaton_of(Chars(characters_without()))
+    automaton = automaton_of(Characters(characters_without()))
     random = np.random.default_rng(2)
     codes = [0, 0x7F, 0x80, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF, *random.integers(0, 0xD800, 300)]
     assert all(automaton.reads(chr(code).encode()) for code in codes)
@@ -97,9 +97,9 @@ def test_all_characters_and_no_other_bytes_are_utf8():
 
 
 def test_every_state_is_on_a_way_to_an_end():
-    dead_end = Sequence((Text(b"ab"), Choice(())))
-    assert automaton_of(Choice((dead_end, Text(b"ac")))).num_states == 3
-    assert automaton_of(Repeat(dead_end, 1)).num_states == 0
+    dead_end = Concatenation((Literal(b"ab"), Alternation(())))
+    assert automaton_of(Alternation((dead_end, Literal(b"ac")))).num_states == 3
+    assert automaton_of(Repetition(dead_end, 1)).num_states == 0
 
 
 @pytest.mark.parametrize(
