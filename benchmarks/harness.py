@@ -34,7 +34,7 @@ FEATURES = {
     "AMX int8": "amx_int8",
     "AMX bfloat16": "amx_bf16",
 }
-PACKAGES = ("tensorflow", "keras", "keras-hub", "torch", "transformers", "ctranslate2", "numpy")
+PACKAGES = ("tensorflow", "keras", "keras-hub", "jax", "torch", "transformers", "ctranslate2", "numpy")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # Sizes go by the argument names of `build_gpt`; every feed-forward is 4 times as wide as the model.
@@ -282,13 +282,16 @@ def environment() -> dict[str, Any]:
         memory = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
     except (OSError, KeyError, ValueError):
         pass
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    commit = ""
+    with contextlib.suppress(OSError):  # a machine without git
+        describe_commit = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe_commit, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         say(f"Warning: the machine is not quiet (load {load:.1f}); the figures will be too.")
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "machine": {"processor": processor, "cores": CORES, "memory": memory, "system": platform.system()},
         "versions": versions,
         "load_at_start": round(load, 2),
