@@ -57,6 +57,9 @@ def test_weights_in_four_parts_and_batches_in_two_train_and_write_as_on_one_devi
     cut = [weight for weight in model.weights if layouts[weight.path] is not None]
     assert len(cut) == 1 + 2 * (3 * 2 + 1 + 2 + 1)  # tokens; in each block q, k, v, output, intermediate, output
     assert all(size_here(weight) == weight.value.size // 4 for weight in cut)
+    # The optimizer keeps two moments of each weight, in the same parts.
+    moments = [size_here(variable) for variable in model.optimizer.variables if variable.shape]
+    assert sum(moments) == 2 * sum(size_here(weight) for weight in model.weights)
 
 
 @on_jax
