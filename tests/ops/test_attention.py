@@ -92,6 +92,29 @@ def test_a_query_that_sees_nothing_gets_exactly_zero_and_zero_finite_gradients(d
     assert (gradients[2][1] == 0).all()
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 8), ("float16", 11)])
+@pytest.mark.parametrize("num_queries", [64, 1])
+@pytest.mark.parametrize("num_key_value_heads", [4, 2])
+def test_half_precision_equals_float32_at_sizes_that_fused_kernels_take(num_key_value_heads, num_queries, dtype, bits):
+    # On a GPU these sizes and dtypes go to cuDNN's kernel, which is told of hidden keys in another way.
+    sizes = (2, 4, num_queries, 64), (2, num_key_value_heads, 96, 64), (2, num_key_value_heads, 96, 64)
+    rng = np.random.default_rng(num_queries)
+    arrays = [float32(ops.cast(ops.convert_to_tensor(rng.normal(size=size)), dtype)) for size in sizes]
+    visible = np.tril(np.ones((2, 1, num_queries, 96), bool), k=96 - num_queries)
+    visible[0, :, :, :40] = False  # padding
+    visible[1, :, num_queries // 2 :] = False  # queries that see nothing
+
+    def attend(method, dtype):
+        return lambda *x: scaled_dot_product_attention(*(ops.cast(y, dtype) for y in x), visible, method=method)
+
+    output, gradients = outputs_and_gradients(attend("auto", dtype), *arrays)
+    expected_output, expected_gradients = outputs_and_gradients(attend("plain", "float32"), *arrays)
+    assert (output[1, :, num_queries // 2 :] == 0).all()
+    for actual, expected in zip([output, *gradients], [expected_output, *expected_gradients], strict=True):
+        # Weights, products and sums are rounded one after the other: a few units of the last place.
+        np.testing.assert_allclose(actual, expected, atol=4 * 0.5**bits * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_output_has_the_dtype_of_the_query_and_weights_are_float32(dtype):
     query, key, value = tensors(4, 2, dtype=dtype)
