@@ -86,7 +86,8 @@ class Int8Kernel(NamedTuple):
 
 
 class ObservedKernel:
-    """A kernel in floats that keeps some rows of what it is multiplied with, to choose how to round it.
+    """A kernel in floats that keeps some rows of what it is multiplied with, and the largest of all, to choose how to
+    round it.
 
     Args:
         kernel: float32 (inputs, units).
@@ -95,26 +96,32 @@ class ObservedKernel:
     def __init__(self, kernel: np.ndarray):
         self.kernel = kernel
         self.rows: list[np.ndarray] = []
+        self.largest = np.zeros(len(kernel), "float32")  # magnitude in each channel
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (rows, inputs) -> (rows, units)."""
         rows = ops.convert_to_numpy(ops.cast(x, "float32"))
         chosen = np.linspace(0, len(rows) - 1, _ROWS_OF_A_CALL).astype("int32")  # special tokens, at the ends, too
         self.rows.append(rows[chosen])
+        self.largest = np.maximum(self.largest, np.abs(rows).max(axis=0))
         y = ops.matmul(x, ops.cast(self.kernel, x.dtype))
         return y if bias is None else y + bias
 
     def rounded(self) -> Int8Kernel:
         """The kernel in 8 bits, with outliers spread if that pays."""
+        return Int8Kernel.of(self.kernel, self.spread())
+
+    def spread(self) -> np.ndarray | None:
+        """float32 (inputs,), what to multiply the inputs with before they are rounded; None if that does not pay."""
         rows = np.concatenate(self.rows)
         exact = rows @ self.kernel
 
-        def loss(kernel):
+        def loss(spread):
+            kernel = Int8Kernel.of(self.kernel, spread)
             return np.square(ops.convert_to_numpy(kernel.product(ops.convert_to_tensor(rows), None)) - exact).sum()
 
-        plain = Int8Kernel.of(self.kernel)
-        spread = Int8Kernel.of(self.kernel, _spread(np.abs(rows).max(axis=0), np.abs(self.kernel).max(axis=1)))
-        return spread if loss(spread) < _WORTH * loss(plain) else plain
+        spread = _spread(self.largest, np.abs(self.kernel).max(axis=1))
+        return spread if loss(spread) < _WORTH * loss(None) else None
 
 
 def kernel_from_config(config: Config, inputs: int, units: int) -> Int8Kernel | Bfloat16Kernel:

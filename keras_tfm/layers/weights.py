@@ -95,28 +95,55 @@ class Int8Rows(NamedTuple):
         return ops.while_loop(lambda row, y: row < num_rows, step, start)[1]
 
 
-class Int8RowsAndInputs(Int8Rows):
+class Int8RowsAndInputs(NamedTuple):
     """`Int8Rows` whose inputs are rounded to 8 bits too, each row by its own scale, as they come ("W8A8").
+
+    A channel that is far larger than the others in all rows would take their steps away. So `spread` multiplies each
+    channel of the inputs by a number that the matrix was divided by, 1 without a calibration: see `ObservedKernel`.
 
     Processors with VNNI or AMX multiply 8 bits several times as fast as floats, and oneDNN does it with them where
     `is_by_onednn`. Elsewhere floats give the same numbers, up to the order of sums, and are no faster.
     """
 
+    values: Any
+    scale: Any
+    spread: Any  # float32 (inputs,)
+
     @property
-    def names(self) -> tuple[str, str]:
+    def names(self) -> tuple[str, str, str]:
         """Of the weights that hold them."""
-        return "w8a8_values", "w8a8_scale"
+        return "w8a8_values", "w8a8_scale", "w8a8_spread"
+
+    @classmethod
+    def of(cls, matrix: Tensor, spread: Tensor | None = None) -> "Int8RowsAndInputs":
+        """Rounds a matrix for inputs that are multiplied by `spread` first; outside of compiled code."""
+        matrix = np.asarray(matrix, "float32")
+        spread = np.ones(matrix.shape[1], "float32") if spread is None else np.asarray(spread, "float32")
+        return cls(*Int8Rows.of(matrix / spread), spread)
 
     def product(self, x: Tensor) -> Tensor:
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
         num_outputs, num_inputs = self.values.shape
-        rows, step = round_rows(ops.cast(ops.reshape(x, (-1, num_inputs)), "float32"))
+        flat = ops.cast(ops.reshape(x, (-1, num_inputs)), "float32")
+        rows, step = round_rows(flat * self.spread)
         sizes = batch_size(x), size(x, 1)
         if is_by_onednn():
             y = int8_product(rows, self.values, self.scale, transposed=True) * step
             return ops.cast(ops.reshape(y, (*sizes, num_outputs)), x.dtype)
         rounded = ops.reshape(ops.cast(rows, "float32") * step, (*sizes, num_inputs))
-        return super().product(ops.cast(rounded, x.dtype))
+        return self._rows.product(ops.cast(rounded, x.dtype))
+
+    def floats(self, num_inputs: int) -> Tensor:
+        """float32 (outputs, inputs), what the numbers stand for."""
+        return self._rows.floats(num_inputs) * self.spread
+
+    def transposed_product(self, y: Tensor, num_inputs: int) -> Tensor:
+        """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
+        return self._rows.transposed_product(y, num_inputs) * ops.cast(self.spread, y.dtype)
+
+    @property
+    def _rows(self):
+        return Int8Rows(self.values, self.scale)
 
 
 class Int4Groups(NamedTuple):
@@ -180,12 +207,12 @@ class Int4Groups(NamedTuple):
         return matrix[:, :num_inputs]
 
 
-Rounded = Int8Rows | Int4Groups  # and `Int8RowsAndInputs`, an `Int8Rows`
+Rounded = Int8Rows | Int8RowsAndInputs | Int4Groups
 
 
 def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
     """x (B, T, inputs) -> (B, T, outputs), whose gradient converts the matrix anew: no floats are kept."""
-    matrix = matrix._replace(values=ops.convert_to_tensor(matrix.values), scale=ops.convert_to_tensor(matrix.scale))
+    matrix = matrix._make(ops.convert_to_tensor(part) for part in matrix)
 
     @ops.custom_gradient
     def product(x):
@@ -252,9 +279,13 @@ class RoundedWeight(keras.layers.Layer):
         """Rounds the weight to 8 bits; it cannot be trained after that."""
         self._round(Int8Rows)
 
-    def to_w8a8(self) -> None:
-        """Rounds the weight to 8 bits, and from then on what it is multiplied with; it cannot be trained after that."""
-        self._round(Int8RowsAndInputs)
+    def to_w8a8(self, spread: Tensor | None = None) -> None:
+        """Rounds the weight to 8 bits, and from then on what it is multiplied with; it cannot be trained after that.
+
+        Args:
+            spread: float (inputs,), what the inputs are multiplied with before they are rounded. Default: 1.
+        """
+        self._round(Int8RowsAndInputs, spread)
 
     @property
     def can_be_kept(self) -> bool:
@@ -278,11 +309,11 @@ class RoundedWeight(keras.layers.Layer):
         """float (outputs, inputs), the weight before it is rounded."""
         raise NotImplementedError(f"{type(self).__name__} must define `_rows`.")
 
-    def _round(self, kind: type[Rounded]) -> None:
+    def _round(self, kind: type[Rounded], *options: Any) -> None:
         if self.rounded.__class__ is kind:  # TensorFlow has wrapped the tuple: its type is another
             return
         refuse_rounded(self, self.quantization_mode or self.rounded_by())
-        self.rounded = replace_weight(self, self.weight_name, kind.of(self._rows()))
+        self.rounded = replace_weight(self, self.weight_name, kind.of(self._rows(), *options))
 
     def rounded_by(self) -> str | None:
         """By what the weight was rounded, for errors; None if it was not."""
@@ -510,8 +541,9 @@ class TokenTable(RoundedWeight, Adaptable, keras.layers.Embedding):
             if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
                 inputs = ops.cast(inputs, "int32")
             return look_up(self.embeddings, inputs, self.compute_dtype)
-        values, scale = (ops.take(part, inputs, axis=0) for part in self.rounded)
-        return ops.cast(ops.cast(values, "float32") * scale[..., None], self.compute_dtype)
+        values, scale, *spread = self.rounded
+        rows = ops.cast(ops.take(values, inputs, axis=0), "float32") * ops.take(scale, inputs, axis=0)[..., None]
+        return ops.cast(rows * spread[0] if spread else rows, self.compute_dtype)
 
     def logits(self, x: Tensor) -> Tensor:
         """float (B, T, output_dim) -> (B, T, input_dim)."""

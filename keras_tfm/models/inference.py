@@ -27,13 +27,7 @@ def quantize(model: keras.Model, dtype: str, calibration: Any, largest_error: fl
         _check(projection)
     kernels: dict[Projection, Int8Kernel] = {}
     if dtype == "int8":
-        rows = [] if calibration is None else list(_rows_of(calibration))
-        if not rows:
-            raise ValueError(
-                '"int8" needs `calibration`, inputs of the model for some texts of the kind that it is to read: 32 do. '
-                f"Received: calibration={calibration!r:.80}."
-            )
-        kernels = _int8_kernels(model, projections, rows, largest_error)
+        kernels = _int8_kernels(model, projections, rows_of(calibration), largest_error)
     for projection in projections:
         projection.to_inference(kernels.get(projection) or Bfloat16Kernel.of(_kernel_of(projection)))
     for layer in compat.all_layers(model):
@@ -45,10 +39,7 @@ def _int8_kernels(model, projections, rows, largest_error) -> dict[Projection, I
 
     What products lose adds up in squares. Those go that lose most for the work that they save.
     """
-    observed = {projection: ObservedKernel(_kernel_of(projection)) for projection in projections}
-    with _held(observed):
-        for row in rows:
-            model(row, training=False)
+    observed = observed_kernels(model, projections, rows)
     kernels = {projection: kernel.rounded() for projection, kernel in observed.items()}
     if largest_error >= 1:
         return kernels
@@ -65,6 +56,17 @@ def _int8_kernels(model, projections, rows, largest_error) -> dict[Projection, I
             total -= losses[projection]
             del kernels[projection]
     return kernels
+
+
+def observed_kernels(
+    model: keras.Model, projections: Sequence[Projection], rows: Sequence[dict[str, np.ndarray]]
+) -> dict[Projection, ObservedKernel]:
+    """The projections' kernels, which have seen what these are multiplied with while the model reads the rows."""
+    observed = {projection: ObservedKernel(_kernel_of(projection)) for projection in projections}
+    with _held(observed):
+        for row in rows:
+            model(row, training=False)
+    return observed
 
 
 def check_are_not_kept(model: keras.Model) -> None:
@@ -126,20 +128,47 @@ def _outputs(model, rows) -> np.ndarray:
     return np.concatenate([np.ravel(ops.convert_to_numpy(ops.cast(x, "float32"))) for x in outputs])
 
 
-def _rows_of(calibration: Any) -> Iterator[dict[str, np.ndarray]]:
-    """The texts one by one, without padding."""
-    is_one = not isinstance(calibration, list | tuple) or (len(calibration) > 0 and np.ndim(calibration[0]) == 1)
-    batches: Sequence = [calibration] if is_one else calibration
-    for batch in batches:
-        batch = batch if isinstance(batch, dict) else {"token_ids": batch}
-        arrays = {name: np.asarray(ops.convert_to_numpy(x)) for name, x in batch.items()}
-        if "token_ids" not in arrays:
-            raise ValueError(
-                "`calibration` must hold inputs of a model that reads `token_ids`. "
-                f"Received: {sorted(arrays)}. Quantize the model's `encoder` instead."
-            )
-        mask = arrays.pop("padding_mask", np.ones(arrays["token_ids"].shape, "bool")).astype("bool")
-        for i, is_real in enumerate(mask):
-            row = {name: x[i : i + 1] for name, x in arrays.items()}
-            if is_real.any():
-                yield {name: x[:, is_real] if name in ("token_ids", "segment_ids") else x for name, x in row.items()}
+def rows_of(calibration: Any) -> list[dict[str, np.ndarray]]:
+    """The texts of a calibration one by one, without padding.
+
+    Args:
+        calibration: inputs of the model, or a list of such, or a list of token ids of texts of any lengths.
+
+    Raises:
+        ValueError: if there are none, or if they are no inputs of a model that reads ids.
+    """
+    rows = [] if calibration is None else [row for batch in _batches(calibration) for row in _rows(batch)]
+    if not rows:
+        raise ValueError(
+            "`calibration` must hold inputs of the model for some texts of the kind that it is to read: 32 do. "
+            f"Received: calibration={calibration!r:.80}."
+        )
+    return rows
+
+
+def _batches(calibration) -> list:
+    if not isinstance(calibration, list | tuple):
+        return [calibration]
+    return [np.asarray(one)[None] if not isinstance(one, dict) and np.ndim(one) == 1 else one for one in calibration]
+
+
+def _rows(batch) -> Iterator[dict[str, np.ndarray]]:
+    batch = batch if isinstance(batch, dict) else {"token_ids": batch}
+    arrays = {name: np.asarray(ops.convert_to_numpy(x)) for name, x in batch.items()}
+    texts = [name.removesuffix("token_ids") for name in arrays if name.endswith("token_ids")]
+    if not texts:
+        raise ValueError(
+            "`calibration` must hold inputs of a model that reads `token_ids`. "
+            f"Received: {sorted(arrays)}. Quantize the model's `encoder` instead."
+        )
+    masks = {
+        text: arrays.pop(f"{text}padding_mask", np.ones(arrays[f"{text}token_ids"].shape, "bool")).astype("bool")
+        for text in texts
+    }
+    for i in range(len(masks[texts[0]])):
+        row = {name: x[i : i + 1] for name, x in arrays.items()}
+        for text, mask in masks.items():
+            for name in (f"{text}token_ids", f"{text}segment_ids"):
+                row.update({name: row[name][:, mask[i]]} if name in row else {})
+        if all(row[f"{text}token_ids"].size for text in texts):
+            yield row

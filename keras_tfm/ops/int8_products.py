@@ -63,5 +63,5 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     largest = ops.max(ops.abs(x), axis=1, keepdims=True)
     if not is_by_onednn():  # there, as on JAX, the maximum of what is no number may be one; the sum never is
         largest = ops.where(ops.isnan(ops.sum(x, axis=1, keepdims=True)), float("nan"), largest)
-    largest = largest + 1e-30  # a row of zeros stays one
-    return ops.cast(ops.round(x * (LARGEST / largest)), "int8"), largest / LARGEST
+    step = (largest + 1e-30) / LARGEST  # a row of zeros stays one
+    return ops.cast(ops.round(x / step), "int8"), step

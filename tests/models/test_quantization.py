@@ -1,6 +1,6 @@
 """8 and 4 bits: nearly the same perplexity, for weights and caches; a part of the memory; saved, loaded, exported.
 
-With inputs in 8 bits too, one engine for few rows and another for more, and the same texts.
+With inputs in 8 bits too, one engine for few rows and another for more, and the same texts; calibrations.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from keras_tfm.layers.weights import Int4Groups, Int8Rows, Int8RowsAndInputs, ro
 from keras_tfm.ops.int8_products import portable_products
 from keras_tfm.samplers import BeamSampler, GreedySampler
 from tests.generation.lively import lively_model, slow_greedy
+from tests.generation.lively_seq2seq import lively_seq2seq
 
 TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
 
@@ -81,9 +82,12 @@ def test_4_bit_weights_cost_less_than_2_percent_of_perplexity(trained):
     assert isinstance(quantized.token_embedding.embedding.rounded, Int8Rows)
 
 
-def quantized_model(dtype, **options):
+CALIBRATION = np.random.default_rng(1).integers(0, 29, (8, 12)).tolist()
+
+
+def quantized_model(dtype, calibration=None, **options):
     model = lively_model(num_layers=1, **options)
-    model.quantize_for_generation(dtype)
+    model.quantize_for_generation(dtype, calibration)
     return model
 
 
@@ -199,6 +203,78 @@ def test_inputs_are_rounded_row_by_row_whoever_multiplies(engine):
     np.testing.assert_allclose(product(tf.constant(x)) / step, expected / step, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("engine", ["eager", "xla", "portable", "onednn"])
+def test_inputs_are_spread_before_they_are_rounded(engine):
+    rng = np.random.default_rng(0)
+    floats, spread = rng.normal(size=(5, 40)).astype("float32"), rng.uniform(0.1, 10, 40).astype("float32")
+    matrix = Int8RowsAndInputs.of(floats, spread)
+    weight_step = np.abs(floats / spread).max(1) / 127
+    held = np.round(floats / spread / weight_step[:, None]) * weight_step[:, None]
+    x = rng.normal(size=(3, 2, 40)).astype("float32")
+    step = np.abs(x * spread).max(-1, keepdims=True) / 127
+    function = tf.function(matrix.product, jit_compile=engine == "xla", autograph=False)
+    with portable_products() if engine == "portable" else contextlib.nullcontext():
+        y = (matrix.product if engine == "eager" else function)(tf.constant(x))
+    # Sums of 40 numbers of size 100 in another order.
+    np.testing.assert_allclose(y, (np.round(x * spread / step) * step) @ held.T, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(matrix.floats(40), held * spread, rtol=1e-6)
+    np.testing.assert_allclose(matrix.transposed_product(y, 40), y @ (held * spread), rtol=1e-4, atol=1e-2)
+
+
+def with_outliers():
+    """A model in floats that reads a channel of 50 times the others' size in each block, and weighs it accordingly."""
+    model = lively_model(num_layers=2)
+    factors = np.where(np.arange(32) == 3, 50.0, 1.0)
+    for block in model.stack.blocks:
+        attention, forward = block.self_attention, block.feed_forward
+        for norm in (block.attention_wrap.norm_before, block.feed_forward_wrap.norm_before):
+            norm.scale.assign(norm.scale * factors)
+        for dense in (attention.query_dense, attention.key_dense, attention.value_dense):
+            dense.kernel.assign(dense.kernel / factors[:, None])
+        for dense in (forward.gate_dense, forward.intermediate_dense):
+            dense.kernel.assign(dense.kernel / factors[:, None])
+    return model
+
+
+def test_a_calibration_moves_outliers_into_the_weights(tmp_path):
+    ids = np.random.default_rng(2).integers(0, 29, (4, 12))
+    floats = np.asarray(with_outliers()(ids))
+    errors = []
+    for calibration in (None, [row[: 4 + i] for i, row in enumerate(CALIBRATION)]):
+        model = with_outliers()
+        model.quantize_for_generation("w8a8", calibration)
+        errors.append(np.sqrt(np.square(np.asarray(model(ids)) - floats).mean()))
+    assert errors[1] < 0.4 * errors[0]
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(ids), model(ids))
+
+
+def test_an_encoder_decoder_is_calibrated_by_sources_and_targets():
+    model = lively_seq2seq()
+    rng = np.random.default_rng(3)
+    inputs = {
+        "encoder_token_ids": rng.integers(0, 29, (4, 7)),
+        "encoder_padding_mask": np.arange(7) < np.array([[7], [3], [1], [5]]),
+        "decoder_token_ids": rng.integers(0, 29, (4, 5)),
+    }
+    model.quantize_for_generation("w8a8", inputs)
+    for stack in (model.encoder, model.decoder):
+        spreads = [np.asarray(dense.rounded.spread) for dense in weights.projections_within(stack)]
+        assert any((spread != 1).any() for spread in spreads)
+
+
+def test_calibrations_that_cannot_be_are_refused():
+    model = lively_model(num_layers=1)
+    with pytest.raises(ValueError, match="`calibration` must be given with \"w8a8\".*Received: dtype='int8'"):
+        model.quantize_for_generation("int8", CALIBRATION)
+    with pytest.raises(ValueError, match=r"`calibration` must hold inputs.*Received: calibration=\[\]"):
+        model.quantize_for_generation("w8a8", [])
+    model.quantize_for_generation("w8a8")
+    with pytest.raises(ValueError, match="while weights are floats.*weights in w8a8"):
+        model.quantize_for_generation("w8a8", CALIBRATION)
+
+
 @pytest.mark.skipif(not compat.has_int8_product(), reason="TensorFlow has no products of 8 bits here")
 @pytest.mark.parametrize("sampler", [GreedySampler(), pytest.param(BeamSampler(num_beams=3), marks=pytest.mark.slow)])
 def test_many_rows_are_written_by_onednn_as_full_passes_say(sampler):
@@ -242,7 +318,7 @@ def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("portable", [True, False])
 def test_inputs_in_8_bits_are_served_as_written(portable, tiny_tokenizer, tmp_path):
-    model = quantized_model("w8a8", vocabulary_size=tiny_tokenizer.vocabulary_size)
+    model = quantized_model("w8a8", CALIBRATION, vocabulary_size=tiny_tokenizer.vocabulary_size)
     writer = ktfm.generation.TextGenerator(model, tiny_tokenizer)
     writer.export(tmp_path / "1", max_new_tokens=8, portable=portable)
     held = (tmp_path / "1" / "saved_model.pb").read_bytes()
