@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def keep(path: Path, arguments: list[str]) -> None:
             output["pictures"] = [Path(picture).name for picture in output["pictures"]]
     run = {
         "code": code_hash(path),
-        "arguments": " ".join(arguments),
+        "arguments": shlex.join(arguments),
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds),
         "processor": processor(),

@@ -67,7 +67,26 @@ def test_kept_runs_have_all_that_their_pages_show(example_runs):
         pictures = [picture for output in run["outputs"] for picture in output["pictures"]]
         assert sorted(pictures) == sorted(path.name for path in folder.glob("*.png"))
         assert {"code", "date", "seconds", "processor", "versions"} <= run.keys()
-        assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+        assert max(path.stat().st_size for path in folder.iterdir()) < 250_000
+
+
+def test_no_kept_run_names_a_folder_of_the_machine_that_made_it(example_runs):
+    for folder in example_runs.RUNS.glob("*/"):
+        run = example_runs.kept_run(folder.name)
+        shown = [run["arguments"], *(output["printed"] for output in run["outputs"])]
+        folders = re.findall(r"(?<![\w.:/])/(?:home|mnt|opt|root|tmp|usr|var|work|Users)\b\S*", "\n".join(shown))
+        assert not folders, f"{folder.name} names {folders}"
+
+
+def test_arguments_of_a_kept_run_can_be_typed_again(example_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(example_runs, "ROOT", tmp_path)
+    monkeypatch.setattr(example_runs, "RUNS", tmp_path / "runs")
+    program = tmp_path / "program.py"
+    program.write_text('"""A program."""\nimport sys\nprint(len(sys.argv[1:]))\n')
+    example_runs.keep(program, ["--say", "two words"])
+    run = example_runs.kept_run("program")
+    assert run["arguments"] == "--say 'two words'"
+    assert run["outputs"] == [{"printed": "2\n", "pictures": []}]
 
 
 def test_a_run_is_of_its_code_and_not_of_its_words(example_runs, tmp_path):
