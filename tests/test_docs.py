@@ -176,7 +176,7 @@ def test_pages_open_without_errors_network_or_sideways_scrolling(site, browser, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "title"),
-    [("TransformerBlock", "TransformerBlock"), ("drafted", "Write: decoding"), ("killed", "one process")],
+    [("TransformerBlock", "TransformerBlock"), ("your own sampler", "Write: decoding"), ("killed", "one process")],
 )
 def test_search_finds(site, browser, words, title):
     page = browser.new_page()
