@@ -13,9 +13,11 @@ import datetime
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,8 +85,16 @@ def run_cells(path: Path, printed_to: Path) -> None:
             exec(compile(cell.content, str(path), "exec"), variables)
         drawn = sorted(set(Path("runs").rglob("*.png")) - known, key=lambda picture: picture.stat().st_mtime_ns)
         known.update(drawn)
-        outputs.append({"printed": printed.getvalue(), "pictures": [str(picture) for picture in drawn]})
+        outputs.append({"printed": as_read(printed.getvalue()), "pictures": [str(picture) for picture in drawn]})
     printed_to.write_text(json.dumps(outputs), "utf-8")
+
+
+def as_read(printed: str) -> str:
+    """What was printed as one reads it: no colours, the last state of each progress bar, no folder of this machine."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", printed).replace(f"{ROOT}/", "").splitlines(keepends=True)
+    bars = [re.match(r" *\d+/(\d+) ━", line) for line in lines]
+    is_last = [not (bar and after and bar[1] == after[1]) for bar, after in itertools.pairwise([*bars, None])]
+    return "".join(line for line, kept in zip(lines, is_last, strict=True) if kept)
 
 
 def run_program(path: Path, arguments: list[str]) -> list[dict]:
@@ -92,7 +102,7 @@ def run_program(path: Path, arguments: list[str]) -> list[dict]:
     done = subprocess.run([sys.executable, path, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     pictures = [picture for picture in Path("runs").rglob("*.png") if picture.stat().st_size < 1_000_000]
     pictures.sort(key=lambda picture: picture.stat().st_mtime_ns)
-    return [{"printed": done.stdout, "pictures": [str(picture) for picture in pictures]}]
+    return [{"printed": as_read(done.stdout), "pictures": [str(picture) for picture in pictures]}]
 
 
 def processor() -> str:
@@ -124,7 +134,7 @@ def keep(path: Path, arguments: list[str]) -> None:
             output["pictures"] = [Path(picture).name for picture in output["pictures"]]
     run = {
         "code": code_hash(path),
-        "arguments": " ".join(arguments),
+        "arguments": shlex.join(arguments),
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds),
         "processor": processor(),

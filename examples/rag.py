@@ -5,8 +5,8 @@ python examples/rag.py                                                  # some a
 python examples/rag.py "What is a person called who cannot sleep?"      # your own
 
 SmolLM2 has 135 million weights: it answers in a word, and is easily wrong. What it was given is printed, too.
-Of the quiz's 12 questions about the first 128 glosses (--steps 2) it answers none by itself, and 8 with the nearest
-gloss before the question. With several glosses it took any of them.
+Of the quiz's 28 questions it answers 1 by itself, and 19 with the nearest of 8,400 glosses before the question; for 22
+the nearest is the right one. With several glosses it took any of them.
 """
 
 import argparse
