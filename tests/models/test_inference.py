@@ -136,7 +136,8 @@ def test_a_pipeline_calibrates_by_texts_and_exports(portable, tmp_path):
     before = embed(texts)
     embed.quantize_for_inference("int8", texts, largest_error=1.0)
     after = embed(texts)
-    assert 0.995 < (before * after).sum(axis=1).min() < 0.9999999
+    assert (before * after).sum(axis=1).min() > 0.995
+    assert np.abs(before - after).max() > 1e-5  # rounded, which float32's own noise of 1e-7 is not
     embed.export(tmp_path / "1", portable=portable)
     code = (
         "import sys, tensorflow as tf\n"
