@@ -19,6 +19,7 @@ from keras_tfm.models import MaskedLM, build_bert, build_gpt, build_t5
 from keras_tfm.samplers import BeamSampler
 from tests.generation.lively import lively
 from tests.generation.plain_graphs import plain_graphs
+from tests.harness import fresh_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -208,6 +209,17 @@ print("tensorflow" in sys.modules)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Continue a prompt, or answer it (--chat)." in done.stdout
     assert done.stdout.endswith(f"\n0\nkeras-tfm {__version__}\n0\n1\nFalse\n")
+
+
+def test_a_command_loads_no_packages_that_it_does_not_use_and_hides_them_no_longer_than_that(folder):
+    script = """
+import importlib.util, sys, keras_tfm_cli
+names = keras_tfm_cli._UNUSED
+assert keras_tfm_cli.main(["info", sys.argv[1]]) == 0
+print([name for name in names if name in sys.modules])
+[importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
+"""
+    assert fresh_process(script, folder).endswith("\n[]\n")
 
 
 @pytest.mark.slow
