@@ -89,7 +89,7 @@ def test_arguments_of_a_kept_run_can_be_typed_again(example_runs, tmp_path, monk
     assert run["outputs"] == [{"printed": "2\n", "pictures": []}]
 
 
-def test_kept_runs_of_labs_show_what_their_texts_say_at_full_size(example_runs):
+def test_kept_runs_show_what_their_texts_say_at_full_size(example_runs):
     def numbers(name, pattern):
         printed = "".join(output["printed"] for output in example_runs.kept_run(name)["outputs"])
         return {row: float(number) for row, number in re.findall(pattern, printed, flags=re.MULTILINE)}
@@ -99,6 +99,8 @@ def test_kept_runs_of_labs_show_what_their_texts_say_at_full_size(example_runs):
     right = numbers("lab_5_fine_tuning", r"^([a-z].*?) {2,}(0\.\d+)")
     assert right["all blocks, 0.0002"] > right["head alone"] > right["naive Bayes"]
     assert right["naive Bayes"] > max(right["all blocks, 1e-05"], right["all blocks, 0.01"])
+    scores = numbers("question_answering", r"(exact_match|f1) (0\.\d+)")
+    assert scores["exact_match"] > 0.8, "the fact alone, of either person, would answer half"
 
 
 def test_a_run_is_of_its_code_and_not_of_its_words(example_runs, tmp_path):
