@@ -121,9 +121,9 @@ def test_the_citation_has_the_version_and_the_licence_of_the_package():
 
 def test_what_a_run_printed_is_kept_as_one_reads_it(example_runs):
     bars = "".join(f"\x1b[1m{step}/3\x1b[0m ━━━ 1s - loss: {4 - step}\n" for step in (1, 2, 3))
-    printed = f"From {example_runs.ROOT}/examples/data/a.txt\nEpoch 1/2\n{bars}Epoch 2/2\n{bars}1/3 of it\n"
+    printed = f"From {example_runs.ROOT}/examples/data/a.txt\nEpoch 1/2\n{bars}\b\b\r\nEpoch 2/2\n{bars}1/3 of it\n"
     last = "3/3 ━━━ 1s - loss: 1\n"
-    assert example_runs.as_read(printed) == f"From examples/data/a.txt\nEpoch 1/2\n{last}Epoch 2/2\n{last}1/3 of it\n"
+    assert example_runs.as_read(printed) == f"From examples/data/a.txt\nEpoch 1/2\n{last}\nEpoch 2/2\n{last}1/3 of it\n"
 
 
 @pytest.fixture(scope="module")
