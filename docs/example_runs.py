@@ -90,8 +90,8 @@ def run_cells(path: Path, printed_to: Path) -> None:
 
 
 def as_read(printed: str) -> str:
-    """What was printed as one reads it: no colours, the last state of each progress bar, no folder of this machine."""
-    lines = re.sub(r"\x1b\[[\d;]*m", "", printed).replace(f"{ROOT}/", "").splitlines(keepends=True)
+    """What was printed, without colours, earlier states of a progress bar and this machine's folders."""
+    lines = re.sub(r"\x1b\[[\d;]*m|[\b\r]", "", printed).replace(f"{ROOT}/", "").splitlines(keepends=True)
     bars = [re.match(r" *\d+/(\d+) ━", line) for line in lines]
     is_last = [not (bar and after and bar[1] == after[1]) for bar, after in itertools.pairwise([*bars, None])]
     return "".join(line for line, kept in zip(lines, is_last, strict=True) if kept)

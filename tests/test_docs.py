@@ -89,7 +89,7 @@ def test_arguments_of_a_kept_run_can_be_typed_again(example_runs, tmp_path, monk
     assert run["outputs"] == [{"printed": "2\n", "pictures": []}]
 
 
-def test_kept_runs_of_labs_show_what_their_texts_say_at_full_size(example_runs):
+def test_kept_runs_show_what_their_texts_say_at_full_size(example_runs):
     def numbers(name, pattern):
         printed = "".join(output["printed"] for output in example_runs.kept_run(name)["outputs"])
         return {row: float(number) for row, number in re.findall(pattern, printed, flags=re.MULTILINE)}
@@ -99,6 +99,8 @@ def test_kept_runs_of_labs_show_what_their_texts_say_at_full_size(example_runs):
     right = numbers("lab_5_fine_tuning", r"^([a-z].*?) {2,}(0\.\d+)")
     assert right["all blocks, 0.0002"] > right["head alone"] > right["naive Bayes"]
     assert right["naive Bayes"] > max(right["all blocks, 1e-05"], right["all blocks, 0.01"])
+    scores = numbers("question_answering", r"(exact_match|f1) (0\.\d+)")
+    assert scores["exact_match"] > 0.8, "the fact alone, of either person, would answer half"
 
 
 def test_a_run_is_of_its_code_and_not_of_its_words(example_runs, tmp_path):
@@ -119,9 +121,9 @@ def test_the_citation_has_the_version_and_the_licence_of_the_package():
 
 def test_what_a_run_printed_is_kept_as_one_reads_it(example_runs):
     bars = "".join(f"\x1b[1m{step}/3\x1b[0m ━━━ 1s - loss: {4 - step}\n" for step in (1, 2, 3))
-    printed = f"From {example_runs.ROOT}/examples/data/a.txt\nEpoch 1/2\n{bars}Epoch 2/2\n{bars}1/3 of it\n"
+    printed = f"From {example_runs.ROOT}/examples/data/a.txt\nEpoch 1/2\n{bars}\b\b\r\nEpoch 2/2\n{bars}1/3 of it\n"
     last = "3/3 ━━━ 1s - loss: 1\n"
-    assert example_runs.as_read(printed) == f"From examples/data/a.txt\nEpoch 1/2\n{last}Epoch 2/2\n{last}1/3 of it\n"
+    assert example_runs.as_read(printed) == f"From examples/data/a.txt\nEpoch 1/2\n{last}\nEpoch 2/2\n{last}1/3 of it\n"
 
 
 @pytest.fixture(scope="module")
