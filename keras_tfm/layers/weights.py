@@ -212,7 +212,7 @@ Rounded = Int8Rows | Int8RowsAndInputs | Int4Groups
 
 def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
     """x (B, T, inputs) -> (B, T, outputs), whose gradient converts the matrix anew: no floats are kept."""
-    matrix = matrix._make(ops.convert_to_tensor(part) for part in matrix)
+    matrix = matrix._replace(**{name: ops.convert_to_tensor(part) for name, part in matrix._asdict().items()})
 
     @ops.custom_gradient
     def product(x):
