@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tfm.models import SentenceEncoder, SentencePairRanker, TextClassifier, build_bert
+from keras_tfm import checkpoints
+from keras_tfm.models import SentenceEncoder, SentencePairRanker, TextClassifier, build_bert, build_gpt
 from keras_tfm.training import LayerwiseAdamW, WarmupLinearDecay, answer_scores, entity_scores, layerwise_factors
 
 
@@ -126,3 +127,36 @@ def test_answers_are_compared_as_squad_does(expected, found, exact_match, f1):
     assert answer_scores([expected], [found]) == pytest.approx({"exact_match": exact_match, "f1": f1})
     with pytest.raises(ValueError, match="Received: 1 and 0"):
         answer_scores([expected], [])
+
+
+@pytest.mark.slow
+def test_two_hundred_steps_lose_what_transformers_loses_under_torch(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    vocabulary_size, length, batch, steps = 512, 64, 8, 200
+    rng = np.random.default_rng(0)
+    following = rng.integers(0, vocabulary_size, (vocabulary_size, 4))  # a Markov chain, which can be learned
+    ids = np.empty((steps * batch, length + 1), "int32")
+    ids[:, 0] = rng.integers(0, vocabulary_size, len(ids))
+    for i in range(length):
+        ids[:, i + 1] = following[ids[:, i], rng.integers(0, 4, len(ids))]
+    ids = ids.reshape(steps, batch, length + 1)
+
+    model = build_gpt(vocabulary_size, length, num_layers=2, num_heads=4, hidden_dim=64, dropout=0.0)
+    checkpoints.save(model, tmp_path / "gpt2")
+    other = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2")  # in evaluation mode: without dropout
+    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.01, epsilon=1e-8)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    theirs = torch.optim.AdamW(other.parameters(), lr=1e-3, weight_decay=0.01, eps=1e-8)
+    losses = np.empty((steps, 2))
+    for i, x in enumerate(ids):
+        losses[i, 0] = model.train_on_batch(x[:, :-1], x[:, 1:])
+        model.reset_metrics()
+        x = torch.tensor(x, dtype=torch.int64)
+        loss = torch.nn.functional.cross_entropy(other(x[:, :-1]).logits.flatten(0, 1), x[:, 1:].flatten())
+        theirs.zero_grad()
+        loss.backward()
+        theirs.step()
+        losses[i, 1] = loss.item()
+    assert losses[-1].max() < 0.6 * losses[0].min()
+    # Sums of another order, fed back 200 times; measured: 1.4e-4.
+    np.testing.assert_allclose(losses[:, 0], losses[:, 1], atol=1e-3)
