@@ -141,7 +141,8 @@ def test_two_hundred_steps_lose_what_transformers_loses_under_torch(tmp_path):
         ids[:, i + 1] = following[ids[:, i], rng.integers(0, 4, len(ids))]
     ids = ids.reshape(steps, batch, length + 1)
 
-    model = build_gpt(vocabulary_size, length, num_layers=2, num_heads=4, hidden_dim=64, dropout=0.0)
+    sizes = dict(vocabulary_size=vocabulary_size, max_sequence_length=length, num_layers=2, num_heads=4, hidden_dim=64)
+    model = build_gpt(**sizes)
     checkpoints.save(model, tmp_path / "gpt2")
     other = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2")  # in evaluation mode: without dropout
     optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.01, epsilon=1e-8)
