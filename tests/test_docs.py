@@ -74,7 +74,8 @@ def test_no_kept_run_names_a_folder_of_the_machine_that_made_it(example_runs):
     for folder in example_runs.RUNS.glob("*/"):
         run = example_runs.kept_run(folder.name)
         shown = [run["arguments"], *(output["printed"] for output in run["outputs"])]
-        folders = re.findall(r"(?<![\w.:/])/(?:home|mnt|opt|root|tmp|usr|var|work|Users)\b\S*", "\n".join(shown))
+        around = re.escape(str(example_runs.ROOT.parent).lstrip("/"))
+        folders = re.findall(rf"(?<![\w.:/])/(?:home|mnt|opt|root|tmp|usr|var|Users|{around})\b\S*", "\n".join(shown))
         assert not folders, f"{folder.name} names {folders}"
 
 
