@@ -112,7 +112,7 @@ def test_half_precision_equals_float32_at_sizes_that_fused_kernels_take(num_key_
     assert (output[1, :, num_queries // 2 :] == 0).all()
     for actual, expected in zip([output, *gradients], [expected_output, *expected_gradients], strict=True):
         # Weights and products are rounded, and gradients of scores are differences of rounded products, which are
-        # larger than they are: measured, up to 4.3 units in the last place of the largest; one key hidden too much is 36 and more.
+        # larger. Measured: up to 4.3 units in the last place of the largest; one key hidden too much is 36 and more.
         np.testing.assert_allclose(actual, expected, atol=8 * 0.5**bits * np.abs(expected).max())
 
 
