@@ -4,7 +4,7 @@ python examples/pretrain_bert.py                    # some 5 minutes on two CPU 
 python examples/pretrain_bert.py --steps 20000      # longer is better
 python examples/pretrain_bert.py --steps 20 --characters 100000     # does it run? half a minute
 
-For some 1,000 steps it learns which words are frequent, and no more; then it looks at their neighbours, and scores rise.
+For some 1,000 steps it learns which words are frequent, no more; then it looks at their neighbours, and scores rise.
 """
 
 import argparse
