@@ -169,6 +169,7 @@ def _rows(batch) -> Iterator[dict[str, np.ndarray]]:
         row = {name: x[i : i + 1] for name, x in arrays.items()}
         for text, mask in masks.items():
             for name in (f"{text}token_ids", f"{text}segment_ids"):
-                row.update({name: row[name][:, mask[i]]} if name in row else {})
+                if name in row:
+                    row[name] = row[name][:, mask[i]]
         if all(row[f"{text}token_ids"].size for text in texts):
             yield row

@@ -1,4 +1,4 @@
-"""Rates by layer, warm-up with linear decay, scores of entities and of answers."""
+"""Rates by layer, warm-up with linear decay, scores of entities and of answers, losses beside torch's."""
 
 import keras
 import numpy as np
