@@ -102,6 +102,9 @@ def test_kept_runs_show_what_their_texts_say_at_full_size(example_runs):
     assert right["naive Bayes"] > max(right["all blocks, 1e-05"], right["all blocks, 0.01"])
     scores = numbers("question_answering", r"(exact_match|f1) (0\.\d+)")
     assert scores["exact_match"] > 0.8, "the fact alone, of either person, would answer half"
+    right = numbers("pretrain_bert", r"^  (hidden tokens|next sentence): +(0\.\d+)")
+    assert right["hidden tokens"] > 0.3, "before it looks at neighbours, 0.15"
+    assert right["next sentence"] > 0.75
 
 
 def test_a_run_is_of_its_code_and_not_of_its_words(example_runs, tmp_path):
