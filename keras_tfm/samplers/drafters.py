@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_tfm.arguments import as_integer
 from keras_tfm.ops.decoding_state import DecodingState
-from keras_tfm.ops.tensors import size
+from keras_tfm.ops.tensors import size, slice_update
 from keras_tfm.samplers.numbers import static
 from keras_tfm.samplers.sampler import Sampler, allowed_choice
 from keras_tfm.samplers.state import Context, GenerationState, newest_tokens, write_token
@@ -123,16 +123,20 @@ class DraftModel:
         self, memory: DraftMemory, drafts: Tensor, state: GenerationState, sampler: Any, context: Context
     ) -> tuple[Tensor, DraftMemory]:
         """(guesses int32 (R, k), memory). The last is read as well, so that the cache has all that may be accepted."""
-        decoding, guesses = self._caught_up(memory, state, context), []
-        token, state = newest_tokens(state, context.num_prompt), state._replace(memory=(), log_probs=())
-        for _ in range(drafts.shape[1]):
+        # A loop, since XLA would compile the model anew for each guess.
+        def guess(i, token, guesses, decoding, state):
             logits, decoding = self._read(token, decoding)
             shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
             token = allowed_choice(sampler.choose(shaped, context.random(state)), shaped)
-            guesses.append(token)
-            state = write_token(state, sampler.processors, token, logits, context)
+            guesses = slice_update(guesses, (0, i), token[:, None])
+            return i + 1, token, guesses, decoding, write_token(state, sampler.processors, token, logits, context)
+
+        num_drafts, decoding = drafts.shape[1], self._caught_up(memory, state, context)
+        token, state = newest_tokens(state, context.num_prompt), state._replace(decoding=(), memory=(), log_probs=())
+        start = (ops.zeros((), "int32"), token, ops.zeros_like(drafts), decoding, state)
+        _, token, guesses, decoding, _ = ops.while_loop(lambda i, *rest: i < num_drafts, guess, start)
         _, decoding = self._read(token, decoding)
-        return ops.stack(guesses, axis=1), memory._replace(decoding=decoding)
+        return guesses, memory._replace(decoding=decoding)
 
     def settle(self, memory: DraftMemory, num_read: int | Tensor, kept: Tensor) -> DraftMemory:
         """The memory after `kept` (R,) of the `num_read` newest tokens were accepted: rewound behind them."""

@@ -18,8 +18,8 @@ from keras_tfm.types import Tensor
 TYPICAL_PASS_COST = 2.0
 # The share of the newest guess in the mean of what guesses gain.
 _NEWEST = 0.25
-# Tokens written without a draft model before it is tried again, twice as many after each trial in vain.
-_FIRST_PAUSE = 32
+# What a trial of a draft model in vain may cost of the time that is spent without it afterwards.
+_TRIAL_SHARE = 1 / 32
 
 
 class SpeculativeMemory(NamedTuple):
@@ -51,7 +51,8 @@ class SpeculativeSampler(Sampler):
     A pass over several tokens costs more than a step with one. So the sampler keeps the mean of how many guesses were
     right, for each row and, by `PromptLookup`, for each length of the match; where that is less than a pass costs, it
     writes without. `PromptLookup` goes on guessing meanwhile, which is free, and sees from the text when it would
-    pay again. A `DraftModel` is tried again after 32 tokens, and after each trial in vain twice as many.
+    pay again. A `DraftModel` is tried again when a trial costs 3 % of the time since the last, and after each trial in
+    vain half as often.
 
     Args:
         processors, seed: as in `Sampler`.
@@ -125,7 +126,7 @@ class SpeculativeSampler(Sampler):
             gains=ops.repeat(ops.convert_to_tensor([gains], dtype="float32"), num_rows, axis=0),
             is_pass=ops.zeros((), "bool"),
             num_plain=ops.zeros((), "int32"),
-            pause=ops.full((), _FIRST_PAUSE, dtype="int32"),
+            pause=self._first_pause(),
             drafter=self.drafter.begin(state, context, self.num_drafts),
         )
         return state._replace(memory=memory)
@@ -144,13 +145,13 @@ class SpeculativeSampler(Sampler):
         expected = ops.take_along_axis(gains, kinds[:, None], axis=1)[:, 0]
         is_active = ops.cast(state.finish == 0, "float32")
         expected = ops.sum(expected * is_active) / ops.maximum(ops.sum(is_active), 1.0)
-        cost = TYPICAL_PASS_COST if self.pass_cost is None else self.pass_cost
+        cost = self._cost()
         is_pass, num_plain, pause = 1.0 + expected > cost, self.num_drafts, memory.pause
         if not self.drafter.is_free:
             # After a pause nobody knows whether it would pay by now, if it ever can.
             is_trial = ops.logical_and(ops.max(memory.drafts) < 0, self.num_drafts + 1.0 > cost)
             num_plain = pause
-            pause = ops.where(is_pass, _FIRST_PAUSE, ops.where(is_trial, pause, ops.minimum(2 * pause, 2**20)))
+            pause = ops.where(is_pass, self._first_pause(), ops.where(is_trial, pause, ops.minimum(2 * pause, 2**20)))
             is_pass = ops.logical_or(is_pass, is_trial)
         num_plain = ops.where(is_pass, 0, num_plain)
         planned = memory._replace(
@@ -189,6 +190,13 @@ class SpeculativeSampler(Sampler):
         drafter = self.drafter.settle(memory.drafter, self.num_drafts + 1, kept)
         memory = memory._replace(is_pass=ops.zeros_like(memory.is_pass), drafter=drafter)
         return state._replace(memory=memory), Change(kept=kept)
+
+    def _cost(self):
+        return TYPICAL_PASS_COST if self.pass_cost is None else self.pass_cost
+
+    def _first_pause(self):
+        """int32 (): tokens written without a draft model after the first trial in vain."""
+        return ops.cast(ops.maximum((self._cost() - 1.0) / _TRIAL_SHARE, 1.0), "int32")
 
     def _guess(self, state, context):
         """The tokens that the model reads in a pass, (R, k + 1), and the state: the newest ones and guesses."""
