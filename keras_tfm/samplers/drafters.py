@@ -123,6 +123,7 @@ class DraftModel:
         self, memory: DraftMemory, drafts: Tensor, state: GenerationState, sampler: Any, context: Context
     ) -> tuple[Tensor, DraftMemory]:
         """(guesses int32 (R, k), memory). The last is read as well, so that the cache has all that may be accepted."""
+
         # A loop, since XLA would compile the model anew for each guess.
         def guess(i, token, guesses, decoding, state):
             logits, decoding = self._read(token, decoding)
