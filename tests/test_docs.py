@@ -105,6 +105,20 @@ def test_kept_runs_show_what_their_texts_say_at_full_size(example_runs):
     right = numbers("pretrain_bert", r"^  (hidden tokens|next sentence): +(0\.\d+)")
     assert right["hidden tokens"] > 0.3, "before it looks at neighbours, 0.15"
     assert right["next sentence"] > 0.75
+    losses = numbers("position_encodings", r"^(\w+) +(?:\d+\.\d *){3} (\d+\.\d)$")
+    assert losses["alibi"] == min(losses.values()), "what reads beyond the training best"
+    scores = numbers("translate", r"^(LSTM, .*?|Transformer.*?) {2,}(\d+\.\d)")
+    assert list(scores) == sorted(scores, key=scores.get)
+    assert scores["Transformer"] > 2 * scores["LSTM, one fixed vector"]
+    scores = numbers("summarize", r"^(before|after) {2,}.* (\d+\.\d)$")
+    assert scores["after"] > 80 > 0 == scores["before"], "right topics"
+    right = numbers("instruct", r"^\[.*\] (always the same|after) .* (0\.\d+)$")
+    assert right["after"] > right["always the same"]
+    for name in ("align_dpo", "align_ppo"):
+        rewards = numbers(name, r"mean reward (before|after).*?: (0\.\d+)")
+        assert rewards["after"] > rewards["before"] + 0.1, name
+    right = numbers("align_grpo", r"right (before|after): (0\.\d+)")
+    assert right["after"] > 0.9 > 0.2 > right["before"]
 
 
 def test_a_run_is_of_its_code_and_not_of_its_words(example_runs, tmp_path):
