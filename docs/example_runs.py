@@ -29,6 +29,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 RUNS = Path(__file__).parent / "runs"
+BEFORE = {"serve_saved_model": "train_gpt"}  # program -> the one whose files it reads, run before it in the same folder
 
 
 class Cell(NamedTuple):
@@ -99,8 +100,10 @@ def as_read(printed: str) -> str:
 
 def run_program(path: Path, arguments: list[str]) -> list[dict]:
     """Runs a program; what it printed and drew, as of one cell."""
+    known = set(Path("runs").rglob("*.png"))
     done = subprocess.run([sys.executable, path, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    pictures = [picture for picture in Path("runs").rglob("*.png") if picture.stat().st_size < 1_000_000]
+    drawn = set(Path("runs").rglob("*.png")) - known
+    pictures = [picture for picture in drawn if picture.stat().st_size < 1_000_000]
     pictures.sort(key=lambda picture: picture.stat().st_mtime_ns)
     return [{"printed": as_read(done.stdout), "pictures": [str(picture) for picture in pictures]}]
 
@@ -117,6 +120,8 @@ def keep(path: Path, arguments: list[str]) -> None:
     folder = RUNS / path.stem
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         Path("examples").symlink_to(EXAMPLES)
+        if path.stem in BEFORE:
+            run_program(path.with_stem(BEFORE[path.stem]), [])
         start = time.time()
         if path in labs():
             command = "import sys; sys.path.insert(0, sys.argv[1]); import example_runs, pathlib; "

@@ -90,6 +90,26 @@ def test_arguments_of_a_kept_run_can_be_typed_again(example_runs, tmp_path, monk
     assert run["outputs"] == [{"printed": "2\n", "pictures": []}]
 
 
+def test_a_program_finds_what_another_wrote_and_its_own_prints_and_pictures_are_kept(
+    example_runs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(example_runs, "ROOT", tmp_path)
+    monkeypatch.setattr(example_runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(example_runs, "BEFORE", {"serve": "train"})
+    code = '"""A program."""\nimport pathlib\nfolder = pathlib.Path("runs")\n'
+    train = 'folder.mkdir()\n(folder / "loss.png").touch()\n(folder / "model").write_text("seven")\nprint("trained")\n'
+    serve = 'print((folder / "model").read_text())\n(folder / "text.png").touch()\n'
+    for name, lines in (("train", train), ("serve", serve)):
+        (tmp_path / f"{name}.py").write_text(code + lines)
+    example_runs.keep(tmp_path / "serve.py", [])
+    assert example_runs.kept_run("serve")["outputs"] == [{"printed": "seven\n", "pictures": ["text.png"]}]
+
+
+def test_programs_that_run_before_others_are_there(example_runs):
+    names = {path.stem for path in example_runs.programs()}
+    assert names >= {*example_runs.BEFORE, *example_runs.BEFORE.values()}
+
+
 def test_kept_runs_show_what_their_texts_say_at_full_size(example_runs):
     def numbers(name, pattern):
         printed = "".join(output["printed"] for output in example_runs.kept_run(name)["outputs"])
