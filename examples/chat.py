@@ -60,9 +60,10 @@ def chat(model, said=(), max_new_tokens=128, temperature=0.0, seed=0, memory=Non
             first = first or time.perf_counter()  # all that is compiled or read comes before the first piece
             pieces.append(piece)
             print(piece, end="", flush=True)
+        seconds = time.perf_counter() - first  # before the tokenizer is compiled to count
         answer = "".join(pieces)
         num_after = len(writer.tokenizer.encode("".join(pieces[1:]), add_special_tokens=False))
-        told = f"{num_after / (time.perf_counter() - first):.0f} tokens/s after the first" if num_after else "no more"
+        told = f"{num_after / seconds:.0f} tokens/s after the first" if num_after else "no more"
         print(f"\n[{told}]\n", flush=True)
         messages.append({"role": "assistant", "content": answer})
     return messages

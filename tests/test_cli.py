@@ -17,6 +17,7 @@ from keras_tfm.checkpoints import ChatTemplate, load, load_tokenizer, save
 from keras_tfm.generation import TextToText
 from keras_tfm.models import MaskedLM, build_bert, build_gpt, build_t5
 from keras_tfm.samplers import BeamSampler
+from keras_tfm.tokenizers import BytePairTokenizer
 from tests.generation.lively import lively
 from tests.generation.plain_graphs import plain_graphs
 from tests.harness import fresh_process
@@ -252,7 +253,7 @@ def test_the_chat_example_remembers_so_many_turns():
     assert kept == {None: [0, 1, 2, 3, 4], 0: [4], 1: [2, 3, 4], 2: [0, 1, 2, 3, 4], 9: [0, 1, 2, 3, 4]}
 
 
-def test_the_chat_example_counts_no_second_before_the_first_piece(folder, capsys, monkeypatch):
+def test_the_chat_example_counts_no_second_before_the_first_piece_or_after_the_last(folder, capsys, monkeypatch):
     import chat
 
     now = [0.0]
@@ -264,7 +265,14 @@ def test_the_chat_example_counts_no_second_before_the_first_piece(folder, capsys
             now[0] += 0.5
             yield piece
 
+    encode = BytePairTokenizer.encode
+
+    def slow_encode(self, *arguments, **options):
+        now[0] += 3  # it is compiled
+        return encode(self, *arguments, **options)
+
     monkeypatch.setattr("keras_tfm.generation.TextGenerator.stream", stream)
+    monkeypatch.setattr(BytePairTokenizer, "encode", slow_encode)
     monkeypatch.setattr(chat.time, "perf_counter", lambda: now[0])
     chat.chat(str(folder), ["Hi"])
     num_after = len(load_tokenizer(folder).encode("OMEO:"))
