@@ -61,6 +61,13 @@ def token_ids_of(name: str, token_ids: Any, least: int = 1) -> tuple[int, ...]:
     return numbers
 
 
+def check_in_vocabulary(vocabulary_size: int, **token_ids: int) -> None:
+    """Raises a ValueError that names the argument unless each id is that of a token."""
+    for name, token_id in token_ids.items():
+        statement = f"`{name}` must be less than the {vocabulary_size} tokens of the vocabulary"
+        require(token_id < vocabulary_size, statement, **{name: token_id})
+
+
 def sequences_of(name: str, sequences: Any) -> tuple[tuple[int, ...], ...]:
     """Several sequences of ids; raises a ValueError for anything else, one sequence alone too."""
     is_several = isinstance(sequences, Iterable) and not isinstance(sequences, str | bytes)

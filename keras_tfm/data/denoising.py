@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_tfm.arguments import as_integer, number_of, require, token_ids_of
+from keras_tfm.arguments import as_integer, check_in_vocabulary, number_of, require, token_ids_of
 from keras_tfm.data.documents import tokenize_documents
 from keras_tfm.data.epochs import epochs_of_batches, shuffled
 from keras_tfm.data.text_pairs import shifted_right
@@ -61,8 +61,8 @@ def span_corruption_dataset(
         in which nothing is padded, and int32 (B, T). The tokens after the last whole window are in no window.
 
     Raises:
-        ValueError: if a number is out of range, there are fewer sentinels than spans, no end of text, or too little
-            text for one window.
+        ValueError: if a number is out of range or an id of the vocabulary, there are fewer sentinels than spans, no end
+            of text, or too little text for one window.
         TypeError: if an argument is of another type.
 
     Example:
@@ -78,7 +78,9 @@ def span_corruption_dataset(
         https://github.com/google-research/text-to-text-transfer-transformer/blob/main/t5/data/preprocessors.py
     """
     sequence_length = as_integer("sequence_length", sequence_length, least=4)
-    damage = SpanCorruption(sequence_length, _end_of(tokenizer), sentinel_ids, noise_density, mean_span_length)
+    sentinel_ids, end_id = token_ids_of("sentinel_ids", sentinel_ids), _end_of(tokenizer)
+    check_in_vocabulary(tokenizer.vocabulary_size, sentinel_ids=max(sentinel_ids))
+    damage = SpanCorruption(sequence_length, end_id, sentinel_ids, noise_density, mean_span_length)
     options = (batch_size, shuffle, seed, dynamic, initial_epoch, repeat)
     return _damaged(texts_or_files, tokenizer, damage, start_token_id, *options)
 
@@ -127,7 +129,8 @@ def denoising_dataset(
         (B, T) each, in which only sources are padded, and int32 (B, T).
 
     Raises:
-        ValueError: if a number is out of range, there is no end of text, or too little text for one window.
+        ValueError: if a number is out of range or an id of the vocabulary, there is no end of text, or too little text
+            for one window.
         TypeError: if an argument is of another type.
 
     Example:
@@ -272,6 +275,7 @@ class TextInfilling:
         self._begin = [tokenizer.token_to_id(token) for token in tokenizer.begin_tokens]
         self._ending = tokenizer.ending_ids
         self._mask = as_integer("mask_token_id", mask_token_id, least=0)
+        check_in_vocabulary(tokenizer.vocabulary_size, mask_token_id=self._mask)
         self._mean = _mean_length(mean_span_length)
         self._permute = permute_sentences
         self.num_tokens = sequence_length - len(self._begin) - len(self._ending)
@@ -354,6 +358,7 @@ def _damaged(
     """Windows of the text, damaged anew in each epoch."""
     batch_size = as_integer("batch_size", batch_size, least=1)
     start_token_id = as_integer("start_token_id", start_token_id, least=0)
+    check_in_vocabulary(tokenizer.vocabulary_size, start_token_id=start_token_id)
     seed = as_integer("seed", seed, least=0)
     initial_epoch = as_integer("initial_epoch", initial_epoch, least=0)
 

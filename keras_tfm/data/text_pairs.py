@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_tfm.arguments import as_integer, require
+from keras_tfm.arguments import as_integer, check_in_vocabulary, require
 from keras_tfm.data.documents import blocks
 from keras_tfm.data.epochs import epochs_of_batches
 from keras_tfm.data.labels import check_equally_many, warn_of_cut
@@ -65,7 +65,7 @@ def text_pair_dataset(
 
     Raises:
         ValueError: if there are no pairs, not as many on both sides, a source has no token, the target's tokenizer has
-            no end of text, or a number is out of range.
+            no end of text, the start token is none of its tokens, or a number is out of range.
         TypeError: if an argument is of another type.
 
     Example:
@@ -83,6 +83,7 @@ def text_pair_dataset(
     source_length = as_integer("source_length", source_length, least=2)
     target_length = as_integer("target_length", target_length, least=2)
     start_token_id = as_integer("start_token_id", start_token_id, least=0)
+    check_in_vocabulary(target_tokenizer.vocabulary_size, start_token_id=start_token_id)
     initial_epoch = as_integer("initial_epoch", initial_epoch, least=0)
     num_pairs = check_equally_many(sources=sources, targets=targets)
     if target_tokenizer.end_of_text_id is None:

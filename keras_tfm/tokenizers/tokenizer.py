@@ -35,8 +35,8 @@ class Tokenizer(tf.Module):
 
     - `data.pack`, `data.language_model_dataset`: a call on n strings, RaggedTensor of integers (n, tokens);
       `end_of_text_id`, which may be None
-    - `data.text_pair_dataset`, and the damaged texts: the call, `end_of_text_id`, `begin_tokens`, `end_tokens`,
-      `token_bytes`
+    - `data.text_pair_dataset`, and the damaged texts: the call, `vocabulary_size`, `end_of_text_id`, `begin_tokens`,
+      `end_tokens`, `token_bytes`
     - `TextGenerator`, streams and stop strings: `vocabulary_size`, `encode`, `token_bytes`, `end_of_text_id`
     - `TextGenerator.session`: `decode`
     - `TextGenerator.export`: the call and `detokenize` in the graph, and that it is a `tf.Module`

@@ -282,6 +282,10 @@ def test_every_window_is_there_once_in_each_epoch(tokenizer, documents):
         ("spans", {"mean_span_length": 0.5}, "`mean_span_length` must be at least 1. Received: mean_span_length=0.5"),
         ("masks", {"mask_rate": 1.5}, "`mask_rate` must be between 0 and 1. Received: mask_rate=1.5"),
         ("masks", {"mask_rate": "a"}, "`mask_rate` must be a finite number. Received: mask_rate='a'"),
+        ("spans", {"sentinel_ids": range(3, 99)}, r"`sentinel_ids` must be less than the \d+ tokens.*sentinel_ids=98"),
+        ("spans", {"start_token_id": 99}, r"`start_token_id` must be less than the \d+ tokens.*start_token_id=99"),
+        ("masks", {"start_token_id": 99}, r"`start_token_id` must be less than the \d+ tokens.*start_token_id=99"),
+        ("masks", {"mask_token_id": 99}, r"`mask_token_id` must be less than the \d+ tokens.*mask_token_id=99"),
         ("masks", {"mask_token_id": None}, "`mask_token_id` must be an integer.*mask_token_id=None"),
         (
             "masks",

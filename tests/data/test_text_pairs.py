@@ -151,6 +151,7 @@ def test_sources_of_a_tokenizer_without_an_end_have_none(tokenizer):
         ({"target_length": None}, "`target_length` must be an integer.*target_length=None"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ({"start_token_id": -1}, "`start_token_id` must be an integer of at least 0"),
+        ({"start_token_id": 99}, r"`start_token_id` must be less than the \d+ tokens.* Received: start_token_id=99"),
         ({"initial_epoch": -1}, "`initial_epoch` must be an integer of at least 0"),
         (
             {"target_tokenizer": Framing(), "target_length": 2},
