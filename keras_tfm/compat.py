@@ -7,8 +7,11 @@ touch them (a test sees to it). TensorFlow is imported inside of the functions: 
 
 import contextlib
 import functools
+import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -404,6 +407,29 @@ class _TracedGradients(dict):
 
 def _owned(owner: weakref.ref, name: str) -> Callable:
     return owner()._traced_gradients[name]  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def short_stack_traces() -> Iterator[None]:
+    """What is traced here says where its operations were made, with hardly any frame inside of Keras and TensorFlow.
+
+    Why: XLA has each operation keep the text of its whole stack for good: 8 MB for each function of a generation loop.
+    Uses `tf_stack.StackTraceFilter`. If it breaks: do nothing; only memory is lost.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+    from tensorflow.python.util import tf_stack
+
+    folders = tuple(str(Path(package.__file__).parent) + os.sep for package in (keras, tf))
+    innermost = {ops.__file__, tf_stack.__file__}  # frames that TensorFlow cuts off by their number
+
+    class WithoutFrameworks(tf_stack.StackTraceFilter):
+        def get_filtered_filenames(self):
+            files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+            return {file for file in files if file and file.startswith(folders)} - innermost
+
+    with WithoutFrameworks():
+        yield
 
 
 def is_jit_compiled(function) -> bool:

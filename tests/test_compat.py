@@ -313,6 +313,28 @@ def test_a_function_knows_whether_xla_compiles_it():
 
 
 @needs_tensorflow
+def test_operations_tell_where_they_were_made_without_the_frameworks():
+    import tensorflow as tf
+
+    def relu(x):
+        return keras.ops.relu(x)
+
+    def traceback():
+        graph = tf.function(relu, autograph=False).get_concrete_function(tf.zeros([2])).graph
+        return graph.get_operations()[1].traceback
+
+    def of_frameworks(frames):
+        return [frame for frame in frames if "/keras/" in frame.filename or "/tensorflow/" in frame.filename]
+
+    whole = traceback()
+    with says("`tf_stack.StackTraceFilter` is gone", "short_stack_traces"), compat.short_stack_traces():
+        short = traceback()
+        assert "relu" in {frame.name for frame in short if frame.filename == __file__}
+        assert len(short) - len(of_frameworks(short)) == len(whole) - len(of_frameworks(whole))
+        assert len(of_frameworks(short)) <= 2 < len(of_frameworks(whole))
+
+
+@needs_tensorflow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's on x86 only")
 def test_there_are_products_of_8_bits():
     with says("the operation `_QuantizedMatMul` is gone, or gives other numbers", "int8_product"):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_tfm import compat
 from keras_tfm.generation import loop
 from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.samplers.numbers import split_numbers
@@ -150,7 +151,8 @@ def state_spec(model: Any, dtype: DTypeLike | None = None) -> Any:
 def _trace(function, *specs, jit_compile):
     # A concrete function: a plain `tf.function` would warn of retracing when several models come and go.
     graph = tf.function(function, input_signature=specs, jit_compile=jit_compile, autograph=False)
-    return graph.get_concrete_function()
+    with compat.short_stack_traces():
+        return graph.get_concrete_function()
 
 
 def _open(tensor):
