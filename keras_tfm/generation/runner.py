@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import backend, ops, tree
 
 from keras_tfm import compat
-from keras_tfm.arguments import require
+from keras_tfm.arguments import check_in_vocabulary, require
 from keras_tfm.generation import loop
 from keras_tfm.generation.compiled import (
     LARGEST_LEAST_ROOM,
@@ -286,11 +286,7 @@ def _shapes(arguments) -> tuple:
 
 def check_ids_of(options: GenerationOptions, vocabulary_size: int) -> None:
     """Raises unless the options' numbers that depend on the vocabulary are right for it."""
-    require(
-        options.start_token_id < vocabulary_size,
-        f"`start_token_id` must be less than the {vocabulary_size} tokens of the vocabulary",
-        start_token_id=options.start_token_id,
-    )
+    check_in_vocabulary(vocabulary_size, start_token_id=options.start_token_id)
     require(
         options.alternatives <= vocabulary_size,
         f"`alternatives` must be at most the {vocabulary_size} tokens of the vocabulary",
