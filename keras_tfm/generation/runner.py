@@ -39,7 +39,7 @@ from keras_tfm.types import Tensor
 
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
-# Rows from which on products in 8 bits by oneDNN are worth what TensorFlow's operations cost beside XLA's loop.
+# Rows from which on products by oneDNN, in 8 bits or bfloat16, are worth what TensorFlow's operations cost beside XLA.
 FEWEST_ROWS = 4
 # Rows up to which all rooms are at least the largest of the smallest: see `_inputs`.
 _FEW_ROWS = 2
@@ -171,9 +171,7 @@ class GenerationRunner:
         self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool, num_rows: int
     ) -> CompiledGeneration | JittedGeneration:
         """The loop for this structure of sampler and options and so many rows, retraced if the model has changed."""
-        # Not part of what the loop asks of a model: one of its own kind need not say it.
-        weight_dtype = getattr(self._model, "weight_dtype", None)
-        is_by_xla = weight_dtype != "w8a8" or num_rows < FEWEST_ROWS or not compat.has_int8_product()
+        is_by_xla = num_rows < FEWEST_ROWS or not self._has_products_of_onednn()
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
         with self._lock:
@@ -188,6 +186,14 @@ class GenerationRunner:
             while len(self._compiled) > MOST_LOOPS:
                 self._compiled.popitem(last=False)
             return self._compiled[key]
+
+    def _has_products_of_onednn(self) -> bool:
+        """Whether the model's weights are such as oneDNN multiplies faster here than XLA."""
+        # Not part of what the loop asks of a model: one of its own kind need not say it.
+        weight_dtype = getattr(self._model, "weight_dtype", None)
+        if weight_dtype == "bfloat16":
+            return compat.has_bfloat16_product()
+        return weight_dtype == "w8a8" and compat.has_int8_product()
 
     def _compile(
         self, sampler, shape, is_guided, has_prefix, has_stop_strings, is_by_xla
