@@ -1,4 +1,4 @@
-"""What models that write share: reading in pieces, generating, a loss over chunks, 8 or 4 bits."""
+"""What models that write share: reading in pieces, generating, a loss over chunks, weights in fewer bits."""
 
 import functools
 from collections.abc import Iterator
@@ -333,10 +333,13 @@ class LanguageModel(ChunkedLossModel):
         bits there. The model saves, reloads and exports as it is, and adapters may be trained beside it (QLoRA).
 
         With "w8a8" (weights and activations in 8 bits), what is multiplied with the weights is rounded as well, each
-        token's by its own scale, and from `FEWEST_ROWS` rows on TensorFlow with oneDNN writes instead of XLA: on x86
+        token's by its own scale, and from four rows on TensorFlow with oneDNN writes instead of XLA: on x86
         processors with VNNI or AMX that is faster for several rows. Which of the two writes changes no more than the
         order of sums does. Rounding activations costs quality, little of it with a `calibration`: half of what makes
         channels large then moves into the weights.
+
+        With "bfloat16" weights take half the memory. Where the processor multiplies it (AVX-512 bfloat16 or AMX, on
+        Linux), oneDNN writes from two rows on, and rounds inputs and results of products as well; XLA does not.
 
         Args:
             dtype: "int8", "w8a8", "int4" or "bfloat16".

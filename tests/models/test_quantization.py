@@ -309,7 +309,8 @@ def test_many_rows_are_written_by_onednn_as_full_passes_say(sampler):
 
 @pytest.mark.usefixtures("without_xla")
 def test_few_rows_are_left_to_xla_and_so_are_models_whose_inputs_are_floats():
-    for dtype, num_rows in (("w8a8", runner.FEWEST_ROWS - 1), ("int8", runner.FEWEST_ROWS)):
+    fewest = runner.FEWEST_ROWS["w8a8"]
+    for dtype, num_rows in (("w8a8", fewest - 1), ("int8", fewest)):
         model = quantized_model(dtype)
         model.generate([[1, 2, 3]] * num_rows, max_new_tokens=2)
         (loop,) = model.generation_runner._compiled.values()
@@ -321,13 +322,14 @@ def test_few_rows_are_left_to_xla_and_so_are_models_whose_inputs_are_floats():
 def test_many_rows_in_bfloat16_are_written_by_onednn_where_the_processor_multiplies_it(has_product, monkeypatch):
     monkeypatch.setattr(compat, "has_bfloat16_product", lambda: has_product)
     model = quantized_model("bfloat16")
-    for num_rows in (runner.FEWEST_ROWS - 1, runner.FEWEST_ROWS):
+    fewest = runner.FEWEST_ROWS["bfloat16"]
+    for num_rows in (fewest - 1, fewest):
         model.generate([[1, 2, 3]] * num_rows, max_new_tokens=2)
     loops = [loop.is_by_xla for loop in model.generation_runner._compiled.values()]
     assert loops == ([True, False] if has_product else [True])
 
 
-@pytest.mark.parametrize("num_rows", [1, pytest.param(runner.FEWEST_ROWS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_rows", [1, pytest.param(runner.FEWEST_ROWS["bfloat16"], marks=pytest.mark.slow)])
 def test_bfloat16_writes_what_is_best_or_nearly_so_in_floats(num_rows):
     model, floats = lively_model(num_layers=1), lively_model(num_layers=1)
     model.quantize_for_generation("bfloat16")
@@ -343,7 +345,7 @@ def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
     model = quantized_model("w8a8")
     model.save_weights(tmp_path / "model.weights.h5")
     model.load_weights(tmp_path / "model.weights.h5")  # not called in a graph yet
-    model.generate([[1, 2, 3]] * runner.FEWEST_ROWS, max_new_tokens=2)
+    model.generate([[1, 2, 3]] * runner.FEWEST_ROWS["w8a8"], max_new_tokens=2)
     with pytest.raises(ValueError, match="must be loaded before it is first called"):
         model.load_weights(tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match="must be loaded before it is first called"):
