@@ -16,7 +16,7 @@ from keras_tfm.arguments import refuse_ragged
 from keras_tfm.layers.adapter import Adaptable, Adapter
 from keras_tfm.layers.composite import build_part, revive, serialize
 from keras_tfm.ops.int8_products import int8_product, is_by_onednn, round_rows
-from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
+from keras_tfm.ops.tensors import batch_size, constant_value, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
 
 _PARTS = 4  # of a product that is split along its inputs
@@ -86,7 +86,7 @@ class Int8RowsAndInputs(NamedTuple):
 
     values: Any
     scale: Any
-    spread: Any  # float32 (inputs,)
+    spread: Any  # float32 (inputs,); None, 1, where an operation keeps the matrix and it is known
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -104,7 +104,7 @@ class Int8RowsAndInputs(NamedTuple):
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
         num_outputs, num_inputs = self.values.shape
         flat = ops.cast(ops.reshape(x, (-1, num_inputs)), "float32")
-        rows, step = round_rows(flat * self.spread)
+        rows, step = round_rows(flat if self.spread is None else flat * self.spread)
         sizes = batch_size(x), size(x, 1)
         if is_by_onednn():
             y = int8_product(rows, self.values, self.scale, transposed=True) * step
@@ -122,7 +122,13 @@ class Int8RowsAndInputs(NamedTuple):
 
     def transposed_product(self, y: Tensor, num_inputs: int) -> Tensor:
         """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
-        return self._rows.transposed_product(y, num_inputs) * ops.cast(self.spread, y.dtype)
+        x = self._rows.transposed_product(y, num_inputs)
+        return x if self.spread is None else x * ops.cast(self.spread, y.dtype)
+
+    def as_kept(self) -> "Int8RowsAndInputs":
+        """These variables as an operation keeps them from now on: a spread of ones is none, and no work in a step."""
+        is_spread = bool((constant_value(self.spread) != 1).any())
+        return self if is_spread else self._replace(spread=None)
 
     @property
     def _rows(self):
@@ -246,7 +252,7 @@ Rounded = Int8Rows | Int8RowsAndInputs | Bfloat16Rows | Int4Groups
 
 def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
     """x (B, T, inputs) -> (B, T, outputs), whose gradient converts the matrix anew: no floats are kept."""
-    matrix = matrix.__class__(*(ops.convert_to_tensor(part) for part in matrix))
+    matrix = matrix.__class__(*(None if part is None else ops.convert_to_tensor(part) for part in matrix))
 
     @ops.custom_gradient
     def product(x):
@@ -368,7 +374,7 @@ class RoundedWeight(keras.layers.Layer):
 
     def _rounded_product(self, x: Tensor) -> Tensor:
         self.is_kept = self.is_kept or self.can_be_kept
-        return rounded_product(x, self.rounded)
+        return rounded_product(x, self.rounded.as_kept() if self.can_be_kept else self.rounded)
 
     def _rows(self) -> Tensor:
         """float (outputs, inputs), the weight before it is rounded."""

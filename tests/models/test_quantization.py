@@ -234,6 +234,20 @@ def test_inputs_are_spread_before_they_are_rounded(engine):
     np.testing.assert_allclose(matrix.transposed_product(y, 40), y @ (held * spread), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.skipif(not compat.has_int8_product(), reason="TensorFlow has no products of 8 bits here")
+@pytest.mark.parametrize("spread", [None, np.full(32, 2.0, "float32")])
+def test_a_graph_that_keeps_weights_spreads_inputs_only_where_that_changes_them(spread):
+    dense = weights.Projection(5)
+    dense.build((None, None, 32))
+    dense.to_w8a8(spread)
+    x = np.random.default_rng(0).normal(size=(1, 2, 32)).astype("float32")
+    expected = np.asarray(dense(x))
+    product = tf.function(dense, autograph=False).get_concrete_function(tf.TensorSpec([None, None, 32]))
+    # What is captured: values and scale, and a spread.
+    assert len(product.captured_inputs) == (2 if spread is None else 3) + 1  # and the bias
+    np.testing.assert_allclose(product(tf.constant(x)), expected, rtol=0, atol=1e-5)
+
+
 def with_outliers():
     """A model in floats that reads a channel of 50 times the others' size in each block, and weighs it accordingly."""
     model = lively_model(num_layers=2)
