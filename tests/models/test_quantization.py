@@ -131,7 +131,7 @@ def test_a_product_with_rounded_numbers_has_the_gradient_of_one_with_their_float
 
     y, gradient = product_and_gradient(x)
     # Sums of 40 numbers of size 1, and of 5 of size 100, in another order; or of factors that have 8 bits each.
-    loose = 2**-8 if kind is Bfloat16Rows and not jit_compile else 0
+    loose = 2**-7 if kind is Bfloat16Rows and not jit_compile else 0
     np.testing.assert_allclose(y, x @ floats.T, atol=1e-5 + 20 * loose)
     np.testing.assert_allclose(gradient, 2 * (x @ floats.T) @ floats, rtol=1e-5, atol=1e-4 + 200 * loose)
 
@@ -144,8 +144,8 @@ def test_products_of_bfloat16_have_rounded_inputs_outside_of_xla(engine):
     product = rows.product if engine == "eager" else tf.function(rows.product, jit_compile=engine == "xla")
     inputs = x if engine == "xla" else tf.cast(tf.cast(x, "bfloat16"), "float32")
     expected = inputs.numpy() @ rows.values.astype("float32").T
-    # 8 bits of the result; or sums of 40 numbers of size 1 in another order.
-    np.testing.assert_allclose(product(x), expected, **({"atol": 1e-5} if engine == "xla" else {"rtol": 2**-8}))
+    # 8 bits of the result, which TensorFlow cuts off without oneDNN; or sums of 40 numbers of size 1 in another order.
+    np.testing.assert_allclose(product(x), expected, **({"atol": 1e-5} if engine == "xla" else {"rtol": 2**-7}))
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 8, 9])
