@@ -126,6 +126,14 @@ class KerasTfmW8a8(KerasTfm):
         self.model.quantize_for_generation("w8a8")
 
 
+class KerasTfmBfloat16(KerasTfm):
+    """Weights in bfloat16, and products where the processor has them."""
+
+    def build(self) -> None:
+        super().build()
+        self.model.quantize_for_generation("bfloat16")
+
+
 class KerasTfmLookup(KerasTfm):
     """Guesses by prompt lookup where they pay; greedy, whatever the number of beams."""
 
@@ -201,6 +209,12 @@ class Torch(Generation):
         return token_ids[:, self.prompt.shape[1] :].numpy()
 
 
+class TorchBfloat16(Torch):
+    def build(self) -> None:
+        super().build()
+        self.model = self.model.to(self.torch.bfloat16)
+
+
 class CTranslate2(Generation):
     compute_type = "float32"
 
@@ -253,11 +267,13 @@ CONTENDERS: dict[str, type[Generation]] = {
     "keras_tfm_stream": KerasTfmStream,
     "keras_tfm_int8": KerasTfmInt8,
     "keras_tfm_w8a8": KerasTfmW8a8,
+    "keras_tfm_bfloat16": KerasTfmBfloat16,
     "keras_tfm_lookup": KerasTfmLookup,
     "keras_tfm_int8_lookup": KerasTfmInt8Lookup,
     "keras_hub": KerasHub,
     "keras_hub_jit": KerasHubJit,
     "torch": Torch,
+    "torch_bfloat16": TorchBfloat16,
     "ctranslate2_fp32": CTranslate2,
     "ctranslate2_int8": CTranslate2Int8,
 }
@@ -276,6 +292,7 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
             harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"]),
             harness.ratio(results, "keras_tfm_int8", ["ctranslate2_int8"]),
             harness.ratio(results, "keras_tfm_w8a8", ["ctranslate2_int8"]),
+            harness.ratio(results, "keras_tfm_bfloat16", ["torch_bfloat16"]),
             harness.ratio(results, "keras_tfm_lookup", ["keras_tfm"]),
             harness.ratio(results, "keras_tfm_int8_lookup", ["keras_tfm_int8"]),
         ]
@@ -283,10 +300,10 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
         first_calls.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
     title = (
         f"Generation, prompt of {settings['prompt_length']} tokens, {settings['new_tokens']} new ones, float32 except "
-        f"int8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
+        f"int8 and bfloat16. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
     )
     ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
-    ratios += ["w8a8 / CTranslate2 int8", "lookup / plain", "int8: lookup / plain"]
+    ratios += ["w8a8 / CTranslate2 int8", "bfloat16: keras_tfm / torch", "lookup / plain", "int8: lookup / plain"]
     return "\n\n".join(
         [
             title,

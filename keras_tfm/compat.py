@@ -542,6 +542,25 @@ def has_int8_product() -> bool:
     return all(np.allclose(product, expected, rtol=1e-5) for product in products)
 
 
+@functools.cache
+def has_bfloat16_product() -> bool:
+    """Whether products of bfloat16 in a graph are the processor's own, by oneDNN.
+
+    Why: elsewhere TensorFlow converts the matrices to float32 at each product, and is slower than with floats. Nothing
+    public tells: that a product is right says nothing of how it was computed, and to time it would tell the load.
+    Uses `_pywrap_util_port.IsMklEnabled` and the flags of the processor as Linux lists them; other systems say no. If
+    it breaks: say no, and XLA computes.
+    """
+    from tensorflow.python.util import _pywrap_util_port
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return _pywrap_util_port.IsMklEnabled() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def tensor_over(array: np.ndarray):
     """A TensorFlow tensor over the memory of an array, which nobody may write to afterwards.
 

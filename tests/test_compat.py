@@ -7,6 +7,7 @@ import ast
 import contextlib
 import gc
 import inspect
+import os
 import platform
 import subprocess
 import sys
@@ -339,6 +340,14 @@ def test_operations_tell_where_they_were_made_without_the_frameworks():
 def test_there_are_products_of_8_bits():
     with says("the operation `_QuantizedMatMul` is gone, or gives other numbers", "int8_product"):
         assert compat.has_int8_product()
+
+
+@needs_tensorflow
+@pytest.mark.skipif(platform.system() != "Linux", reason="other systems have another list of flags")
+def test_whether_the_processor_multiplies_bfloat16_is_known():
+    has_flag = any(flag in Path("/proc/cpuinfo").read_text().split() for flag in ("avx512_bf16", "amx_bf16"))
+    with says("`_pywrap_util_port.IsMklEnabled` is gone or says something else", "has_bfloat16_product"):
+        assert compat.has_bfloat16_product() == (has_flag and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0")
 
 
 def test_a_stateless_scope_is_known():

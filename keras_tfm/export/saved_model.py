@@ -108,6 +108,7 @@ def export_text_generator(
         portable: bool. After `quantize_for_generation("w8a8")` a SavedModel with `portable=False` holds an operation of
             oneDNN, which TensorFlow has on x86 processors, faster for several prompts at once; elsewhere it fails to
             load, or in the first request, with an error that names `int8_product_for_TensorFlow_with_oneDNN_on_x86`.
+            Of all other weights, bfloat16 among them, every SavedModel is portable.
         warmup: requests for `serving_default` that TensorFlow Serving sends to itself while it loads the model, before
             it takes others; at most 1,000, each a prompt, or a list of prompts at once. A first request takes seconds,
             and compiled by XLA the first of each power of two of prompts and of the longest prompt's tokens (at least

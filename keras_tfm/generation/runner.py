@@ -39,8 +39,8 @@ from keras_tfm.types import Tensor
 
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
-# Rows from which on products in 8 bits by oneDNN are worth what TensorFlow's operations cost beside XLA's loop.
-FEWEST_ROWS = 4
+# Rows from which on products by oneDNN are worth what TensorFlow's operations cost beside XLA's loop, for weights in:
+FEWEST_ROWS = {"w8a8": 4, "bfloat16": 2}
 # Rows up to which all rooms are at least the largest of the smallest: see `_inputs`.
 _FEW_ROWS = 2
 
@@ -171,9 +171,7 @@ class GenerationRunner:
         self, sampler: Sampler, shape: loop.Shape, options: GenerationOptions, has_prefix: bool, num_rows: int
     ) -> CompiledGeneration | JittedGeneration:
         """The loop for this structure of sampler and options and so many rows, retraced if the model has changed."""
-        # Not part of what the loop asks of a model: one of its own kind need not say it.
-        weight_dtype = getattr(self._model, "weight_dtype", None)
-        is_by_xla = weight_dtype != "w8a8" or num_rows < FEWEST_ROWS or not compat.has_int8_product()
+        is_by_xla = not self._is_by_onednn(num_rows)
         is_guided = options.guidance_scale is not None
         structure = split_numbers(sampler)[0]
         with self._lock:
@@ -188,6 +186,14 @@ class GenerationRunner:
             while len(self._compiled) > MOST_LOOPS:
                 self._compiled.popitem(last=False)
             return self._compiled[key]
+
+    def _is_by_onednn(self, num_rows) -> bool:
+        """Whether so many rows are written faster by products of oneDNN than by XLA."""
+        # Not part of what the loop asks of a model: one of its own kind need not say it.
+        weight_dtype = getattr(self._model, "weight_dtype", None)
+        if weight_dtype not in FEWEST_ROWS or num_rows < FEWEST_ROWS[weight_dtype]:
+            return False
+        return compat.has_int8_product() if weight_dtype == "w8a8" else compat.has_bfloat16_product()
 
     def _compile(
         self, sampler, shape, is_guided, has_prefix, has_stop_strings, is_by_xla

@@ -1,7 +1,7 @@
-"""The layers that hold the weights, a dense kernel and a table of tokens, in floats or rounded to 8 or 4 bits.
+"""The layers that hold the weights, a dense kernel and a table of tokens, in floats or rounded to 16, 8 or 4 bits.
 
 8 bits take a quarter of float32's memory, and at batch 1, where a step reads all weights, a fraction of the time.
-4 bits in groups take a seventh.
+4 bits in groups take a seventh, bfloat16 half.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from keras_tfm.arguments import refuse_ragged
 from keras_tfm.layers.adapter import Adaptable, Adapter
 from keras_tfm.layers.composite import build_part, revive, serialize
 from keras_tfm.ops.int8_products import int8_product, is_by_onednn, round_rows
-from keras_tfm.ops.tensors import batch_size, is_compiled_by_xla, look_up, size, slice_update
+from keras_tfm.ops.tensors import batch_size, constant_value, is_compiled_by_xla, look_up, size, slice_update
 from keras_tfm.types import Config, Shape, Tensor
 
 _PARTS = 4  # of a product that is split along its inputs
@@ -50,15 +50,11 @@ class Int8Rows(NamedTuple):
 
     def product(self, x: Tensor) -> Tensor:
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
-        num_outputs, num_inputs = self.values.shape
-        if not is_compiled_by_xla():
-            return self._plain_product(x)
-        if x.shape[1] != 1 or num_outputs * num_inputs < _LARGE:
-            return self._product(x)
-        num_rows = size(x, 0)
-        if isinstance(num_rows, int):
-            return self._row_by_row(x) if num_rows <= _FEW else self._product(x)
-        return ops.cond(num_rows <= _FEW, lambda: self._row_by_row(x), lambda: self._product(x))
+        return _product_by_xla(self._product, x, self.values.shape) if is_compiled_by_xla() else self._product(x)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """float32 (..., inputs), the rows of these numbers, int (...)."""
+        return ops.cast(ops.take(self.values, ids, axis=0), "float32") * ops.take(self.scale, ids, axis=0)[..., None]
 
     def floats(self, num_inputs: int) -> Tensor:
         """float32 (outputs, inputs), what the numbers stand for."""
@@ -68,7 +64,7 @@ class Int8Rows(NamedTuple):
         """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
         return ops.einsum("bto,oi->bti", y * ops.cast(self.scale, y.dtype), self._converted(y))
 
-    def _plain_product(self, x):
+    def _product(self, x):
         return ops.einsum("bti,oi->bto", x, self._converted(x)) * ops.cast(self.scale, x.dtype)
 
     def _converted(self, x):
@@ -76,23 +72,6 @@ class Int8Rows(NamedTuple):
         # They depend on x: else TensorFlow converts all matrices of a model at once, as soon as a step begins, and XLA
         # takes the conversion out of the loop and reads 32 bits ever after.
         return ops.cast(ops.bitwise_xor(self.values, ops.cast(_unknown_zero(x), "int8")), x.dtype)
-
-    def _product(self, x):
-        # XLA fuses a product of one row with the cheap operations before it, and recomputes them for each output. It
-        # never does so with a division, so x is divided by 1: GPT-2 small then writes 138 tokens/s, not 64.
-        x = x / (1 + _unknown_zero(x) * ops.cast(ops.arange(x.shape[-1]), x.dtype))
-        return self._plain_product(x)
-
-    def _row_by_row(self, x):
-        """x (B, 1, inputs) -> (B, 1, outputs); for several rows at once, the matrix is written in 32 bits first."""
-        num_rows, num_outputs = size(x, 0), self.values.shape[0]
-
-        def step(row, y):
-            one = self._product(ops.slice(x, (row, 0, 0), (1, 1, x.shape[2])))
-            return row + 1, slice_update(y, (row, 0, 0), one)
-
-        start = (ops.zeros((), "int32"), ops.zeros((num_rows, 1, num_outputs), x.dtype))
-        return ops.while_loop(lambda row, y: row < num_rows, step, start)[1]
 
 
 class Int8RowsAndInputs(NamedTuple):
@@ -107,7 +86,7 @@ class Int8RowsAndInputs(NamedTuple):
 
     values: Any
     scale: Any
-    spread: Any  # float32 (inputs,)
+    spread: Any  # float32 (inputs,); None, 1, where an operation keeps the matrix and it is known
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -125,7 +104,7 @@ class Int8RowsAndInputs(NamedTuple):
         """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
         num_outputs, num_inputs = self.values.shape
         flat = ops.cast(ops.reshape(x, (-1, num_inputs)), "float32")
-        rows, step = round_rows(flat * self.spread)
+        rows, step = round_rows(flat if self.spread is None else flat * self.spread)
         sizes = batch_size(x), size(x, 1)
         if is_by_onednn():
             y = int8_product(rows, self.values, self.scale, transposed=True) * step
@@ -133,17 +112,78 @@ class Int8RowsAndInputs(NamedTuple):
         rounded = ops.reshape(ops.cast(rows, "float32") * step, (*sizes, num_inputs))
         return self._rows.product(ops.cast(rounded, x.dtype))
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """float32 (..., inputs), the rows of these numbers, int (...)."""
+        return self._rows.rows(ids) * self.spread
+
     def floats(self, num_inputs: int) -> Tensor:
         """float32 (outputs, inputs), what the numbers stand for."""
         return self._rows.floats(num_inputs) * self.spread
 
     def transposed_product(self, y: Tensor, num_inputs: int) -> Tensor:
         """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
-        return self._rows.transposed_product(y, num_inputs) * ops.cast(self.spread, y.dtype)
+        x = self._rows.transposed_product(y, num_inputs)
+        return x if self.spread is None else x * ops.cast(self.spread, y.dtype)
+
+    def as_kept(self) -> "Int8RowsAndInputs":
+        """These variables as an operation keeps them from now on: a spread of ones is none, and no work in a step."""
+        is_spread = bool((constant_value(self.spread) != 1).any())
+        return self if is_spread else self._replace(spread=None)
 
     @property
     def _rows(self):
         return Int8Rows(self.values, self.scale)
+
+
+class Bfloat16Rows(NamedTuple):
+    """A matrix (outputs, inputs) in bfloat16; outside of XLA its products are, too, with sums in float32.
+
+    A step reads half of what it reads of float32. Processors with AVX-512 bfloat16 or AMX multiply it themselves, by
+    oneDNN. XLA converts the matrix as it goes, and rounds neither inputs nor results.
+    """
+
+    values: Any
+
+    @property
+    def names(self) -> tuple[str]:
+        """Of the weights that hold them."""
+        return ("bfloat16_values",)
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> "Bfloat16Rows":
+        """Rounds a matrix; outside of compiled code."""
+        return cls(ops.convert_to_numpy(ops.cast(matrix, "bfloat16")))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (B, T, inputs) -> (B, T, outputs) in the dtype of x."""
+        return _product_by_xla(self._product, x, self.values.shape) if is_compiled_by_xla() else self._product(x)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """float32 (..., inputs), the rows of these numbers, int (...)."""
+        # As bits: XLA would convert the whole matrix for one row of bfloat16.
+        bits = ops.take(ops.view(self.values, "int16"), ids, axis=0)
+        return ops.cast(ops.view(bits, "bfloat16"), "float32")
+
+    def floats(self, num_inputs: int) -> Tensor:
+        """float32 (outputs, inputs), what the numbers stand for."""
+        return ops.cast(self.values, "float32")
+
+    def transposed_product(self, y: Tensor, num_inputs: int) -> Tensor:
+        """y (B, T, outputs) -> (B, T, inputs): the way of gradients."""
+        return self._einsum("bto,oi->bti", y)
+
+    def _product(self, x):
+        return self._einsum("bti,oi->bto", x)
+
+    def _einsum(self, equation, x):
+        if not is_compiled_by_xla():
+            return ops.cast(ops.einsum(equation, ops.cast(x, "bfloat16"), self.values), x.dtype)
+        # As bits, dependent on x: see `Int8Rows`. What is done to bfloat16 itself, XLA does in 32 bits before the loop.
+        bits = ops.bitwise_xor(ops.view(self.values, "int16"), ops.cast(_unknown_zero(x), "int16"))
+        y = ops.einsum(equation, x, ops.cast(ops.view(bits, "bfloat16"), x.dtype))
+        # XLA takes such a product of one row for a cheap operation, too: undivided, it is computed anew for each number
+        # of what a norm makes of it, and two blocks 768 wide take 37 ms instead of 2.
+        return y / (1 + _unknown_zero(x))
 
 
 class Int4Groups(NamedTuple):
@@ -207,12 +247,12 @@ class Int4Groups(NamedTuple):
         return matrix[:, :num_inputs]
 
 
-Rounded = Int8Rows | Int8RowsAndInputs | Int4Groups
+Rounded = Int8Rows | Int8RowsAndInputs | Bfloat16Rows | Int4Groups
 
 
 def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
     """x (B, T, inputs) -> (B, T, outputs), whose gradient converts the matrix anew: no floats are kept."""
-    matrix = matrix.__class__(*(ops.convert_to_tensor(part) for part in matrix))
+    matrix = matrix.__class__(*(None if part is None else ops.convert_to_tensor(part) for part in matrix))
 
     @ops.custom_gradient
     def product(x):
@@ -223,6 +263,34 @@ def rounded_product(x: Tensor, matrix: Rounded) -> Tensor:
         return matrix.product(x), gradient
 
     return product(x)
+
+
+def _product_by_xla(product, x, shape):
+    """`product` of x (B, T, inputs) and a matrix of this shape, (outputs, inputs), that is converted as XLA goes."""
+
+    def alone(x):
+        # XLA fuses a product of one row with the cheap operations before it, and recomputes them for each output. It
+        # never does so with a division, so x is divided by 1: GPT-2 small then writes 138 tokens/s, not 64.
+        return product(x / (1 + _unknown_zero(x) * ops.cast(ops.arange(x.shape[-1]), x.dtype)))
+
+    if x.shape[1] != 1 or shape[0] * shape[1] < _LARGE:
+        return alone(x)
+    num_rows = size(x, 0)
+    if isinstance(num_rows, int):
+        return _row_by_row(alone, x, shape[0]) if num_rows <= _FEW else alone(x)
+    return ops.cond(num_rows <= _FEW, lambda: _row_by_row(alone, x, shape[0]), lambda: alone(x))
+
+
+def _row_by_row(product, x, num_outputs):
+    """x (B, 1, inputs) -> (B, 1, outputs); for several rows at once, the matrix is written in 32 bits first."""
+    num_rows = size(x, 0)
+
+    def step(row, y):
+        one = product(ops.slice(x, (row, 0, 0), (1, 1, x.shape[2])))
+        return row + 1, slice_update(y, (row, 0, 0), one)
+
+    start = (ops.zeros((), "int32"), ops.zeros((num_rows, 1, num_outputs), x.dtype))
+    return ops.while_loop(lambda row, y: row < num_rows, step, start)[1]
 
 
 def _unknown_zero(x):
@@ -248,8 +316,8 @@ def refuse_rounded(layer: keras.layers.Layer, by: str | None) -> None:
     """Raises if `by`, a name, has quantized the layer already: its integers would be taken for weights."""
     if by is not None:
         raise ValueError(
-            "A layer must be quantized once only, by Keras' `quantize`, `to_int8`, `to_w8a8` or `to_int4`. "
-            f"Received: {layer.name!r}, quantized already: {by}. Begin with the model that is not."
+            "A layer must be quantized once only, by Keras' `quantize`, `to_int8`, `to_w8a8`, `to_bfloat16` or "
+            f"`to_int4`. Received: {layer.name!r}, quantized already: {by}. Begin with the model that is not."
         )
 
 
@@ -259,9 +327,8 @@ def replace_weight(layer: keras.layers.Layer, name: str, rounded: Rounded) -> Ro
     variables = []
     with compat.unlocked(layer):
         for part_name, part in zip(rounded.names, rounded, strict=True):
-            variable = layer.add_weight(
-                name=part_name, shape=part.shape, dtype=str(part.dtype), initializer="zeros", trainable=False
-            )
+            options = {"shape": part.shape, "dtype": str(part.dtype), "trainable": False, "autocast": False}
+            variable = layer.add_weight(name=part_name, initializer="zeros", **options)
             variable.assign(part)
             variables.append(variable)
     return type(rounded)(*variables)
@@ -270,7 +337,7 @@ def replace_weight(layer: keras.layers.Layer, name: str, rounded: Rounded) -> Ro
 class RoundedWeight(keras.layers.Layer):
     """What layers share that can hold their weight rounded: they round it once, and save what it is then."""
 
-    rounded: Any = None  # of a kind of `Rounded` from `to_int8`, `to_w8a8` or `to_int4` on
+    rounded: Any = None  # of a kind of `Rounded` from `to_int8` or its like on
     is_kept = False  # whether an operation in a graph may keep what it has read of the weight
     untraced_attributes: tuple[str, ...] = ("is_kept",)
     weight_name: str
@@ -278,6 +345,10 @@ class RoundedWeight(keras.layers.Layer):
     def to_int8(self) -> None:
         """Rounds the weight to 8 bits; it cannot be trained after that."""
         self._round(Int8Rows)
+
+    def to_bfloat16(self) -> None:
+        """Rounds the weight to bfloat16; it cannot be trained after that."""
+        self._round(Bfloat16Rows)
 
     def to_w8a8(self, spread: Tensor | None = None) -> None:
         """Rounds the weight to 8 bits, and from then on what it is multiplied with; it cannot be trained after that.
@@ -303,7 +374,7 @@ class RoundedWeight(keras.layers.Layer):
 
     def _rounded_product(self, x: Tensor) -> Tensor:
         self.is_kept = self.is_kept or self.can_be_kept
-        return rounded_product(x, self.rounded)
+        return rounded_product(x, self.rounded.as_kept() if self.can_be_kept else self.rounded)
 
     def _rows(self) -> Tensor:
         """float (outputs, inputs), the weight before it is rounded."""
@@ -355,8 +426,8 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
     decoding step on a CPU, XLA runs a product of one row in one thread, fused with the bias. Split along the input into
     parts that are summed, the same product is a batched one and reads the weights 1.7 times faster at batch 1 and 1.15
     times at batch 8 (768 x 3072, float32). Kernel, bias, LoRA and quantization are those of `Dense`; besides,
-    `to_int8` and `to_int4` keep the kernel in 8 or 4 bits (weights only: activations stay floats), `to_w8a8` and
-    `to_inference` hold it as a processor multiplies fast.
+    `to_int8` and `to_int4` keep the kernel in 8 or 4 bits (weights only: activations stay floats), `to_bfloat16`,
+    `to_w8a8` and `to_inference` hold it as a processor multiplies fast.
 
     Args:
         units, use_bias, kernel_initializer, ...: as in `keras.layers.Dense`.
@@ -541,9 +612,7 @@ class TokenTable(RoundedWeight, Adaptable, keras.layers.Embedding):
             if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
                 inputs = ops.cast(inputs, "int32")
             return look_up(self.embeddings, inputs, self.compute_dtype)
-        values, scale, *spread = self.rounded
-        rows = ops.cast(ops.take(values, inputs, axis=0), "float32") * ops.take(scale, inputs, axis=0)[..., None]
-        return ops.cast(rows * spread[0] if spread else rows, self.compute_dtype)
+        return ops.cast(self.rounded.rows(inputs), self.compute_dtype)
 
     def logits(self, x: Tensor) -> Tensor:
         """float (B, T, output_dim) -> (B, T, input_dim)."""

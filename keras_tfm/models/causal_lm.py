@@ -25,7 +25,8 @@ class CausalLM(LanguageModel):
         token_embedding: `TokenEmbedding`.
         stack: `TransformerStack` with causal self-attention.
         head: a layer (B, T, D) -> (B, T, V). Default: the transposed token embedding (tied weights).
-        weight_dtype: "int8", "w8a8" or "int4", as `quantize_for_generation` makes weights. Default: as the parts say.
+        weight_dtype: "int8", "w8a8", "int4" or "bfloat16", as `quantize_for_generation` makes weights. Default: as the
+            parts say.
         dtype: the dtype policy that `compile` goes by (float16 losses are scaled); the parts have their own.
 
     Call arguments:

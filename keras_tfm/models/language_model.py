@@ -1,4 +1,4 @@
-"""What models that write share: reading in pieces, generating, a loss over chunks, 8 or 4 bits."""
+"""What models that write share: reading in pieces, generating, a loss over chunks, weights in fewer bits."""
 
 import functools
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from keras_tfm.ops.tensors import is_compiled_by_xla, slice_update
 from keras_tfm.samplers import Sampler
 from keras_tfm.types import Config, DTypeLike, Tensor
 
-_WEIGHT_DTYPES = ("int8", "w8a8", "int4")
+_WEIGHT_DTYPES = ("int8", "w8a8", "int4", "bfloat16")
 
 
 class LanguageModel(ChunkedLossModel):
@@ -36,7 +36,8 @@ class LanguageModel(ChunkedLossModel):
 
     Args:
         inputs, parts, dtype, **kwargs: as in `TokenModel`.
-        weight_dtype: "int8", "w8a8" or "int4", as `quantize_for_generation` makes weights. Default: as the parts say.
+        weight_dtype: "int8", "w8a8", "int4" or "bfloat16", as `quantize_for_generation` makes weights. Default: as the
+            parts say.
     """
 
     untraced_attributes = (*ChunkedLossModel.untraced_attributes, "generation_runner")
@@ -332,13 +333,16 @@ class LanguageModel(ChunkedLossModel):
         bits there. The model saves, reloads and exports as it is, and adapters may be trained beside it (QLoRA).
 
         With "w8a8" (weights and activations in 8 bits), what is multiplied with the weights is rounded as well, each
-        token's by its own scale, and from `FEWEST_ROWS` rows on TensorFlow with oneDNN writes instead of XLA: on x86
+        token's by its own scale, and from four rows on TensorFlow with oneDNN writes instead of XLA: on x86
         processors with VNNI or AMX that is faster for several rows. Which of the two writes changes no more than the
         order of sums does. Rounding activations costs quality, little of it with a `calibration`: half of what makes
         channels large then moves into the weights.
 
+        With "bfloat16" weights take half the memory. Where the processor multiplies it (AVX-512 bfloat16 or AMX, on
+        Linux), oneDNN writes from two rows on, and rounds inputs and results of products as well; XLA does not.
+
         Args:
-            dtype: "int8", "w8a8" or "int4".
+            dtype: "int8", "w8a8", "int4" or "bfloat16".
             calibration: for "w8a8", some texts of the kind that it is to write, 32 of 128 tokens do: token ids, a list
                 of lists of any lengths, or inputs as the model is called with. Default: channels stay as they are.
 
@@ -361,10 +365,16 @@ class LanguageModel(ChunkedLossModel):
             )
         spreads = self._spreads(dtype, calibration)
         for layer in compat.all_layers(self):
+            if not isinstance(layer, RoundedWeight):
+                continue
             if dtype == "int4" and isinstance(layer, Projection) and layer is not self.head:
                 layer.to_int4()
-            elif isinstance(layer, RoundedWeight):
-                layer.to_w8a8(spreads.get(layer)) if dtype == "w8a8" else layer.to_int8()
+            elif dtype == "w8a8":
+                layer.to_w8a8(spreads.get(layer))
+            elif dtype == "bfloat16":
+                layer.to_bfloat16()
+            else:
+                layer.to_int8()
         self.weight_dtype = dtype
         forget_compiled(self)
 

@@ -34,7 +34,8 @@ class Seq2SeqLM(LanguageModel):
         head: a layer (B, T, D) -> (B, T, V). Default: the transposed table of the target (tied weights).
         start_token_id: int, what the decoder reads before the first token that it writes: the padding token of T5 and
             Marian, the end-of-text token of BART.
-        weight_dtype: "int8", "w8a8" or "int4", as `quantize_for_generation` makes weights. Default: as the parts say.
+        weight_dtype: "int8", "w8a8", "int4" or "bfloat16", as `quantize_for_generation` makes weights. Default: as the
+            parts say.
         dtype: the dtype policy that `compile` goes by (float16 losses are scaled); the parts have their own.
 
     Call arguments:

@@ -43,6 +43,16 @@ def known_value(x: Tensor) -> Any:
         return None
 
 
+def constant_value(variable: Any) -> Any:
+    """The NumPy array that a variable holds now, though a TensorFlow graph may be traced: to it, that is a constant."""
+    if backend.backend() != "tensorflow":
+        return ops.convert_to_numpy(variable)
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return ops.convert_to_numpy(variable)
+
+
 def gather_positions(x: Tensor, indices: Tensor) -> Tensor:
     """The vectors of chosen positions, by one lookup of whole rows.
 

@@ -120,7 +120,7 @@ def test_several_adapters_are_chosen_and_weighted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weight_dtype", [None, "int8", "int4"])
+@pytest.mark.parametrize("weight_dtype", [None, "int8", "int4", "bfloat16"])
 def test_a_saved_file_goes_on_training_where_it_was(tmp_path, weight_dtype):
     model = TINY["llama"]()
     if weight_dtype:
