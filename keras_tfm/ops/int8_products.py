@@ -53,6 +53,8 @@ def int8_product(x: Tensor, weights: Tensor, scale: Tensor, transposed: bool = F
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each row in 255 steps between its greatest magnitude and minus that.
 
+    It multiplies rather than divides: TensorFlow shares even a small division out to threads, and waits for them.
+
     Args:
         x: float32 (rows, inputs).
 
@@ -63,5 +65,5 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     largest = ops.max(ops.abs(x), axis=1, keepdims=True)
     if not is_by_onednn():  # there, as on JAX, the maximum of what is no number may be one; the sum never is
         largest = ops.where(ops.isnan(ops.sum(x, axis=1, keepdims=True)), float("nan"), largest)
-    step = (largest + 1e-30) / LARGEST  # a row of zeros stays one
-    return ops.cast(ops.round(x / step), "int8"), step
+    largest = largest + 1e-30  # a row of zeros stays one
+    return ops.cast(ops.round(x * (LARGEST / largest)), "int8"), largest / LARGEST
