@@ -10,7 +10,7 @@ from keras_tfm.arguments import check_positive, check_rank, check_rate
 from keras_tfm.layers.cache import ContextCache, KVCache, RollingKVCache
 from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize, set_template
 from keras_tfm.layers.observation import is_observed, show_weights
-from keras_tfm.layers.weights import Projection, project
+from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.attention import check_method
 from keras_tfm.ops.tensors import batch_size, size
 from keras_tfm.types import Config, InitializerLike, LayerLike, Shape, Tensor
@@ -121,14 +121,15 @@ class _MultiHeadAttention(Composite):
         x = ops.reshape(x, (batch_size(x), length, x.shape[-1] // self.head_dim, self.head_dim))  # (B, T, N, H)
         return ops.transpose(x, (0, 2, 1, 3))
 
-    def _queries(self, query):
-        """(B, T, N*H) -> (B, N, T, H), normalized."""
-        return self._shaped_by(self.query_norm, self._split_heads(query, size(query, 1)))
+    def _queries(self, x):
+        """(B, N, T, H), normalized."""
+        query = self._split_heads(self.query_dense(x), size(x, 1))
+        return self._shaped_by(self.query_norm, query)
 
-    def _keys_and_values(self, key, value):
-        """A pair of (B, S, K*H) -> a pair of (B, K, S, H), the keys normalized."""
-        length = size(key, 1)
-        key, value = (self._split_heads(x, length) for x in (key, value))
+    def _keys_and_values(self, x):
+        """A pair of (B, K, S, H), the keys normalized."""
+        length = size(x, 1)
+        key, value = (self._split_heads(dense(x), length) for dense in (self.key_dense, self.value_dense))
         return self._shaped_by(self.key_norm, key), value
 
     def _shaped_by(self, part, x, **arguments):
@@ -335,8 +336,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         _check_documents(document_ids, cache)
         if positions is None:
             positions = _positions_of(x, mask, cache, document_ids)  # (B, T), -1 = padding
-        query, *rest = project(x, (self.query_dense, self.key_dense, self.value_dense))  # (B, T, N|K|K * H)
-        query, (key, value) = self._queries(query), self._keys_and_values(*rest)  # (B, N|K|K, T, H)
+        query, (key, value) = self._queries(x), self._keys_and_values(x)  # (B, N|K|K, T, H)
         query, key = (self._shaped_by(self.rotary, part, positions=positions) for part in (query, key))
         memory = KVCache.of(key, value, positions) if cache is None else cache.append(key, value, positions)
         visible = tfm_ops.Visibility(
@@ -411,7 +411,7 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         """
         context = ops.cast(context, self.compute_dtype)
         positions = _positions_of(context, context_mask, name="context_mask")
-        key, value = self._keys_and_values(*project(context, (self.key_dense, self.value_dense)))
+        key, value = self._keys_and_values(context)
         return ContextCache.of(key, value, positions, dtype)
 
     def call(
@@ -438,14 +438,7 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         is_piece = cache is not None and by_prompts.shape[1] is None and self.method == "auto"
         method = "plain" if is_piece else self.method
         y, scores = self._attend(
-            by_prompts,
-            self._queries(self.query_dense(by_prompts)),
-            memory,
-            visible,
-            None,
-            training,
-            return_attention_scores,
-            method,
+            by_prompts, self._queries(by_prompts), memory, visible, None, training, return_attention_scores, method
         )
         if by_prompts is not x:
             y, scores = _by_rows(y, scores, x)

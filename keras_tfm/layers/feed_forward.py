@@ -6,7 +6,7 @@ import keras
 
 from keras_tfm.arguments import check_positive
 from keras_tfm.layers.composite import Composite, clone, serialize
-from keras_tfm.layers.weights import Projection, project
+from keras_tfm.layers.weights import Projection
 from keras_tfm.ops.activations import activate
 from keras_tfm.types import ActivationLike, Config, InitializerLike, Shape, Tensor
 
@@ -134,5 +134,4 @@ class GatedFeedForward(_FeedForward):
         self.gate_dense = self._dense("gate", self.intermediate_dim, x_shape, self.kernel_initializer)
 
     def call(self, x: Tensor) -> Tensor:
-        gate, y = project(x, (self.gate_dense, self.intermediate_dense))
-        return self.output_dense(activate(self.activation, gate) * y)
+        return self.output_dense(activate(self.activation, self.gate_dense(x)) * self.intermediate_dense(x))

@@ -299,15 +299,12 @@ def _unknown_zero(x):
 
 
 def replace_kernel(layer: keras.layers.Dense, kernel: Any) -> Any:
-    """Puts a kernel for inference in the place of a built layer's own; its parts become variables.
-
-    They are arrays, or None, or the variables of another layer.
-    """
+    """Puts a kernel for inference in the place of a built layer's own; its parts, arrays or None, become variables."""
     compat.remove_weight(layer, "kernel")
     parts: dict[str, Any] = {}
     for name, array in kernel._asdict().items():
         parts[name] = array
-        if isinstance(array, np.ndarray):
+        if array is not None:
             options = {"shape": array.shape, "dtype": keras.backend.standardize_dtype(array.dtype), "trainable": False}
             with compat.unlocked(layer):
                 parts[name] = layer.add_weight(name=f"inference_{name}", initializer="zeros", autocast=False, **options)
@@ -438,7 +435,6 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
 
     Call arguments:
         inputs: float (B, T, D).
-        rounded_inputs: what another projection's `round_inputs` has made of them, or None.
 
     Returns:
         float (B, T, units).
@@ -488,26 +484,15 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
         self._round(Int4Groups)
 
     def to_inference(self, kernel: Any) -> None:
-        """Puts an `Int8Kernel` or a `Bfloat16Kernel` of arrays in the place of the kernel; nothing is trained then.
-
-        A spread that is a variable is that of another projection of the same inputs.
-        """
-        rounded = replace_kernel(self, kernel)
-        with compat.unlocked(self):
-            self.inference_kernel = rounded
-
-    def round_inputs(self, inputs: Tensor) -> Any:
-        """The inputs (B, T, inputs) as an `Int8Kernel` rounds them; None if the projection has another kernel."""
-        if self.inference_kernel is None:
-            return None
-        return self.inference_kernel.round(ops.reshape(inputs, (-1, inputs.shape[2])))
+        """Puts an `Int8Kernel` or a `Bfloat16Kernel` of arrays in the place of the kernel; nothing is trained then."""
+        self.inference_kernel = replace_kernel(self, kernel)
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Config | None = None) -> None:
         """Keras' quantization, which it leaves to `Dense` itself unless told otherwise."""
         refuse_rounded(self, self.rounded_by())
         super().quantize(mode, type_check=False, config=config)
 
-    def call(self, inputs: Tensor, training: bool | None = None, rounded_inputs: Any = None) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         refuse_ragged(inputs, "inputs")
         if training and self.inference_kernel is not None:
             raise ValueError(
@@ -523,22 +508,21 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
         else:
             is_scaled = any(adapter.reads_kernel for adapter in active)  # before the bias is added
             bias = ops.cast(self.bias, self.compute_dtype) if self.use_bias else None
-            y = self._product(x, None if is_scaled else bias, rounded_inputs)
-            y = self._changed(y, x, active, training)
+            y = self._changed(self._product(x, None if is_scaled else bias), x, active, training)
             y = ops.add(y, bias) if is_scaled and self.use_bias else y
             y = y if self.activation is None else self.activation(y)
         for adapter in active:
             y = adapter.where_used(adapter.after(y), y)
         return y
 
-    def _product(self, inputs, bias, rounded_inputs):
+    def _product(self, inputs, bias):
         """(B, T, inputs) -> (B, T, units)."""
         if self.rounded is not None:
             y = self._rounded_product(inputs)
             return y if bias is None else y + bias
         if self.inference_kernel is not None:
             self.is_kept = self.is_kept or self.can_be_kept
-            y = self.inference_kernel.product(ops.reshape(inputs, (-1, inputs.shape[2])), bias, rounded_inputs)
+            y = self.inference_kernel.product(ops.reshape(inputs, (-1, inputs.shape[2])), bias)
             return ops.reshape(y, (batch_size(inputs), size(inputs, 1), self.units))
         kernel = ops.cast(self.kernel, self.compute_dtype)
         if inputs.shape[1] == 1 and inputs.shape[2] % _PARTS == 0 and is_compiled_by_xla():
@@ -570,12 +554,6 @@ class Projection(RoundedWeight, Adaptable, keras.layers.Dense):
 
     def get_config(self) -> Config:
         return {**super().get_config(), "adapters": [serialize(adapter) for adapter in self.adapters]}
-
-
-def project(inputs: Tensor, projections: Sequence[Projection]) -> list[Tensor]:
-    """What each projection makes of the same inputs (B, T, D); what all round alike is rounded once."""
-    rounded = projections[0].round_inputs(inputs)
-    return [projection(inputs, rounded_inputs=rounded) for projection in projections]
 
 
 def keeps_weights(layer: keras.layers.Layer) -> bool:

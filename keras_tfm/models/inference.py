@@ -10,13 +10,7 @@ from keras import ops, tree
 
 from keras_tfm import compat
 from keras_tfm.layers.composite import forget_compiled, parts_of
-from keras_tfm.layers.inference_kernels import (
-    Bfloat16Kernel,
-    Int8Kernel,
-    ObservedKernel,
-    kernel_from_config,
-    rounded_kernels,
-)
+from keras_tfm.layers.inference_kernels import Bfloat16Kernel, Int8Kernel, ObservedKernel, kernel_from_config
 from keras_tfm.layers.weights import Projection, RoundedWeight, projections_within, refuse_rounded
 from keras_tfm.types import Config
 
@@ -34,16 +28,8 @@ def quantize(model: keras.Model, dtype: str, calibration: Any, largest_error: fl
     kernels: dict[Projection, Int8Kernel] = {}
     if dtype == "int8":
         kernels = _int8_kernels(model, projections, rows_of(calibration), largest_error)
-    spreads: dict[int, Any] = {}  # id of an array -> the variable of all kernels that have it
     for projection in projections:
-        kernel = kernels.get(projection)
-        if kernel is None:
-            projection.to_inference(Bfloat16Kernel.of(_kernel_of(projection)))
-            continue
-        shared = spreads.get(id(kernel.spread), kernel.spread)
-        projection.to_inference(kernel._replace(spread=shared))
-        if kernel.spread is not None:
-            spreads[id(kernel.spread)] = projection.inference_kernel.spread
+        projection.to_inference(kernels.get(projection) or Bfloat16Kernel.of(_kernel_of(projection)))
     for layer in compat.all_layers(model):
         forget_compiled(layer)
 
@@ -54,7 +40,7 @@ def _int8_kernels(model, projections, rows, largest_error) -> dict[Projection, I
     What products lose adds up in squares. Those go that lose most for the work that they save.
     """
     observed = observed_kernels(model, projections, rows)
-    kernels = dict(zip(observed, rounded_kernels([*observed.values()]), strict=True))
+    kernels = {projection: kernel.rounded() for projection, kernel in observed.items()}
     if largest_error >= 1:
         return kernels
     rows = sorted(rows, key=lambda row: row["token_ids"].shape[1])[-_TEXTS:]
@@ -91,24 +77,15 @@ def check_are_not_kept(model: keras.Model) -> None:
 
 
 def settings_of(model: keras.Model) -> dict[str, Config]:
-    """Paths of the projections with kernels for inference, with the kernels' configs; inner models have their own.
-
-    A kernel whose spread is that of one before names its path, "spread_of".
-    """
+    """Paths of the projections with kernels for inference, with the kernels' configs; inner models have their own."""
     settings: dict[str, Config] = {}
     inner: list[str] = []
-    spreads: dict[int, str] = {}
     for path, part, _ in parts_of(model):
         if isinstance(part, keras.Model):
             inner.append(f"{path}.")
         kernel = getattr(part, "inference_kernel", None)
         if kernel is not None and not path.startswith(tuple(inner)):
             settings[path] = kernel.config()
-            spread = getattr(kernel, "spread", None)
-            if id(spread) in spreads:
-                settings[path]["spread_of"] = spreads[id(spread)]
-            elif spread is not None:
-                spreads[id(spread)] = path
     return settings
 
 
@@ -117,9 +94,7 @@ def restore(model: keras.Model, settings: dict[str, Config]) -> None:
     parts = {path: part for path, part, _ in parts_of(model)}
     for path, config in settings.items():
         if parts[path].inference_kernel is None:
-            shared = parts[config["spread_of"]].inference_kernel.spread if "spread_of" in config else None
-            inputs, units = parts[path].kernel.shape
-            parts[path].to_inference(kernel_from_config(config, inputs, units, shared))
+            parts[path].to_inference(kernel_from_config(config, *parts[path].kernel.shape))
 
 
 def _check(projection: Projection) -> None:

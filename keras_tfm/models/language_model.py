@@ -14,7 +14,6 @@ from keras_tfm.generation.runner import GenerationRunner
 from keras_tfm.layers.cache import LONGEST_APPEND
 from keras_tfm.layers.composite import forget_compiled
 from keras_tfm.layers.embeddings import PositionEmbedding
-from keras_tfm.layers.inference_kernels import rounded_kernels
 from keras_tfm.layers.weights import Projection, RoundedWeight, projections_within
 from keras_tfm.losses.chunked_cross_entropy import HeadWeights
 from keras_tfm.models import inference
@@ -389,7 +388,7 @@ class LanguageModel(ChunkedLossModel):
                 f"Received: dtype={dtype!r}, and weights in {self.weight_dtype or 'floats'}."
             )
         observed = inference.observed_kernels(self, projections_within(self), inference.rows_of(calibration))
-        return {projection: rounded_kernels([kernel])[0].spread for projection, kernel in observed.items()}
+        return {projection: kernel.spread() for projection, kernel in observed.items()}
 
     def quantize_for_inference(self, *args: Any, **options: Any) -> None:
         """For models that read only; here it raises, since XLA, which writes, has no such products."""

@@ -9,8 +9,7 @@ import tensorflow as tf
 
 import keras_tfm as ktfm
 from keras_tfm import compat
-from keras_tfm.layers import MultiHeadSelfAttention
-from keras_tfm.layers.inference_kernels import Int8Kernel, ObservedKernel, rounded_kernels
+from keras_tfm.layers.inference_kernels import Int8Kernel, ObservedKernel
 from keras_tfm.layers.weights import Projection
 from tests.harness import fresh_process
 
@@ -78,7 +77,7 @@ def test_an_outlier_channel_moves_into_the_weights():
     observed = ObservedKernel(kernel)
     for start in range(0, 100, 10):
         observed.product(rows[start : start + 10], None)
-    (chosen,), plain = rounded_kernels([observed]), Int8Kernel.of(kernel)
+    chosen, plain = observed.rounded(), Int8Kernel.of(kernel)
 
     def error(way):
         return np.square(way.product(rows, None) - rows @ kernel).mean()
@@ -86,54 +85,6 @@ def test_an_outlier_channel_moves_into_the_weights():
     assert error(chosen) < 0.2 * error(plain)
     assert chosen.config() == {"dtype": "int8", "has_spread": True}
     np.testing.assert_allclose(chosen.floats(), kernel, rtol=0, atol=0.05 * np.abs(kernel).max())
-
-
-def with_an_outlier_channel(seed=0):
-    """An encoder whose embedding has a channel so large that spreading it pays wherever it is read."""
-    model = encoder(seed)
-    norm = model.token_embedding.norm
-    norm.gamma.assign(np.where(np.arange(32) == 3, 100.0, 1.0))
-    return model
-
-
-def attention_of(model):
-    (attention,) = (layer for layer in compat.all_layers(model) if isinstance(layer, MultiHeadSelfAttention))
-    return attention
-
-
-def test_queries_keys_and_values_are_spread_alike_and_rounded_once(tmp_path):
-    model = with_an_outlier_channel()
-    model.quantize_for_inference("int8", INPUTS, largest_error=1.0)
-    model.save(tmp_path / "model.keras")
-    for one in (model, keras.models.load_model(tmp_path / "model.keras")):
-        attention = attention_of(one)
-        projections = attention.query_dense, attention.key_dense, attention.value_dense
-        query, key, value = (projection.inference_kernel.spread for projection in projections)
-        assert query is not None
-        assert key is query
-        assert value is query
-        graph = tf.function(one).get_concrete_function({"token_ids": tf.constant(IDS)}).graph
-        roundings = [operation for operation in graph.get_operations() if operation.type == "Round"]
-        assert len(roundings) == 4  # of queries, keys and values together; of the output; two of the feed-forward
-        np.testing.assert_array_equal(one(INPUTS)["sequence_output"], model(INPUTS)["sequence_output"])
-
-
-def test_a_file_with_a_spread_for_each_projection_loads():
-    model = with_an_outlier_channel()
-    model.quantize_for_inference("int8", INPUTS, largest_error=1.0)
-    config = model.get_config()
-    for settings in config["parts_for_inference"].values():
-        settings.pop("spread_of", None)
-    older = type(model).from_config(config)
-    attention = attention_of(older)
-    assert attention.key_dense.inference_kernel.spread is not attention.query_dense.inference_kernel.spread
-    for mine, other in zip(compat.all_layers(older), compat.all_layers(model), strict=True):
-        if isinstance(mine, Projection):
-            mine.load_own_variables({str(i): x for i, x in enumerate(other._rounded_variables())})
-        else:
-            for variable, source in zip(compat.own_variables(mine), compat.own_variables(other), strict=True):
-                variable.assign(source)
-    np.testing.assert_array_equal(older(INPUTS)["sequence_output"], model(INPUTS)["sequence_output"])
 
 
 def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
