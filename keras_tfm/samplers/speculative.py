@@ -20,6 +20,8 @@ TYPICAL_PASS_COST = 2.0
 _NEWEST = 0.25
 # What a trial of a draft model in vain may cost of the time that is spent without it afterwards.
 _TRIAL_SHARE = 1 / 32
+# Tokens that are written without a draft model at most before it is tried again.
+_LONGEST_PAUSE = 2**20
 
 
 class SpeculativeMemory(NamedTuple):
@@ -151,7 +153,8 @@ class SpeculativeSampler(Sampler):
             # After a pause nobody knows whether it would pay by now, if it ever can.
             is_trial = ops.logical_and(ops.max(memory.drafts) < 0, self.num_drafts + 1.0 > cost)
             num_plain = pause
-            pause = ops.where(is_pass, self._first_pause(), ops.where(is_trial, pause, ops.minimum(2 * pause, 2**20)))
+            longer = ops.minimum(2 * pause, _LONGEST_PAUSE)
+            pause = ops.where(is_pass, self._first_pause(), ops.where(is_trial, pause, longer))
             is_pass = ops.logical_or(is_pass, is_trial)
         num_plain = ops.where(is_pass, 0, num_plain)
         planned = memory._replace(
@@ -196,7 +199,8 @@ class SpeculativeSampler(Sampler):
 
     def _first_pause(self):
         """int32 (): tokens written without a draft model after the first trial in vain."""
-        return ops.cast(ops.maximum((self._cost() - 1.0) / _TRIAL_SHARE, 1.0), "int32")
+        pause = ops.maximum((self._cost() - 1.0) / _TRIAL_SHARE, 1.0)
+        return ops.cast(ops.minimum(pause, float(_LONGEST_PAUSE)), "int32")
 
     def _guess(self, state, context):
         """The tokens that the model reads in a pass, (R, k + 1), and the state: the newest ones and guesses."""
