@@ -55,8 +55,9 @@ def test_every_example_that_can_be_run_has_a_page(example_runs):
         assert len(re.sub(r"\s", "", code)) == len(re.sub(r"(?m)^# %%( \[markdown\]\n(#.*\n?)*)?|\s", "", text))
 
 
-def test_every_lab_has_a_kept_run_that_git_has_too(example_runs):
-    assert {path.stem for path in example_runs.labs()} <= {folder.name for folder in example_runs.RUNS.glob("*/")}
+def test_every_example_has_a_kept_run_that_git_has_too(example_runs):
+    names = {path.stem for path in example_runs.labs() + example_runs.programs()}
+    assert names == {folder.name for folder in example_runs.RUNS.glob("*/")}
     ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
     assert not {"runs", "runs/", "docs/runs", "docs/runs/"} & set(ignored)
 
