@@ -413,7 +413,7 @@ def _owned(owner: weakref.ref, name: str) -> Callable:
 def short_stack_traces() -> Iterator[None]:
     """What is traced here says where its operations were made, with hardly any frame inside of Keras and TensorFlow.
 
-    Why: XLA has each operation keep the text of its whole stack for good: 8 MB for each function of a generation loop.
+    Why: XLA has each operation keep the text of its whole stack for good: 6 MB for each function of a generation loop.
     Uses `tf_stack.StackTraceFilter`. If it breaks: do nothing; only memory is lost.
     """
     import tensorflow as tf

@@ -124,7 +124,7 @@ class DraftModel:
     ) -> tuple[Tensor, DraftMemory]:
         """(guesses int32 (R, k), memory). The last is read as well, so that the cache has all that may be accepted."""
 
-        # A loop, since XLA would compile the model anew for each guess.
+        # A loop: unrolled, XLA would compile the model anew for each guess.
         def guess(i, token, guesses, decoding, state):
             logits, decoding = self._read(token, decoding)
             shaped = sampler.process(logits, state.tokens, state.num_tokens[:, None], state.processor_states)
