@@ -25,7 +25,7 @@ class CrossEntropy:
         self.hidden = rng.normal(size=(self.num_tokens, case["width"])).astype("float32")
         self.table = (rng.normal(size=(case["vocabulary_size"], case["width"])) * 0.02).astype("float32")
         self.ids = rng.integers(0, case["vocabulary_size"], self.num_tokens).astype("int32")
-        self.found: tuple[float, np.ndarray] = (0.0, self.hidden)
+        self.result: tuple[float, np.ndarray] = (0.0, self.hidden)
         self.build()
 
     def build(self) -> None:
@@ -33,11 +33,11 @@ class CrossEntropy:
         raise NotImplementedError
 
     def run(self) -> int:
-        self.found = self.step()
+        self.result = self.step()
         return self.num_tokens
 
     def verify(self) -> None:
-        loss, gradient = self.found
+        loss, gradient = self.result
         if not np.log(len(self.table)) - 1 < loss < np.log(len(self.table)) + 1 or not np.isfinite(gradient).all():
             raise RuntimeError(f"Must give a loss near that of chance and finite gradients. Received: {loss}.")
 
