@@ -78,44 +78,56 @@ class Contender(Protocol):
 # In the worker
 
 
-def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
-    """Obeys `prepare` (build, first run, warm-up), `run` and `stop` until the input ends.
+class Service:
+    """What a worker does at a request: `prepare` (build, first run, verify, warm-up), `run` and anything else, the end.
 
     Args:
         make: builds the contender from the case that `prepare` brings.
     """
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the libraries print must not mix with the replies
-    contender: Contender | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
+
+    def __init__(self, make: Callable[[dict[str, Any]], Contender]):
+        self._make = make
+        self._contender: Any = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What was measured; or `skipped`, `left_out` or `failed`, with the reason."""
         try:
             if request["command"] == "prepare":
-                start = time.perf_counter()
-                contender = make(request["case"])
-                answer = {"build_seconds": time.perf_counter() - start, "memory_at_start_mb": memory_mb("VmRSS")}
-                answer["first_call_seconds"] = _timed(contender)[0]
-                contender.verify()
-                contender.run()  # warm-up
-            elif request["command"] == "run":
-                seconds, tokens = _timed(contender)
-                answer = {"seconds": seconds, "tokens": tokens}
-            else:
-                answer = {"peak_memory_mb": memory_mb("VmHWM"), **getattr(contender, "found", {})}
+                return self._prepare(request["case"])
+            if request["command"] == "run":
+                seconds, tokens = self._timed_run()
+                return {"seconds": seconds, "tokens": tokens}
+            return {"peak_memory_mb": memory_mb("VmHWM"), **getattr(self._contender, "found", {})}
         except ImportError as error:
-            answer = {"skipped": str(error)}
+            return {"skipped": str(error)}
         except LeftOut as error:
-            answer = {"left_out": str(error)}
+            return {"left_out": str(error)}
         except Exception as error:
             traceback.print_exc()
-            answer = {"failed": f"{type(error).__name__}: {error}"}
-        replies.write(json.dumps(answer) + "\n")
+            return {"failed": f"{type(error).__name__}: {error}"}
+
+    def _prepare(self, case):
+        start = time.perf_counter()
+        self._contender = self._make(case)
+        answer = {"build_seconds": time.perf_counter() - start, "memory_at_start_mb": memory_mb("VmRSS")}
+        answer["first_call_seconds"] = self._timed_run()[0]
+        self._contender.verify()
+        self._contender.run()  # warm-up
+        return answer
+
+    def _timed_run(self):
+        start = time.perf_counter()
+        tokens = self._contender.run()
+        return time.perf_counter() - start, tokens
 
 
-def _timed(contender: Contender) -> tuple[float, int]:
-    start = time.perf_counter()
-    tokens = contender.run()
-    return time.perf_counter() - start, tokens
+def serve(make: Callable[[dict[str, Any]], Contender]) -> None:
+    """Answers the requests that come as JSON lines, until the input ends; see `Service`."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the libraries print must not mix with the replies
+    service = Service(make)
+    for line in sys.stdin:
+        replies.write(json.dumps(service.answer(json.loads(line))) + "\n")
 
 
 def memory_mb(field: str) -> float:

@@ -108,6 +108,12 @@ class KerasTfmInt8(KerasTfm):
         self.model.quantize_for_generation()
 
 
+class KerasTfmW8a8(KerasTfm):
+    def build(self) -> None:
+        super().build()
+        self.model.quantize_for_generation("w8a8")
+
+
 class KerasHub(Writing):
     jit_compile = False
 
@@ -261,6 +267,7 @@ FITS: dict[str, type[train.Training]] = {
 CONTENDERS: dict[str, type[Writing]] = {
     "keras_tfm": KerasTfm,
     "keras_tfm_int8": KerasTfmInt8,
+    "keras_tfm_w8a8": KerasTfmW8a8,
     "keras_hub": KerasHub,
     "keras_hub_jit": KerasHubJit,
     "torch": Torch,
@@ -279,14 +286,16 @@ def tables(cases: list[dict[str, Any]], names: list[str], settings: dict[str, An
             harness.ratio(results, "keras_tfm", ["keras_hub", "keras_hub_jit", "torch"]),
             harness.ratio(results, "keras_tfm", ["ctranslate2_fp32"]),
             harness.ratio(results, "keras_tfm_int8", ["ctranslate2_int8"]),
+            harness.ratio(results, "keras_tfm_w8a8", ["ctranslate2_int8"]),
         ]
         speeds.append(head + [harness.cell(results[name], "tokens_per_second") for name in names] + ratios)
         first_calls.append(head + [harness.cell(results[name], "first_call_seconds", 1) for name in names])
     title = (
         f"Encoder-decoders, sources of {settings['source_length']} tokens, {settings['new_tokens']} new ones, float32 "
-        f"except int8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
+        f"except int8 and w8a8. New tokens/s of all rows together, median of {settings['rounds']} interleaved runs:"
     )
     ratios = ["keras_tfm / best of KerasHub and torch", "keras_tfm / CTranslate2 fp32", "int8: keras_tfm / CTranslate2"]
+    ratios += ["w8a8 / CTranslate2 int8"]
     return "\n\n".join(
         [
             title,

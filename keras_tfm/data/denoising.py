@@ -78,9 +78,8 @@ def span_corruption_dataset(
         https://github.com/google-research/text-to-text-transfer-transformer/blob/main/t5/data/preprocessors.py
     """
     sequence_length = as_integer("sequence_length", sequence_length, least=4)
-    sentinel_ids, end_id = token_ids_of("sentinel_ids", sentinel_ids), _end_of(tokenizer)
-    check_in_vocabulary(tokenizer.vocabulary_size, sentinel_ids=max(sentinel_ids))
-    damage = SpanCorruption(sequence_length, end_id, sentinel_ids, noise_density, mean_span_length)
+    damage = SpanCorruption(sequence_length, _end_of(tokenizer), sentinel_ids, noise_density, mean_span_length)
+    check_in_vocabulary(tokenizer.vocabulary_size, sentinel_ids=max(damage.sentinel_ids))
     options = (batch_size, shuffle, seed, dynamic, initial_epoch, repeat)
     return _damaged(texts_or_files, tokenizer, damage, start_token_id, *options)
 
@@ -161,6 +160,7 @@ class SpanCorruption:
 
     Attributes:
         num_tokens: int, W, tokens of a row, of which `num_noise` are taken out in `num_spans` spans.
+        sentinel_ids: tuple of int, as given.
         documents_end: bool, whether an end of text stands between documents.
 
     Call arguments:
@@ -188,15 +188,15 @@ class SpanCorruption:
         while self._source_length(self.num_tokens + 1) <= sequence_length:
             self.num_tokens += 1
         self.num_noise, self.num_spans = self._counts(self.num_tokens)
-        sentinel_ids = token_ids_of("sentinel_ids", sentinel_ids)
+        self.sentinel_ids = token_ids_of("sentinel_ids", sentinel_ids)
         require(
-            len(sentinel_ids) >= self.num_spans,
+            len(self.sentinel_ids) >= self.num_spans,
             f"`sentinel_ids` must be {self.num_spans} or more, one for each span of a row of "
             f"`sequence_length={sequence_length}`",
-            sentinel_ids=f"{len(sentinel_ids)} of them",
+            sentinel_ids=f"{len(self.sentinel_ids)} of them",
         )
         with tf.device("CPU:0"):
-            self._sentinels = tf.constant(sentinel_ids[: self.num_spans], tf.int32)
+            self._sentinels = tf.constant(self.sentinel_ids[: self.num_spans], tf.int32)
 
     def _counts(self, num_tokens: int) -> tuple[int, int]:
         """How many of so many tokens are taken out, and in how many spans, as T5 has it."""

@@ -30,6 +30,7 @@ from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.pass_cost import measure_pass_cost, numbers_of
 from keras_tfm.generation.prompts import check_fits, prompts_of
+from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
 from keras_tfm.samplers.sampler import Sampler
@@ -39,8 +40,9 @@ from keras_tfm.types import Tensor
 
 # Compiled loops that a model caches, one for each structure of sampler and options; TensorFlow holds their memory.
 MOST_LOOPS = 16
-# Rows from which on products by oneDNN are worth what TensorFlow's operations cost beside XLA's loop, for weights in:
-FEWEST_ROWS = {"w8a8": 4, "bfloat16": 2}
+# Multiplications of a mean product, rows times numbers of its matrix, from which on oneDNN's products are worth what
+# TensorFlow's operations cost beside XLA's loop, for weights in:
+LEAST_WORK = {"w8a8": 2.2e6, "bfloat16": 5e6}
 # Rows up to which all rooms are at least the largest of the smallest: see `_inputs`.
 _FEW_ROWS = 2
 
@@ -147,7 +149,8 @@ class GenerationRunner:
             options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
         )
         begun_with = sampler.timed(lambda: 1.0)  # before anything was compiled that could be timed
-        rows_in_loop = int(prompts.nrows()) * sampler.rows_per_prompt(options.num_return_sequences)
+        num_slots = next_power_of_two(int(prompts.nrows()))  # as `pad_prompts` fills them up
+        rows_in_loop = num_slots * sampler.rows_per_prompt(options.num_return_sequences)
         compiled = self.compiled(begun_with, shape, options, prefix is not None, rows_in_loop)
         settings = settings_of(options, seed)
         inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
@@ -188,10 +191,10 @@ class GenerationRunner:
             return self._compiled[key]
 
     def _is_by_onednn(self, num_rows) -> bool:
-        """Whether so many rows are written faster by products of oneDNN than by XLA."""
+        """Whether so many rows are written faster by products of oneDNN than by XLA's."""
         # Not part of what the loop asks of a model: one of its own kind need not say it.
         weight_dtype = getattr(self._model, "weight_dtype", None)
-        if weight_dtype not in FEWEST_ROWS or num_rows < FEWEST_ROWS[weight_dtype]:
+        if weight_dtype not in LEAST_WORK or num_rows * self._model.mean_matrix_size < LEAST_WORK[weight_dtype]:
             return False
         return compat.has_int8_product() if weight_dtype == "w8a8" else compat.has_bfloat16_product()
 

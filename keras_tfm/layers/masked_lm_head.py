@@ -7,6 +7,7 @@ import keras
 from keras_tfm.arguments import check_rank
 from keras_tfm.layers.composite import Composite, as_layer, build_part, clone, serialize
 from keras_tfm.layers.weights import Projection
+from keras_tfm.ops.activations import activate
 from keras_tfm.ops.tensors import gather_positions
 from keras_tfm.types import ActivationLike, Config, InitializerLike, LayerLike, Shape, Tensor
 
@@ -72,7 +73,7 @@ class MaskedLMHead(Composite):
         if mask_positions is not None:
             check_rank(mask_positions, 2, "mask_positions", "(B, M)")
             x = gather_positions(x, mask_positions)
-        x = self.norm(self.activation(self.dense(x)))
+        x = self.norm(activate(self.activation, self.dense(x)))
         return self.token_embedding(x, reverse=True) + keras.ops.cast(self.bias, self.compute_dtype)
 
     def compute_output_shape(self, x_shape: Shape, mask_positions_shape: Shape | None = None) -> Shape:

@@ -1,6 +1,7 @@
 """What models that write share: reading in pieces, generating, a loss over chunks, weights in fewer bits."""
 
 import functools
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -333,13 +334,14 @@ class LanguageModel(ChunkedLossModel):
         bits there. The model saves, reloads and exports as it is, and adapters may be trained beside it (QLoRA).
 
         With "w8a8" (weights and activations in 8 bits), what is multiplied with the weights is rounded as well, each
-        token's by its own scale, and from four rows on TensorFlow with oneDNN writes instead of XLA: on x86
-        processors with VNNI or AMX that is faster for several rows. Which of the two writes changes no more than the
-        order of sums does. Rounding activations costs quality, little of it with a `calibration`: half of what makes
-        channels large then moves into the weights.
+        token's by its own scale. Where the processor has VNNI or AMX and there are so many rows that it pays, two of
+        GPT-2's shape, eight of a model half as wide, TensorFlow with oneDNN writes instead of XLA. Which of the two
+        writes changes no more than the order of sums does. Rounding activations costs quality, little of it with a
+        `calibration`: half of what makes channels large then moves into the weights.
 
         With "bfloat16" weights take half the memory. Where the processor multiplies it (AVX-512 bfloat16 or AMX, on
-        Linux), oneDNN writes from two rows on, and rounds inputs and results of products as well; XLA does not.
+        Linux), oneDNN writes from eight rows of GPT-2's shape on, more of a smaller one, and rounds inputs and results
+        of products as well; XLA does not.
 
         Args:
             dtype: "int8", "w8a8", "int4" or "bfloat16".
@@ -401,6 +403,13 @@ class LanguageModel(ChunkedLossModel):
     def generation_runner(self) -> GenerationRunner:
         """The cache of this model's compiled loops."""
         return GenerationRunner(self)
+
+    @functools.cached_property
+    def mean_matrix_size(self) -> float:
+        """How many numbers a matrix of the blocks that write has, in the mean."""
+        return statistics.fmean(
+            layer.input_spec.axes[-1] * layer.units for layer in projections_within(self.writing_stack)
+        )
 
     def get_config(self) -> Config:
         return {**super().get_config(), "weight_dtype": self.weight_dtype}

@@ -48,6 +48,12 @@ def trained(tiny_tokenizer):
     return model, rows[-64:]
 
 
+@pytest.fixture
+def _by_onednn(monkeypatch):
+    """Its products write any number of rows, of the smallest model, where there are such products."""
+    monkeypatch.setattr(runner, "LEAST_WORK", dict.fromkeys(runner.LEAST_WORK, 0.0))
+
+
 def perplexity(logits, next_ids):
     losses = keras.ops.sparse_categorical_crossentropy(next_ids, logits, from_logits=True)
     return float(np.exp(np.mean(losses)))
@@ -303,8 +309,9 @@ def test_calibrations_that_cannot_be_are_refused():
 
 
 @pytest.mark.skipif(not compat.has_int8_product(), reason="TensorFlow has no products of 8 bits here")
+@pytest.mark.usefixtures("_by_onednn")
 @pytest.mark.parametrize("sampler", [GreedySampler(), pytest.param(BeamSampler(num_beams=3), marks=pytest.mark.slow)])
-def test_many_rows_are_written_by_onednn_as_full_passes_say(sampler):
+def test_onednn_writes_what_full_passes_say(sampler):
     model = lively_model(num_layers=2)  # whose blocks differ: each keeps its own weights
     model.quantize_for_generation("w8a8")
     prompts = [[1, 2, 3], [4, 5], [6], [7, 8, 9, 10]]
@@ -322,32 +329,37 @@ def test_many_rows_are_written_by_onednn_as_full_passes_say(sampler):
 
 
 @pytest.mark.usefixtures("without_xla")
-def test_few_rows_are_left_to_xla_and_so_are_models_whose_inputs_are_floats():
-    fewest = runner.FEWEST_ROWS["w8a8"]
-    for dtype, num_rows in (("w8a8", fewest - 1), ("int8", fewest)):
-        model = quantized_model(dtype)
-        model.generate([[1, 2, 3]] * num_rows, max_new_tokens=2)
-        (loop,) = model.generation_runner._compiled.values()
-        assert loop.is_by_xla
-
-
-@pytest.mark.usefixtures("without_xla")
 @pytest.mark.parametrize("has_product", [True, False])
-def test_many_rows_in_bfloat16_are_written_by_onednn_where_the_processor_multiplies_it(has_product, monkeypatch):
-    monkeypatch.setattr(compat, "has_bfloat16_product", lambda: has_product)
-    model = quantized_model("bfloat16")
-    fewest = runner.FEWEST_ROWS["bfloat16"]
-    for num_rows in (fewest - 1, fewest):
+@pytest.mark.parametrize(("dtype", "product"), [("w8a8", "has_int8_product"), ("bfloat16", "has_bfloat16_product")])
+def test_more_work_is_left_to_onednn_where_the_processor_can(dtype, product, has_product, monkeypatch):
+    monkeypatch.setattr(compat, product, lambda: has_product)
+    model = quantized_model(dtype)
+    monkeypatch.setattr(runner, "LEAST_WORK", {dtype: 4 * model.mean_matrix_size})
+    for num_rows in (2, 3):  # three fill the bucket of four
         model.generate([[1, 2, 3]] * num_rows, max_new_tokens=2)
     loops = [loop.is_by_xla for loop in model.generation_runner._compiled.values()]
     assert loops == ([True, False] if has_product else [True])
 
 
-@pytest.mark.parametrize("num_rows", [1, pytest.param(runner.FEWEST_ROWS["bfloat16"], marks=pytest.mark.slow)])
-def test_bfloat16_writes_what_is_best_or_nearly_so_in_floats(num_rows):
+@pytest.mark.usefixtures("without_xla", "_by_onednn")
+@pytest.mark.parametrize("dtype", ["int8", "int4", None])
+def test_models_whose_inputs_are_floats_are_left_to_xla(dtype):
+    model = lively_model(num_layers=1) if dtype is None else quantized_model(dtype)
+    model.generate([[1, 2, 3]] * 2, max_new_tokens=2)
+    assert [loop.is_by_xla for loop in model.generation_runner._compiled.values()] == [True]
+
+
+def test_the_work_of_a_step_goes_by_the_matrices_of_the_blocks():
+    model = ktfm.models.build_gpt(vocabulary_size=100, max_sequence_length=16, num_layers=3, num_heads=2, hidden_dim=32)
+    assert model.mean_matrix_size == (4 * 32 * 32 + 2 * 32 * 128) / 6
+
+
+@pytest.mark.parametrize("least_work", [float("inf"), pytest.param(0.0, marks=pytest.mark.slow)])
+def test_bfloat16_writes_what_is_best_or_nearly_so_in_floats(least_work, monkeypatch):
+    monkeypatch.setattr(runner, "LEAST_WORK", {"bfloat16": least_work})
     model, floats = lively_model(num_layers=1), lively_model(num_layers=1)
     model.quantize_for_generation("bfloat16")
-    texts = model.generate([[1, 2, 3]] * num_rows, max_new_tokens=6).token_ids
+    texts = model.generate([[1, 2, 3]], max_new_tokens=6).token_ids
     for text in texts.tolist():
         logits = np.asarray(floats(np.array([[1, 2, 3, *text]]))[0, 2:-1])
         # Logits of size 4, which bfloat16 moves by 0.02 (root mean square).
@@ -355,11 +367,12 @@ def test_bfloat16_writes_what_is_best_or_nearly_so_in_floats(num_rows):
 
 
 @pytest.mark.skipif(not compat.has_int8_product(), reason="TensorFlow has no products of 8 bits here")
+@pytest.mark.usefixtures("_by_onednn")
 def test_weights_that_a_graph_has_kept_are_not_loaded_over(tmp_path):
     model = quantized_model("w8a8")
     model.save_weights(tmp_path / "model.weights.h5")
     model.load_weights(tmp_path / "model.weights.h5")  # not called in a graph yet
-    model.generate([[1, 2, 3]] * runner.FEWEST_ROWS["w8a8"], max_new_tokens=2)
+    model.generate([[1, 2, 3]], max_new_tokens=2)
     with pytest.raises(ValueError, match="must be loaded before it is first called"):
         model.load_weights(tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match="must be loaded before it is first called"):
