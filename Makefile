@@ -52,10 +52,11 @@ test-all:
 	$(MAKE) test-slow
 	$(MAKE) test-oldest
 
-# Real weights, whole examples, and each case of what `make test` tries on one.
+# Real weights, whole examples, and each case of what `make test` tries on one. Examples share nothing, and most of them lie
+# in one file: they are handed out one by one.
 test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(COMPILING)
-	$(PYTEST) -m slow $(PROGRAMS)
+	$(PYTEST) --dist load --maxschedchunk 1 -m slow $(PROGRAMS)
 	$(PYTEST) -m slow $(PAGES)
 	$(PYTEST) -m slow $(OTHERS)
 
