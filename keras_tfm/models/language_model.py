@@ -406,10 +406,10 @@ class LanguageModel(ChunkedLossModel):
 
     @functools.cached_property
     def mean_matrix_size(self) -> float:
-        """How many numbers a matrix of the blocks that write has, in the mean."""
-        return statistics.fmean(
-            layer.input_spec.axes[-1] * layer.units for layer in projections_within(self.writing_stack)
-        )
+        """How many numbers a matrix of the blocks that write has, in the mean; 0 if blocks have no `Projection`."""
+        projections = projections_within(self.writing_stack)
+        sizes = [projection.input_spec.axes[-1] * projection.units for projection in projections]
+        return statistics.fmean(sizes or [0.0])
 
     def get_config(self) -> Config:
         return {**super().get_config(), "weight_dtype": self.weight_dtype}

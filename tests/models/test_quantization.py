@@ -22,6 +22,7 @@ from keras_tfm.ops.int8_products import portable_products
 from keras_tfm.samplers import BeamSampler, GreedySampler
 from tests.generation.lively import lively_model, slow_greedy
 from tests.generation.lively_seq2seq import lively_seq2seq
+from tests.generation.recurrent import GatedRecurrence
 
 TEXT = pathlib.Path(__file__).parents[2] / "examples" / "data" / "shakespeare.txt"
 
@@ -352,6 +353,15 @@ def test_models_whose_inputs_are_floats_are_left_to_xla(dtype):
 def test_the_work_of_a_step_goes_by_the_matrices_of_the_blocks():
     model = ktfm.models.build_gpt(vocabulary_size=100, max_sequence_length=16, num_layers=3, num_heads=2, hidden_dim=32)
     assert model.mean_matrix_size == (4 * 32 * 32 + 2 * 32 * 128) / 6
+
+
+@pytest.mark.usefixtures("without_xla")
+def test_a_model_whose_blocks_have_no_projections_is_left_to_xla():
+    stack = ktfm.layers.TransformerStack([GatedRecurrence()])
+    model = ktfm.models.CausalLM(ktfm.layers.TokenEmbedding(vocabulary_size=20, hidden_dim=8), stack)
+    model.quantize_for_generation("w8a8")
+    assert model.generate([[1, 2, 3]] * 64, max_new_tokens=2).token_ids.shape == (64, 2)
+    assert [loop.is_by_xla for loop in model.generation_runner._compiled.values()] == [True]
 
 
 @pytest.mark.parametrize("least_work", [float("inf"), pytest.param(0.0, marks=pytest.mark.slow)])
