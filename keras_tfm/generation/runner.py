@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import random
 import threading
@@ -194,9 +195,13 @@ class GenerationRunner:
         """Whether so many rows are written faster by products of oneDNN than by XLA's."""
         # Not part of what the loop asks of a model: one of its own kind need not say it.
         weight_dtype = getattr(self._model, "weight_dtype", None)
-        if weight_dtype not in LEAST_WORK or num_rows * self._model.mean_matrix_size < LEAST_WORK[weight_dtype]:
+        if weight_dtype not in LEAST_WORK or num_rows * self._mean_matrix_size < LEAST_WORK[weight_dtype]:
             return False
         return compat.has_int8_product() if weight_dtype == "w8a8" else compat.has_bfloat16_product()
+
+    @functools.cached_property
+    def _mean_matrix_size(self) -> float:
+        return self._model.mean_matrix_size()
 
     def _compile(
         self, sampler, shape, is_guided, has_prefix, has_stop_strings, is_by_xla

@@ -404,7 +404,6 @@ class LanguageModel(ChunkedLossModel):
         """The cache of this model's compiled loops."""
         return GenerationRunner(self)
 
-    @functools.cached_property
     def mean_matrix_size(self) -> float:
         """How many numbers a matrix of the blocks that write has, in the mean; 0 if blocks have no `Projection`."""
         projections = projections_within(self.writing_stack)

@@ -335,7 +335,7 @@ def test_onednn_writes_what_full_passes_say(sampler):
 def test_more_work_is_left_to_onednn_where_the_processor_can(dtype, product, has_product, monkeypatch):
     monkeypatch.setattr(compat, product, lambda: has_product)
     model = quantized_model(dtype)
-    monkeypatch.setattr(runner, "LEAST_WORK", {dtype: 4 * model.mean_matrix_size})
+    monkeypatch.setattr(runner, "LEAST_WORK", {dtype: 4 * model.mean_matrix_size()})
     for num_rows in (2, 3):  # three fill the bucket of four
         model.generate([[1, 2, 3]] * num_rows, max_new_tokens=2)
     loops = [loop.is_by_xla for loop in model.generation_runner._compiled.values()]
@@ -352,7 +352,7 @@ def test_models_whose_inputs_are_floats_are_left_to_xla(dtype):
 
 def test_the_work_of_a_step_goes_by_the_matrices_of_the_blocks():
     model = ktfm.models.build_gpt(vocabulary_size=100, max_sequence_length=16, num_layers=3, num_heads=2, hidden_dim=32)
-    assert model.mean_matrix_size == (4 * 32 * 32 + 2 * 32 * 128) / 6
+    assert model.mean_matrix_size() == (4 * 32 * 32 + 2 * 32 * 128) / 6
 
 
 @pytest.mark.usefixtures("without_xla")
