@@ -278,6 +278,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _git(*arguments):
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine, commit and load: what the figures depend on."""
     versions = {"python": platform.python_version()}
@@ -296,8 +300,9 @@ def environment() -> dict[str, Any]:
         pass
     commit = ""
     with contextlib.suppress(OSError):  # a machine without git
-        describe_commit = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(describe_commit, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        commit = _git("describe", "--always").stdout.strip()
+        if commit and _git("diff", "--quiet", "HEAD", "--", "*.py").returncode != 0:
+            commit += "-dirty"  # in its code, not in the tables that a run before this one has written
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         say(f"Warning: the machine is not quiet (load {load:.1f}); the figures will be too.")
