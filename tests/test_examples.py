@@ -166,7 +166,6 @@ def gloss_index():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("glosses")
 @pytest.mark.parametrize(
     ("query", "word"),
     [

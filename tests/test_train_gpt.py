@@ -13,8 +13,6 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT = EXAMPLES / "train_gpt.py"
 
-pytestmark = pytest.mark.xdist_group("train_gpt")  # they share what takes a minute
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

@@ -20,8 +20,6 @@ from tests.training import workers_script
 
 SCRIPT = Path(workers_script.__file__)
 
-pytestmark = pytest.mark.xdist_group("workers")  # they share what takes a minute
-
 
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
