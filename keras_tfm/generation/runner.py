@@ -31,7 +31,6 @@ from keras_tfm.generation.options import Generation, GenerationOptions
 from keras_tfm.generation.pace import Pace, tokens_between_looks
 from keras_tfm.generation.pass_cost import measure_pass_cost, numbers_of
 from keras_tfm.generation.prompts import check_fits, prompts_of
-from keras_tfm.ops.tensors import next_power_of_two
 from keras_tfm.optional import require_tensorflow
 from keras_tfm.samplers.numbers import greatest_id, models_in, split_numbers
 from keras_tfm.samplers.sampler import Sampler
@@ -150,11 +149,10 @@ class GenerationRunner:
             options.num_return_sequences, options.cache_dtype, options.alternatives if options.log_probs else None
         )
         begun_with = sampler.timed(lambda: 1.0)  # before anything was compiled that could be timed
-        num_slots = next_power_of_two(int(prompts.nrows()))  # as `pad_prompts` fills them up
-        rows_in_loop = num_slots * sampler.rows_per_prompt(options.num_return_sequences)
+        inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
+        rows_in_loop = inputs.token_ids.shape[0] * sampler.rows_per_prompt(options.num_return_sequences)
         compiled = self.compiled(begun_with, shape, options, prefix is not None, rows_in_loop)
         settings = settings_of(options, seed)
-        inputs, room = self._inputs(prompts, negative, options, prefix, sampler)
         arguments = (inputs, room, settings, numbers_of(begun_with))
         state = self._begin(compiled, *arguments)
         numbers = numbers_of(sampler.timed(lambda: self._pass_cost(compiled, state, arguments, begun_with)))
